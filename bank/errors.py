@@ -1,0 +1,59 @@
+"""Every exception that bankrun raises on purpose.
+
+    BankError
+    ├── Refused              a business rule said no: definite, never retried
+    │   ├── InsufficientFunds
+    │   └── UnknownAccount
+    ├── NotAcquired          a lock was not taken in time: definite, retried
+    ├── Conflict             another transaction was in the way: the whole transaction again
+    ├── OutcomeUnknown       the connection died around COMMIT: ask the transfer's row
+    ├── Rejected             a message that is not, or does not match, an accepted transfer
+    └── CannotStart          nothing was started: wrong usage, or a server that will not do
+
+A class's docstring is its message when it is raised without one.
+"""
+
+from __future__ import annotations
+
+
+class BankError(Exception):
+    """Something in the bank went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message if message is not None else (self.__doc__ or "").strip())
+
+
+class Refused(BankError):
+    """A business rule refused the transfer."""
+
+
+class InsufficientFunds(Refused):
+    """The debit account does not hold enough."""
+
+
+class UnknownAccount(Refused):
+    """The transfer names an account that does not exist."""
+
+
+class NotAcquired(BankError):
+    """The lock was not taken in time."""
+
+
+class Conflict(BankError):
+    """Another transaction was in the way."""
+
+    def __init__(self, message: str | None = None, *, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class OutcomeUnknown(BankError):
+    """The connection died while the transaction was in flight."""
+
+
+class Rejected(BankError):
+    """The message is not an accepted transfer."""
+
+
+class CannotStart(BankError):
+    """Nothing was started."""
