@@ -1,0 +1,110 @@
+"""What a user may set by environment: one frozen object, read once at each entry point."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from bank.errors import CannotStart
+
+PREFIX = "BANKRUN_"
+
+
+class Settings(BaseSettings):
+    """Where the servers are, how big an instance is, and how long anything may wait.
+
+    The waits stand in this order, each shorter than the next, so that whoever holds a lock gives up before whoever
+    waits for it is cut off: ``lease_ttl_ms`` < ``lock_timeout_ms`` < ``idle_timeout_ms`` < ``visibility_timeout_ms``.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+
+    database_url: SecretStr | None = Field(None, description="Postgres 18 or newer; without it, an embedded one")
+    broker_url: SecretStr | None = Field(None, description="Redis or Valkey; without it, an embedded one")
+    state_dir: Path | None = Field(None, description="where the embedded servers keep their data and logs")
+    instance: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]{1,60}$", description="this worker's name")
+    threads: int = Field(8, ge=1, le=512, description="threads in each instance's pool")
+    lease_ttl_ms: int = Field(2_000, ge=10, description="a lock with a lease expires after this")
+    lock_timeout_ms: int = Field(5_000, ge=10, description="Postgres: the longest wait for one lock")
+    idle_timeout_ms: int = Field(15_000, ge=10, description="Postgres: the longest idle time inside a transaction")
+    visibility_timeout_ms: int = Field(60_000, ge=1_000, description="Redis: an unacknowledged message comes back")
+    patience_ms: int = Field(30_000, ge=100, description="a worker retries one delivery for this long")
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        url = _parse(value, "postgresql://user:password@host:5432/database")
+        if url.get_backend_name() not in ("postgresql", "postgres"):
+            raise ValueError(f"{url.drivername}:// is not Postgres; it should look like postgresql://user@host/database")
+        return SecretStr(url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False))
+
+    @field_validator("broker_url", mode="after")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        scheme = value.get_secret_value().partition("://")[0]
+        if scheme not in ("redis", "rediss", "redis+socket"):
+            raise ValueError(f"{scheme!r} is not a Redis address; it should look like redis://host:6379/0")
+        return value
+
+    @model_validator(mode="after")
+    def _waits_are_in_order(self) -> Settings:
+        names = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "visibility_timeout_ms")
+        for shorter, longer in zip(names, names[1:], strict=False):
+            if getattr(self, shorter) >= getattr(self, longer):
+                raise ValueError(
+                    f"{PREFIX}{shorter.upper()}={getattr(self, shorter)} must be less than "
+                    f"{PREFIX}{longer.upper()}={getattr(self, longer)}"
+                )
+        return self
+
+
+def _parse(value: SecretStr, example: str) -> URL:
+    try:
+        return make_url(value.get_secret_value().replace("postgres://", "postgresql://", 1))
+    except (ArgumentError, ValueError):
+        # "from None": the cause would print the address, and with it the password.
+        raise ValueError(f"not an address; it should look like {example}") from None
+
+
+def without_password(url: SecretStr | str) -> str:
+    """Return the address as it may be shown: with ``***`` for its password."""
+    text = url if isinstance(url, str) else url.get_secret_value()
+    try:
+        return make_url(text).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return text.partition("://")[0] + "://…"
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment.
+
+    Raises CannotStart, in one sentence, for a value out of range and for a ``BANKRUN_`` variable that does not exist:
+    a typo there would otherwise be ignored, and the run would measure something else than its user thinks.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in environ if environ is not None else os.environ:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            raise CannotStart(
+                f"{name} is not a setting of bankrun" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}")
+            )
+    try:
+        if environ is None:
+            return Settings()
+        given = {name[len(PREFIX) :].lower(): text for name, text in environ.items() if name.startswith(PREFIX) and text}
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = PREFIX + str(first["loc"][0]).upper() + ": " if first["loc"] else ""
+        raise CannotStart(where + first["msg"].removeprefix("Value error, ")) from None

@@ -1,0 +1,49 @@
+"""No reading first: the database adds and subtracts."""
+
+from __future__ import annotations
+
+from typing import ClassVar, LiteralString, NoReturn
+
+from bank.database import Transaction
+from bank.errors import InsufficientFunds, UnknownAccount
+from bank.orders import Order, Posting
+from bank.strategies.base import Claim, Strategy
+
+
+class AtomicUpdate(Strategy):
+    """``UPDATE … SET balance = balance + delta``, one statement for each account, in id order.
+
+    Claims everywhere. The read and the write are one statement, and an UPDATE that waited for another computes again
+    from the row that the other left (manual, section 13.2.1). It works as long as the new value can be said in SQL; a
+    rule that needs both balances at once cannot. ``RETURNING old.…, new.…`` tells what was really read and written.
+    """
+
+    name = "atomic-update"
+    summary = "UPDATE … SET balance = balance + delta"
+    claim = Claim.EVERYWHERE
+    refuses_after_write = True
+
+    ADD: ClassVar[LiteralString] = """
+        UPDATE accounts SET balance = balance + %(delta)s, last_entry = %(entry_id)s
+        WHERE id = %(account_id)s AND (%(delta)s > 0 OR balance + %(delta)s >= 0)
+        RETURNING old.balance, new.balance, old.last_entry, clock_timestamp()
+    """
+
+    def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:
+        """Change both balances in place."""
+        transaction.think()
+        legs = [(order.debit, -order.amount, entry_ids[0]), (order.credit, order.amount, entry_ids[1])]
+        postings = []
+        for account_id, delta, entry_id in sorted(legs):
+            row = transaction.execute(self.ADD, {"account_id": account_id, "delta": delta, "entry_id": entry_id}).fetchone()
+            if row is None:
+                self._refuse(transaction, account_id, -delta)
+            before, after, previous_entry, read_at = row
+            postings.append(Posting(entry_id, account_id, delta, before, after, previous_entry, read_at))
+        transaction.record(postings, order.id)
+
+    def _refuse(self, transaction: Transaction, account_id: int, amount: int) -> NoReturn:
+        row = transaction.execute("SELECT balance FROM accounts WHERE id = %(id)s", {"id": account_id}).fetchone()
+        if row is None:
+            raise UnknownAccount(f"there is no account {account_id}")
+        raise InsufficientFunds(f"account {account_id} holds {row[0]}, less than {amount}")

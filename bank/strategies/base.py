@@ -1,0 +1,133 @@
+"""What a strategy is: the naive transfer of the talk, and the four places where a strategy may differ from it."""
+
+from __future__ import annotations
+
+import threading
+from enum import StrEnum
+from typing import ClassVar, LiteralString, Protocol
+
+from bank.database import Transaction
+from bank.errors import InsufficientFunds, NotAcquired, UnknownAccount
+from bank.orders import Order, Posting, Snapshot
+
+
+class Claim(StrEnum):
+    """How far a strategy says it protects a balance."""
+
+    NOTHING = "nothing"
+    PROCESS = "process"
+    HOST = "host"
+    EVERYWHERE = "everywhere"
+
+    def covers(self, *, instances: int, threads: int, hosts: int) -> bool:
+        """Whether the claim reaches over this topology. Where only one thread works there is nothing to protect."""
+        if instances * threads == 1:
+            return True
+        match self:
+            case Claim.NOTHING:
+                return False
+            case Claim.PROCESS:
+                return instances == 1
+            case Claim.HOST:
+                return hosts == 1
+            case Claim.EVERYWHERE:
+                return True
+
+
+class Guard(Protocol):
+    """What a strategy holds around the transaction: taken before BEGIN, given back after COMMIT."""
+
+    def enter(self, timeout_seconds: float) -> None:
+        """Wait for the guard. Raises NotAcquired after ``timeout_seconds``."""
+
+    def try_enter(self) -> bool:
+        """Take the guard if that is possible at once."""
+
+    def leave(self) -> None:
+        """Give the guard back."""
+
+
+class ThreadGuard:
+    """A ``threading.Lock`` as a guard."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def enter(self, timeout_seconds: float) -> None:
+        """Wait for the lock. Raises NotAcquired after ``timeout_seconds``."""
+        if not self._lock.acquire(timeout=timeout_seconds):
+            raise NotAcquired(f"the thread lock was not free within {timeout_seconds:g} s")
+
+    def try_enter(self) -> bool:
+        """Take the lock if it is free."""
+        return self._lock.acquire(blocking=False)
+
+    def leave(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+
+class Strategy:
+    """Read both balances, compute, write both: the talk's transfer, with nothing to keep others out.
+
+    One object lives in each instance, so a lock it holds is an in-process lock by construction. Override ``guard``,
+    ``isolation``, ``read`` or ``write`` — or ``move``, if the strategy does not read before it writes. Claiming,
+    retrying and measuring are the teller's.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for the table of strategies."""
+    claim: ClassVar[Claim] = Claim.NOTHING
+    survives_pause: ClassVar[bool] = True
+    """Whether the claim also holds when a holder stops for longer than any lease, and then goes on."""
+    isolation: ClassVar[str] = "READ COMMITTED"
+    refuses_after_write: ClassVar[bool] = False
+    """Whether a refusal can come after an account was written; the move then runs under a savepoint."""
+
+    READ: ClassVar[LiteralString] = """
+        SELECT id, balance, last_entry, version, clock_timestamp() FROM accounts
+        WHERE id IN (%(debit)s, %(credit)s) ORDER BY id
+    """
+    WRITE: ClassVar[LiteralString] = "UPDATE accounts SET balance = %(after)s, last_entry = %(entry_id)s WHERE id = %(account_id)s"
+
+    def guard(self, order: Order) -> Guard | None:
+        """Return what to hold around the transaction that applies ``order``, if anything."""
+        return None
+
+    def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:
+        """Move the money of one claimed order. Raises Refused if it may not move, Conflict to be run again."""
+        debit, credit = self.read(transaction, order)
+        if debit.balance < order.amount:
+            raise InsufficientFunds(f"account {debit.id} holds {debit.balance}, less than {order.amount}")
+        transaction.think()
+        postings = (debit.post(entry_ids[0], -order.amount), credit.post(entry_ids[1], order.amount))
+        # In id order, as SQLAlchemy's unit of work flushes them in the talk: an UPDATE locks its row until COMMIT, so
+        # another order could end in a deadlock even without a lock that anybody asked for.
+        for posting in sorted(postings, key=_account_id):
+            self.write(transaction, posting)
+        transaction.record(postings, order.id)
+
+    def read(self, transaction: Transaction, order: Order) -> tuple[Snapshot, Snapshot]:
+        """Return the debit and the credit account as they are now."""
+        rows = transaction.execute(
+            self.READ, {"debit": order.debit, "credit": order.credit}
+        ).fetchall()
+        return in_order(order, [Snapshot._make(row) for row in rows])
+
+    def write(self, transaction: Transaction, posting: Posting) -> None:
+        """Write one account's new balance."""
+        transaction.execute(self.WRITE, posting._asdict())
+
+
+def in_order(order: Order, found: list[Snapshot]) -> tuple[Snapshot, Snapshot]:
+    """Return the snapshots as (debit, credit). Raises UnknownAccount if one is missing."""
+    by_id = {snapshot.id: snapshot for snapshot in found}
+    for account in (order.debit, order.credit):
+        if account not in by_id:
+            raise UnknownAccount(f"there is no account {account}")
+    return by_id[order.debit], by_id[order.credit]
+
+
+def _account_id(posting: Posting) -> int:
+    return posting.account_id

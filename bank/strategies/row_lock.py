@@ -1,0 +1,21 @@
+"""The talk's answer: lock the rows where the truth is, in Postgres."""
+
+from bank.strategies.base import Claim, Strategy
+
+
+class RowLock(Strategy):
+    """``SELECT … FOR UPDATE`` on both accounts, in id order, before anything is computed.
+
+    Claims everywhere. Whoever comes second waits in the SELECT and then reads what the first one committed (manual,
+    section 13.2.1: READ COMMITTED reads a locked row again). The order keeps two transfers in opposite directions from
+    waiting for each other (section 13.3.4); the rows are locked as they leave the sort.
+    """
+
+    name = "row-lock"
+    summary = "SELECT … FOR UPDATE, both rows in id order"
+    claim = Claim.EVERYWHERE
+
+    READ = """
+        SELECT id, balance, last_entry, version, clock_timestamp() FROM accounts
+        WHERE id IN (%(debit)s, %(credit)s) ORDER BY id FOR UPDATE
+    """

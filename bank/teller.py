@@ -1,0 +1,167 @@
+"""The teller applies one transfer with one strategy: claim, guard, transaction, retry, outcome."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import LiteralString
+
+from bank.database import Database, Transaction
+from bank.errors import BankError, Conflict, NotAcquired, OutcomeUnknown, Refused, Rejected
+from bank.models import PENDING, REFUSED
+from bank.orders import Order
+from bank.strategies import Strategy
+
+BACKOFF_SECONDS = 0.001
+BACKOFF_SECONDS_MAX = 0.1
+
+CLAIM: LiteralString = """
+    UPDATE transfers SET status = 'applied', instance = %(instance)s, thread = %(thread)s, attempts = %(attempts)s,
+           decided_at = clock_timestamp()
+    WHERE id = %(id)s AND status = 'pending'
+    RETURNING debit, credit, amount, nextval('entry_ids'), nextval('entry_ids')
+"""
+REFUSE: LiteralString = """
+    UPDATE transfers SET status = 'refused', reason = %(reason)s, instance = %(instance)s, thread = %(thread)s,
+           attempts = %(attempts)s, decided_at = clock_timestamp()
+    WHERE id = %(id)s AND status = ANY(%(from)s)
+"""
+STATUS: LiteralString = "SELECT status FROM transfers WHERE id = %(id)s"
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What became of one delivery of one transfer, and what it cost.
+
+    ``outcome`` is the transfer's status; ``first`` is whether this delivery decided it, rather than found it decided.
+    ``lock_wait_seconds`` is the time in the guard's queue and in the strategy's own statements, over all attempts:
+    what a statement waits for a lock cannot be told apart from its round trip.
+    """
+
+    outcome: str = PENDING
+    first: bool = False
+    attempts: int = 0
+    seconds: float = 0.0
+    lock_wait_seconds: float = 0.0
+    conflicts: Counter[str] = field(default_factory=Counter)
+
+
+class Teller:
+    """Applies transfers for one instance. Thread-safe: its threads share nothing here but the pool of connections."""
+
+    def __init__(self, database: Database, *, instance: str, guard_timeout_seconds: float, patience_seconds: float) -> None:
+        self.database = database
+        self.instance = instance
+        self.guard_timeout_seconds = guard_timeout_seconds
+        self.patience_seconds = patience_seconds
+
+    def apply(self, order: Order, strategy: Strategy, *, think_seconds: float = 0.0) -> Receipt:
+        """Apply an accepted transfer, once, however often it is delivered.
+
+        Tries again after a conflict, after a lock that was not acquired, and after a connection that died, each time
+        from the claim on. Raises the last of these once ``patience_seconds`` are over: the transfer then is as pending
+        as before. Raises Rejected if no such transfer was accepted.
+        """
+        receipt = Receipt()
+        started = time.perf_counter()
+        try:
+            while True:
+                receipt.attempts += 1
+                try:
+                    self._attempt(order, strategy, think_seconds, receipt)
+                    return receipt
+                except (Conflict, NotAcquired, OutcomeUnknown) as error:
+                    receipt.conflicts[_kind(error)] += 1
+                    if time.perf_counter() - started > self.patience_seconds:
+                        raise
+                ceiling = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2 ** min(receipt.attempts, 16))
+                time.sleep(random.uniform(0, ceiling))
+        finally:
+            receipt.seconds = time.perf_counter() - started
+
+    def _attempt(self, order: Order, strategy: Strategy, think_seconds: float, receipt: Receipt) -> None:
+        with self._guarded(order, strategy, receipt):
+            try:
+                with self.database.transaction(strategy.isolation) as transaction:
+                    transaction.think = lambda: time.sleep(think_seconds) if think_seconds else None
+                    self._apply(transaction, order, strategy, receipt)
+            except Refused as refusal:
+                # Only the database's CHECK gets here. It ended the transaction, the claim included.
+                with self.database.transaction() as transaction:
+                    self._refuse(transaction, order, refusal, receipt, [PENDING])
+
+    @contextmanager
+    def _guarded(self, order: Order, strategy: Strategy, receipt: Receipt) -> Iterator[None]:
+        guard = strategy.guard(order)
+        if guard is None:
+            yield
+            return
+        started = time.perf_counter()
+        try:
+            guard.enter(self.guard_timeout_seconds)
+        finally:
+            receipt.lock_wait_seconds += time.perf_counter() - started
+        try:
+            yield
+        finally:
+            guard.leave()
+
+    def _apply(self, transaction: Transaction, order: Order, strategy: Strategy, receipt: Receipt) -> None:
+        claimed = transaction.execute(CLAIM, self._decision(order, receipt)).fetchone()
+        if claimed is None:
+            self._find_decided(transaction, order, receipt)
+            return
+        debit, credit, amount, *entry_ids = claimed
+        if (debit, credit, amount) != (order.debit, order.credit, order.amount):
+            raise Rejected(
+                f"transfer {order.id}: the message says {order.amount} from {order.debit} to {order.credit}, "
+                f"but {amount} from {debit} to {credit} was accepted"
+            )
+        claim_seconds = transaction.statements_seconds
+        if strategy.refuses_after_write:
+            transaction.execute("SAVEPOINT move")
+        try:
+            strategy.move(transaction, order, (entry_ids[0], entry_ids[1]))
+        except Refused as refusal:
+            if strategy.refuses_after_write:
+                transaction.execute("ROLLBACK TO SAVEPOINT move")
+            self._refuse(transaction, order, refusal, receipt, [PENDING, "applied"])
+        else:
+            receipt.outcome, receipt.first = "applied", True
+        finally:
+            receipt.lock_wait_seconds += transaction.statements_seconds - claim_seconds
+
+    def _refuse(
+        self, transaction: Transaction, order: Order, refusal: Refused, receipt: Receipt, claimable: list[str]
+    ) -> None:
+        decision = {**self._decision(order, receipt), "reason": str(refusal), "from": claimable}
+        if transaction.execute(REFUSE, decision).rowcount:
+            receipt.outcome, receipt.first = REFUSED, True
+        else:
+            self._find_decided(transaction, order, receipt)
+
+    def _find_decided(self, transaction: Transaction, order: Order, receipt: Receipt) -> None:
+        row = transaction.execute(STATUS, {"id": order.id}).fetchone()
+        if row is None:
+            raise Rejected(f"transfer {order.id} was never accepted")
+        receipt.outcome, receipt.first = row[0], False
+
+    def _decision(self, order: Order, receipt: Receipt) -> dict[str, object]:
+        return {
+            "id": order.id,
+            "instance": self.instance,
+            "thread": threading.current_thread().name,
+            "attempts": receipt.attempts,
+        }
+
+
+def _kind(error: BankError) -> str:
+    """Return the name under which a failed attempt is counted."""
+    if isinstance(error, Conflict):
+        return {"40001": "serialization_failures", "40P01": "deadlocks"}.get(error.sqlstate or "", "conflicts")
+    return "not_acquired" if isinstance(error, NotAcquired) else "connection_losses"

@@ -1,0 +1,203 @@
+"""Cells, runs, results: the same transfers through several strategies on several topologies."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from celery import Celery
+from sqlalchemy import text
+
+from bank.audit import audit
+from bank.database import Database, open_bank
+from bank.errors import CannotStart
+from bank.strategies import CONTROL, STRATEGIES
+from lab.results import Cell, Run
+from lab.topology import Topology
+from lab.verdict import judge
+from lab.workload import Workload
+from workers.fleet import Fleet, InstanceInfo
+from workers.submission import accept, publish
+
+POLL_SECONDS = 0.05
+REPEAT_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run: every strategy on every topology, and the control wherever a verdict needs it."""
+
+    strategies: tuple[str, ...]
+    topologies: tuple[Topology, ...]
+    workload: Workload
+    seed: int
+    repeat: int = 1
+    warmup: int = 100
+    cell_seconds_max: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not self.strategies or not self.topologies:
+            raise CannotStart("a comparison needs at least one strategy and one topology")
+        if not 1 <= self.repeat <= REPEAT_MAX:
+            raise CannotStart(f"repeat={self.repeat}: it must be between 1 and {REPEAT_MAX}")
+        if not 0 <= self.warmup <= self.workload.transfers * 100:
+            raise CannotStart(f"warmup={self.warmup}: it must be 0 or more, and at most 100 times the transfers")
+        if self.cell_seconds_max <= 0:
+            raise CannotStart(f"cell-timeout={self.cell_seconds_max:g}: a cell needs time")
+
+    @property
+    def instances(self) -> int:
+        """Return how many instances the largest topology needs."""
+        return max(topology.instances for topology in self.topologies)
+
+    @property
+    def threads(self) -> int:
+        """Return how many threads the widest topology needs in each instance."""
+        return max(topology.threads for topology in self.topologies)
+
+    def cells(self) -> Iterator[tuple[str, Topology]]:
+        """Yield (strategy, topology). The control comes first, also where nobody asked for it."""
+        for topology in self.topologies:
+            alone = topology.instances * topology.threads == 1
+            names = dict.fromkeys(self.strategies if alone else (CONTROL, *self.strategies))
+            yield from ((name, topology) for name in names)
+
+
+class Progress(Protocol):
+    """Who wants to know how far a comparison is."""
+
+    def cell_begins(self, strategy: str, topology: Topology, number: int, total: int) -> None:
+        """Say which run begins; ``number`` counts from 1."""
+
+    def transfers(self, done: int, total: int) -> None:
+        """Say how many transfers have their outcome."""
+
+    def cell_ends(self, run: Run) -> None:
+        """Say what a run found."""
+
+
+class Lab:
+    """A bank, a broker and a fleet that are ready to run cells. Owns none of them."""
+
+    def __init__(self, database: Database, app: Celery, fleet: Fleet, instances: Sequence[InstanceInfo]) -> None:
+        self.database = database
+        self._app = app
+        self._fleet = fleet
+        self.instances = list(instances)
+        self._name = secrets.token_hex(4)
+        self._runs = 0
+
+    def compare(self, plan: Plan, progress: Progress) -> list[Cell]:
+        """Run every cell of the plan, repetitions outermost so that a slow minute hits all of them, and judge them."""
+        cells = list(plan.cells())
+        runs: dict[tuple[str, Topology], list[Run]] = {cell: [] for cell in cells}
+        total = len(cells) * plan.repeat
+        for repeat in range(plan.repeat):
+            for strategy, topology in cells:
+                progress.cell_begins(strategy, topology, 1 + sum(map(len, runs.values())), total)
+                run = self.run(strategy, topology, plan, progress, repeat=repeat + 1)
+                runs[strategy, topology].append(run)
+                progress.cell_ends(run)
+        return [judge(runs[strategy, topology], runs.get((CONTROL, topology), [])) for strategy, topology in cells]
+
+    def run(self, strategy: str, topology: Topology, plan: Plan, progress: Progress, *, repeat: int = 1) -> Run:
+        """Run one cell once: reset the bank, send the transfers, wait, audit."""
+        if plan.warmup:
+            workload = replace(plan.workload, transfers=plan.warmup)
+            self._send(strategy, topology, workload, plan.seed, plan.cell_seconds_max, progress=None)
+        # Repetitions differ in their transfers; the first one is what the seed alone says.
+        seed = plan.seed + repeat - 1
+        name, chosen = self._send(strategy, topology, plan.workload, seed, plan.cell_seconds_max, progress)
+        readings = self._fleet.read_meters(name, chosen)
+        found = audit(self.database)
+        seconds = self._seconds()
+        decided = sum(count for status, count in found.transfers.items() if status != "pending")
+        return Run(
+            strategy=strategy,
+            topology=str(topology),
+            instances=topology.instances,
+            threads=topology.threads,
+            **found.transfers,
+            duplicates=found.duplicates,
+            opening_total=found.opening_total,
+            closing_total=found.closing_total,
+            drift=found.drift,
+            lost_postings=found.lost_postings,
+            lost_delta=found.lost_delta,
+            unexplained=found.unexplained,
+            overdrawn=found.overdrawn,
+            retries=readings.counts["retries"],
+            deadlocks=readings.counts["deadlocks"],
+            serialization_failures=readings.counts["serialization_failures"],
+            conflicts=readings.counts["conflicts"],
+            seconds=round(seconds, 4),
+            transfers_per_s=round(decided / seconds, 1) if seconds else 0.0,
+            latency_ms=readings.latency_ms(),
+            lock_wait_ms=readings.lock_wait_ms(),
+            claim=STRATEGIES[strategy].claim.value,
+            hosts=len({info.host for info in chosen}),
+            working_max=readings.working_max,
+            audit=found.as_json(),
+            repeat=repeat,
+        )
+
+    def _send(
+        self,
+        strategy: str,
+        topology: Topology,
+        workload: Workload,
+        seed: int,
+        seconds_max: float,
+        progress: Progress | None,
+    ) -> tuple[str, list[InstanceInfo]]:
+        """Send a workload to a fresh bank and wait for its outcomes. Returns the run's name and who took part."""
+        chosen = self.instances[: topology.instances]
+        self._runs += 1
+        name = f"run-{self._name}-{self._runs}"
+        orders = list(workload.orders(seed))
+        open_bank(self.database, accounts=workload.accounts, opening=workload.opening, constraint=workload.constraint)
+        accept(self.database, orders, strategy=strategy)
+        # All messages are there before the first one is taken: publishing is not part of what is measured.
+        publish(
+            self._app,
+            orders,
+            queue=name,
+            run=name,
+            strategy=strategy,
+            chunk=workload.chunk,
+            think_ms=workload.think_ms,
+            threads=topology.threads,
+        )
+        try:
+            self._fleet.join(name, chosen)
+            self._wait(len(orders), seconds_max, progress)
+        finally:
+            self._fleet.leave(name, chosen)
+        return name, chosen
+
+    def _wait(self, total: int, seconds_max: float, progress: Progress | None) -> None:
+        deadline = time.monotonic() + seconds_max
+        with self.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while True:
+                asked = time.monotonic()
+                pending = connection.execute(text("SELECT count(*) FROM transfers WHERE status = 'pending'")).scalar_one()
+                if progress is not None:
+                    progress.transfers(total - pending, total)
+                if not pending or time.monotonic() > deadline:
+                    return
+                # The question must not become the load: it gets at most a twentieth of the time.
+                time.sleep(max(POLL_SECONDS, 20 * (time.monotonic() - asked)))
+
+    def _seconds(self) -> float:
+        """Return the time from the first claim to the last outcome, by Postgres' clock."""
+        with self.database.transaction() as transaction:
+            tracked = transaction.execute("SHOW track_commit_timestamp").fetchone() == ("on",)
+            row = transaction.execute(
+                "SELECT extract(epoch FROM max(pg_xact_commit_timestamp(xmin)) - min(decided_at)) FROM transfers WHERE decided_at IS NOT NULL"
+                if tracked
+                else "SELECT extract(epoch FROM max(decided_at) - min(decided_at)) FROM transfers"
+            ).fetchone()
+        return float(row[0]) if row is not None and row[0] is not None else 0.0

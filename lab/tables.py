@@ -1,0 +1,128 @@
+"""Results as tables: for the terminal, as Markdown, CSV and JUnit XML."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from xml.etree import ElementTree
+
+from rich import box
+from rich.table import Table
+
+from lab.results import Cell, Comparison
+
+COLOURS = {"safe": "green", "broken": "red", "inconclusive": "yellow"}
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def _verdict(cell: Cell) -> str:
+    return cell.verdict + (" (claimed safe!)" if cell.contradicts else "")
+
+
+Column = tuple[str, Callable[[Cell], str]]
+
+NARROW: tuple[Column, ...] = (
+    ("strategy", lambda cell: cell.shown.strategy),
+    ("topology", lambda cell: cell.shown.topology),
+    ("lost", lambda cell: _number(cell.shown.lost_postings)),
+    ("drift", lambda cell: f"{cell.shown.drift:+,}" if cell.shown.drift else "0"),
+    ("transfers/s", lambda cell: _number(cell.shown.transfers_per_s)),
+    ("p99 ms", lambda cell: _number(cell.shown.latency_ms.get("p99"), 1)),
+    ("verdict", _verdict),
+)
+WIDE: tuple[Column, ...] = (
+    *NARROW[:-1],
+    ("p50 ms", lambda cell: _number(cell.shown.latency_ms.get("p50"), 1)),
+    ("wait p50", lambda cell: _number(cell.shown.lock_wait_ms.get("p50"), 1)),
+    ("wait p99", lambda cell: _number(cell.shown.lock_wait_ms.get("p99"), 1)),
+    ("applied", lambda cell: _number(cell.shown.applied)),
+    ("refused", lambda cell: _number(cell.shown.refused)),
+    ("pending", lambda cell: _number(cell.shown.pending)),
+    ("overdrawn", lambda cell: _number(cell.shown.overdrawn)),
+    ("retries", lambda cell: _number(cell.shown.retries)),
+    ("deadlocks", lambda cell: _number(cell.shown.deadlocks)),
+    ("seconds", lambda cell: _number(cell.shown.seconds, 2)),
+    ("claim", lambda cell: cell.shown.claim),
+    ("verdict", _verdict),
+    ("reason", lambda cell: cell.reason),
+)
+TEXT_COLUMNS = {"strategy", "topology", "claim", "verdict", "reason"}
+
+
+def comparison_table(comparison: Comparison, *, wide: bool = False) -> Table:
+    """Return the comparison as a table for the terminal."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = WIDE if wide else NARROW
+    for name, _ in columns:
+        table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right", no_wrap=name != "reason")
+    previous = None
+    for cell in comparison.cells:
+        if previous is not None and cell.shown.topology != previous:
+            table.add_section()
+        previous = cell.shown.topology
+        values = [show(cell) for _, show in columns]
+        at = [name for name, _ in columns].index("verdict")
+        values[at] = f"[{COLOURS[cell.verdict]}]{values[at]}[/]"
+        table.add_row(*values)
+    return table
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """Return the comparison as a Markdown table, with what it takes to run it again."""
+    lines = ["| " + " | ".join(name for name, _ in NARROW) + " |"]
+    lines.append("|" + "|".join("---" if name in TEXT_COLUMNS else "---:" for name, _ in NARROW) + "|")
+    lines += ["| " + " | ".join(show(cell) for _, show in NARROW) + " |" for cell in comparison.cells]
+    environment = comparison.environment
+    postgres, redis = environment["postgres"], environment["redis"]
+    lines += [
+        "",
+        f"`{comparison.command}`, seed {comparison.seed}, {comparison.started}; bankrun {comparison.bankrun}, "
+        f"Python {environment['python']}, Celery {environment['packages']['celery']}, "
+        f"Postgres {postgres['server_version']}, {redis['server']} {redis['version']}, {environment['cores']} cores.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+CSV_COLUMNS = (
+    *("strategy", "topology", "instances", "threads", "repeat", "applied", "refused", "failed", "pending", "duplicates"),
+    *("opening_total", "closing_total", "drift", "lost_postings", "lost_delta", "unexplained", "overdrawn"),
+    *("retries", "deadlocks", "serialization_failures", "conflicts", "seconds", "transfers_per_s", "claim"),
+)
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """Return every run as a line of CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    percentiles = ("p50", "p95", "p99", "max")
+    writer.writerow([*CSV_COLUMNS, *(f"latency_{name}_ms" for name in percentiles), "expected", "verdict", "reason"])
+    for cell in comparison.cells:
+        for run in cell.runs:
+            figures = [getattr(run, name) for name in CSV_COLUMNS]
+            latency = [run.latency_ms.get(name, "") for name in percentiles]
+            writer.writerow([*figures, *latency, cell.expected, cell.verdict, cell.reason])
+    return text.getvalue()
+
+
+def comparison_junit(comparison: Comparison) -> str:
+    """Return the comparison as JUnit XML: a cell is a test case, and it fails where a claim is refuted."""
+    suite = ElementTree.Element("testsuite", name="bankrun compare", timestamp=comparison.started)
+    for cell in comparison.cells:
+        run = cell.shown
+        case = ElementTree.SubElement(
+            suite, "testcase", classname="bankrun", name=f"{run.strategy} on {run.topology}", time=f"{run.seconds:.3f}"
+        )
+        if cell.contradicts:
+            message = f"claims to hold {run.claim}, but was found broken: {cell.reason}"
+            ElementTree.SubElement(case, "failure", message=message).text = f"lost {run.lost_postings}, drift {run.drift}"
+        elif cell.verdict == "inconclusive":
+            ElementTree.SubElement(case, "skipped", message=cell.reason)
+    suite.set("tests", str(len(comparison.cells)))
+    suite.set("failures", str(len(comparison.contradictions)))
+    suite.set("skipped", str(len(comparison.inconclusive)))
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

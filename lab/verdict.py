@@ -1,0 +1,46 @@
+"""From what a cell's runs found to a verdict: safe, broken or inconclusive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bank.strategies import Claim
+from lab.results import Cell, Run
+
+CONTROL_LOST_MIN = 20
+"""So many postings must the control lose on the same topology and workload: else the load would break nobody."""
+
+SAFE, BROKEN, INCONCLUSIVE = "safe", "broken", "inconclusive"
+UNSAFE = "unsafe"
+
+
+def judge(runs: Sequence[Run], control: Sequence[Run]) -> Cell:
+    """Judge all runs of a cell by what the control did under the same load.
+
+    A run that was not finished is never called broken. One broken run makes the cell broken.
+    """
+    first = runs[0]
+    covered = Claim(first.claim).covers(instances=first.instances, threads=first.threads, hosts=max(run.hosts for run in runs))
+    verdict, reason = _verdict(runs, control, covered)
+    return Cell(runs=list(runs), expected=SAFE if covered else UNSAFE, verdict=verdict, reason=reason)
+
+
+def _verdict(runs: Sequence[Run], control: Sequence[Run], covered: bool) -> tuple[str, str]:
+    finished = [run for run in runs if run.pending == 0]
+    broken = [run for run in finished if not run.held]
+    if broken:
+        kinds = {finding["kind"]: None for run in broken for finding in run.audit["findings"]}
+        return BROKEN, ", ".join(kinds)
+    if len(finished) < len(runs):
+        pending = max(run.pending for run in runs)
+        return INCONCLUSIVE, f"unfinished: {pending} of the transfers were still pending at the end"
+    if runs[0].instances * runs[0].threads == 1:
+        return SAFE, ""
+    if not covered:
+        return INCONCLUSIVE, "holds, but claims nothing here"
+    if not control:
+        return INCONCLUSIVE, "no control was run"
+    lost = min(run.lost_postings for run in control)
+    if lost < CONTROL_LOST_MIN:
+        return INCONCLUSIVE, f"control held: it lost {lost} postings, and {CONTROL_LOST_MIN} would prove something"
+    return SAFE, ""

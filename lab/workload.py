@@ -1,0 +1,66 @@
+"""Which transfers a run consists of: a pure function of its parameters and its seed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+from uuid import UUID
+
+from bank.errors import CannotStart
+from bank.orders import AMOUNT_MAX, Order
+from workers.jobs import ORDERS_MAX, THINK_MS_MAX
+
+Skew = Literal["uniform", "zipf"]
+ACCOUNTS_MAX = 1_000_000
+TRANSFERS_MAX = 10_000_000
+BALANCE_MAX = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A bank, and the transfers that it gets. Amounts in minor units; ``opening`` is each account's.
+
+    ``think_ms`` is the time between the read and the write of a transfer; ``chunk`` the orders in one message.
+    """
+
+    accounts: int = 8
+    transfers: int = 2_000
+    opening: int = 100_000
+    amount_max: int = 100
+    think_ms: float = 0.0
+    skew: Skew = "uniform"
+    chunk: int = 1
+    constraint: bool = False
+
+    def __post_init__(self) -> None:
+        _check("accounts", self.accounts, 2, ACCOUNTS_MAX, "a transfer needs two")
+        _check("transfers", self.transfers, 1, TRANSFERS_MAX, "there is nothing to compare without one")
+        _check("amount-max", self.amount_max, 1, AMOUNT_MAX, "amounts are whole minor units above zero")
+        _check("opening", self.opening, 0, AMOUNT_MAX, "balances are whole minor units")
+        _check("think-ms", self.think_ms, 0, THINK_MS_MAX, "it is a time")
+        _check("chunk", self.chunk, 1, ORDERS_MAX, "a message carries at least one")
+        if self.skew not in get_args(Skew):
+            raise CannotStart(f"skew={self.skew!r} is not one of {', '.join(get_args(Skew))}")
+        if self.accounts * self.opening + self.transfers * self.amount_max > BALANCE_MAX:
+            raise CannotStart("so much money does not fit a bigint: use a smaller opening, or smaller amounts")
+
+    def orders(self, seed: int) -> Iterator[Order]:
+        """Yield the transfers. The same seed gives the same ones, ids included."""
+        chooser = random.Random(seed)  # noqa: S311 - it chooses transfers, not secrets
+        accounts = range(1, self.accounts + 1)
+        # Zipf's law with exponent 1: the n-th account is wanted 1/n as often as the first.
+        weights = [1.0 if self.skew == "uniform" else 1.0 / account for account in accounts]
+        cumulative = list(itertools.accumulate(weights))
+        for _ in range(self.transfers):
+            debit = credit = chooser.choices(accounts, cum_weights=cumulative)[0]
+            while credit == debit:
+                credit = chooser.choices(accounts, cum_weights=cumulative)[0]
+            yield Order(UUID(int=chooser.getrandbits(128), version=4), debit, credit, chooser.randint(1, self.amount_max))
+
+
+def _check(name: str, value: float, least: float, most: float, why: str) -> None:
+    if not least <= value <= most:
+        raise CannotStart(f"{name}={value:g}: it must be between {least:g} and {most:,.0f}; {why}")

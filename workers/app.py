@@ -1,0 +1,56 @@
+"""The Celery application. A worker starts it with ``celery -A workers.app``; the lab makes its own with ``create_app``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from bank.errors import CannotStart
+from bank.settings import Settings, read_settings
+
+TASK = "bankrun.apply"
+QUEUE = "transfers"
+"""The queue that every instance consumes: for jobs that scripts trigger."""
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Return Celery's configuration for a broker that may lose and repeat messages."""
+    if settings.broker_url is None:
+        raise CannotStart("BANKRUN_BROKER_URL is not set: a worker needs to know where its jobs come from")
+    return {
+        "broker_url": settings.broker_url.get_secret_value(),
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {
+            "visibility_timeout": settings.visibility_timeout_ms / 1000,
+            # Messages of a killed instance come back when their time is over, not minutes later.
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 10,
+            "health_check_interval": 25,
+        },
+        # JSON and nothing else: a pickle from the broker would be code.
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_default_queue": QUEUE,
+        # A message is acknowledged after COMMIT, and each thread takes one at a time.
+        "task_acks_late": True,
+        "worker_prefetch_multiplier": 1,
+        "task_ignore_result": True,
+        "worker_send_task_events": False,
+        "worker_hijack_root_logger": False,
+        "enable_utc": True,
+    }
+
+
+def create_app(settings: Settings) -> Celery:
+    """Return an application for a process that is no worker: it sends jobs and remote-control commands."""
+    app = Celery("bankrun", set_as_current=False)
+    app.conf.update(configuration(settings))
+    return app
+
+
+app = Celery("bankrun", include=["workers.tasks", "workers.control"])
+# Called when the configuration is first needed, not at import: importing this module reads no environment.
+app.add_defaults(lambda: configuration(read_settings()))

@@ -1,0 +1,180 @@
+"""Worker instances: start them, find those that run, and choose which of them take part."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+
+from bank.errors import BankError, CannotStart
+from bank.settings import without_password
+from workers.app import QUEUE
+from workers.meter import Readings
+
+NODE = "bankrun"
+REPLY_SECONDS = 5.0
+READY_SECONDS = 60.0
+STOP_SECONDS = 10.0
+
+
+class ProcessHost(Protocol):
+    """Whoever owns the worker processes of a fleet that was started here."""
+
+    def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> int:
+        """Start a process and return its pid."""
+
+    def returncode(self, name: str) -> int | None:
+        """Return how a process ended, or None while it runs."""
+
+    def signal(self, name: str, signum: int) -> None:
+        """Send a signal to a process."""
+
+    def stop(self, names: Sequence[str], *, grace_seconds: float) -> None:
+        """End processes with SIGTERM, and with SIGKILL after ``grace_seconds``."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceInfo:
+    """What a running instance says of itself. ``host`` is where its file locks are shared."""
+
+    node: str
+    instance: str
+    pid: int
+    threads: int
+    host: str
+    hostname: str
+    python: str
+    gil: bool
+    bank: str | None
+
+
+def worker_command(name: str, threads: int) -> list[str]:
+    """Return the command line of one instance.
+
+    ``-P`` keeps the working directory off the import path: a user's own ``bank/`` or ``workers/`` is not ours.
+    """
+    return [
+        *(sys.executable, "-P", "-m", "celery", "-A", "workers.app", "worker"),
+        *("--pool", "threads", "--concurrency", str(threads), "--hostname", f"{name}@{NODE}"),
+        *("--queues", f"parking.{name},{QUEUE}", "--loglevel", "WARNING"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+    ]
+
+
+def start_instances(
+    processes: ProcessHost, names: Sequence[str], *, threads: int, env: Mapping[str, str], state_dir: Path
+) -> None:
+    """Start instances as processes of this machine; ``Fleet.wait_until_ready`` tells when they are up."""
+    (state_dir / "logs").mkdir(exist_ok=True)
+    for name in names:
+        processes.spawn(
+            name,
+            worker_command(name, threads),
+            env={**env, "BANKRUN_INSTANCE": name, "BANKRUN_THREADS": str(threads)},
+            cwd=state_dir,
+            log=state_dir / "logs" / f"{name}.log",
+        )
+
+
+class Fleet:
+    """The instances that answer on a broker. Its methods raise CannotStart if the broker does not answer."""
+
+    def __init__(self, app: Celery, broker_url: str) -> None:
+        self._app = app
+        self._broker_url = broker_url
+
+    def check_broker(self) -> None:
+        """Raise CannotStart, in one sentence, unless the broker can be used."""
+        try:
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
+                connection.default_channel.client.ping()
+        except Exception as error:  # the transport's errors have no common base but this one
+            raise CannotStart(f"no Redis at {without_password(self._broker_url)}: {_why(error)}") from error
+
+    def discover(self, expected: int | None = None, timeout_seconds: float = 1.0) -> list[InstanceInfo]:
+        """Return the instances that answer in time, by name; at once if ``expected`` of them have."""
+        replies = self._ask("bankrun_describe", timeout_seconds=timeout_seconds, limit=expected)
+        return sorted((InstanceInfo(node=node, **said) for node, said in replies.items()), key=lambda info: info.instance)
+
+    def wait_until_ready(self, names: Collection[str], processes: ProcessHost, state_dir: Path) -> list[InstanceInfo]:
+        """Wait until the started instances answer. Raises BankError if one ends, or does not answer in time."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            found = [info for info in self.discover(len(names), timeout_seconds=0.5) if info.instance in names]
+            if len(found) == len(names):
+                return found
+            for name in names:
+                code = processes.returncode(name)
+                if code is not None:
+                    log = state_dir / "logs" / f"{name}.log"
+                    raise BankError(f"worker {name} ended with code {code} before it was ready: {last_line(log)}")
+        raise BankError(f"after {READY_SECONDS:g} s, {len(found)} of {len(names)} workers are ready; see {state_dir / 'logs'}")
+
+    def join(self, queue: str, instances: Sequence[InstanceInfo]) -> None:
+        """Let exactly these instances consume a queue, from now on. Raises BankError if one does not answer."""
+        destination = [info.node for info in instances]
+        self._answered(self._app.control.add_consumer(queue, destination=destination, reply=True, timeout=REPLY_SECONDS), instances)
+
+    def leave(self, queue: str, instances: Sequence[InstanceInfo]) -> None:
+        """Stop them consuming the queue, and remove it with whatever is left in it."""
+        destination = [info.node for info in instances]
+        self._app.control.cancel_consumer(queue, destination=destination, reply=True, timeout=REPLY_SECONDS)
+        with self._app.connection_for_write() as connection:
+            connection.default_channel.queue_delete(queue)
+
+    def read_meters(self, run: str, instances: Sequence[InstanceInfo]) -> Readings:
+        """Return what a run cost in all instances together. One that does not answer is missing from it."""
+        readings = Readings()
+        for node, said in self._ask("bankrun_read_meter", {"run": run}, instances, timeout_seconds=REPLY_SECONDS).items():
+            if said.get("reading") is not None:
+                readings.add(node.partition("@")[0], said["reading"])
+        return readings
+
+    def _ask(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        instances: Sequence[InstanceInfo] | None = None,
+        *,
+        timeout_seconds: float,
+        limit: int | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        destination = None if instances is None else [info.node for info in instances]
+        try:
+            replies = self._app.control.broadcast(
+                command, arguments=arguments, destination=destination, reply=True, timeout=timeout_seconds, limit=limit
+            )
+        except (BrokerError, OSError) as error:
+            raise CannotStart(f"no Redis at {without_password(self._broker_url)}: {_why(error)}") from error
+        return {
+            node: said
+            for reply in replies or []
+            for node, said in reply.items()
+            if node.endswith(f"@{NODE}") and "error" not in said
+        }
+
+    def _answered(self, replies: list[dict[str, Any]] | None, instances: Sequence[InstanceInfo]) -> None:
+        nodes = {node for reply in replies or [] for node, said in reply.items() if "ok" in said}
+        silent = [info.instance for info in instances if info.node not in nodes]
+        if silent:
+            raise BankError(f"no answer from {', '.join(silent)} within {REPLY_SECONDS:g} s")
+
+
+def _why(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that says something."""
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return "no log"
+    return lines[-1] if lines else "its log is empty"

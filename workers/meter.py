@@ -1,0 +1,115 @@
+"""What a run cost in one instance, and all instances' costs together."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hdrh.histogram import HdrHistogram
+
+from bank.teller import Receipt
+
+MICROSECONDS_MAX = 3_600_000_000
+
+
+def _histogram() -> HdrHistogram:
+    return HdrHistogram(1, MICROSECONDS_MAX, 2)
+
+
+class Meter:
+    """Counts and times one run's transfers in one instance. Thread-safe.
+
+    ``slots`` bounds how many work at a time: a cell may use fewer threads than the pool has.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = threading.BoundedSemaphore(slots)
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self.latency = _histogram()
+        self.lock_wait = _histogram()
+        self.counts: Counter[str] = Counter()
+        self.working = 0
+        self.working_max = 0
+
+    @contextmanager
+    def working_slot(self) -> Iterator[None]:
+        """Wait for a slot and hold it for the block."""
+        with self._slots:
+            with self._lock:
+                self.working += 1
+                self.working_max = max(self.working_max, self.working)
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self.working -= 1
+                    self._idle.notify_all()
+
+    def book(self, receipt: Receipt) -> None:
+        """Add one delivery of a transfer."""
+        with self._lock:
+            self.counts["deliveries"] += 1
+            self.counts["repeated"] += not receipt.first
+            self.counts["retries"] += receipt.attempts - 1
+            self.counts.update(receipt.conflicts)
+            if receipt.first:
+                self.latency.record_value(_microseconds(receipt.seconds))
+                self.lock_wait.record_value(_microseconds(receipt.lock_wait_seconds))
+
+    def count(self, what: str) -> None:
+        """Count something that is not a delivery's receipt."""
+        with self._lock:
+            self.counts[what] += 1
+
+    def reading(self, wait_seconds: float) -> dict[str, Any]:
+        """Return the meter as JSON, once nobody works any more, or after ``wait_seconds``."""
+        with self._lock:
+            self._idle.wait_for(lambda: self.working == 0, timeout=wait_seconds)
+            return {
+                "counts": dict(self.counts),
+                "working_max": self.working_max,
+                "latency": self.latency.encode().decode(),
+                "lock_wait": self.lock_wait.encode().decode(),
+            }
+
+
+def _microseconds(seconds: float) -> int:
+    return min(MICROSECONDS_MAX, max(1, round(seconds * 1e6)))
+
+
+class Readings:
+    """The meters of all instances of a run, added up."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.working_max: dict[str, int] = {}
+        self._latency = _histogram()
+        self._lock_wait = _histogram()
+
+    def add(self, instance: str, reading: dict[str, Any]) -> None:
+        """Add what one instance reported."""
+        self.counts.update(reading["counts"])
+        self.working_max[instance] = reading["working_max"]
+        self._latency.decode_and_add(reading["latency"])
+        self._lock_wait.decode_and_add(reading["lock_wait"])
+
+    def latency_ms(self) -> dict[str, float]:
+        """Return percentiles of the time from a transfer's delivery to its COMMIT, retries included."""
+        return _percentiles(self._latency, (50, 95, 99, 100))
+
+    def lock_wait_ms(self) -> dict[str, float]:
+        """Return percentiles of the time spent in guards and in the strategy's statements."""
+        return _percentiles(self._lock_wait, (50, 99))
+
+
+def _percentiles(histogram: HdrHistogram, percentiles: tuple[int, ...]) -> dict[str, float]:
+    if not histogram.get_total_count():
+        return {}
+    return {
+        "max" if percentile == 100 else f"p{percentile}": round(histogram.get_value_at_percentile(percentile) / 1000, 3)
+        for percentile in percentiles
+    }
