@@ -150,7 +150,7 @@ def _check_accounts(transaction: Transaction, result: Audit) -> None:
         result.overdrawn += lineage.overdrawn
         for lost in lineage.lost:
             result.found("lineage", "lost posting", f"account {account.id}: entry {lost.entry} ({lost.delta:+d}) is off the books, overwritten by entry {lost.culprit}")
-            if lost.direct and (example is None or abs(lost.delta) > abs(example.delta)):
+            if example is None or _plainness(lost) > _plainness(example):
                 example = lost
         for flaw in lineage.flaws:
             result.found("lineage", flaw.kind, flaw.message)
@@ -166,6 +166,11 @@ def _check_accounts(transaction: Transaction, result: Audit) -> None:
     if example is not None:
         told = {posting.entry: posting for posting in tell(transaction, [example.entry, example.culprit])}
         result.example = (told[example.entry], told[example.culprit])
+
+
+def _plainness(lost: LostPosting) -> tuple[bool, bool, int]:
+    """Return how well a lost posting serves as the example: the plainer the story and the larger the sum, the better."""
+    return lost.same_read, lost.direct, abs(lost.delta)
 
 
 def _lineages(transaction: Transaction) -> Iterator[AccountLineage]:

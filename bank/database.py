@@ -172,7 +172,11 @@ class Transaction:
 
     def orm_session(self) -> Session:
         """Return an ORM session inside this transaction. Flush it; the commit stays with the teller."""
-        return Session(bind=self.connection, autoflush=False, expire_on_commit=False)
+        if not self.connection.in_transaction():
+            self.connection.begin()  # a session that began the transaction itself would roll it back when it closes
+        return Session(
+            bind=self.connection, autoflush=False, expire_on_commit=False, join_transaction_mode="rollback_only"
+        )
 
     def commit(self) -> None:
         """COMMIT. If the connection dies here, whether it happened is unknown."""

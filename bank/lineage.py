@@ -35,7 +35,8 @@ class LostPosting(NamedTuple):
     """An entry that was committed and is not in its account's lineage.
 
     ``culprit`` is the entry that took it off the chain for good. ``direct`` is whether the culprit overwrote this very
-    entry, rather than an ancestor's descendant that held it on the chain: only then do the two tell the story alone.
+    entry, rather than a descendant that had kept it on the chain; ``same_read`` whether, besides, both were computed
+    from the same entry: the plainest story there is.
     """
 
     account_id: int
@@ -43,6 +44,7 @@ class LostPosting(NamedTuple):
     delta: int
     culprit: int
     direct: bool
+    same_read: bool
 
 
 class Flaw(NamedTuple):
@@ -115,7 +117,9 @@ def trace(account: AccountRow, entries: Iterable[EntryRow], exists: Callable[[in
             result.flaws.extend(_break(account, entry, expected_after))
             expected, expected_after = entry.previous_entry, entry.before
         elif fate.culprit is not None:
-            result.lost.append(LostPosting(account.id, entry.id, entry.delta, fate.culprit, fate.seq == entry.seq))
+            direct = fate.seq == entry.seq
+            same_read = direct and later is not None and later.previous_entry == entry.previous_entry
+            result.lost.append(LostPosting(account.id, entry.id, entry.delta, fate.culprit, direct, same_read))
         if entry.previous_entry is not None:
             known = waiting.get(entry.previous_entry)
             if known is None or known.seq < fate.seq:

@@ -1,0 +1,292 @@
+"""The command line: parse, call one function, print."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bank.audit import Audit
+from bank.audit import audit as audit_bank
+from bank.database import bank_id, check_connection_budget
+from bank.errors import BankError, CannotStart
+from bank.settings import read_settings
+from bank.strategies import STRATEGIES, strategy_named
+from lab import files, tables
+from lab.doctor import examine
+from lab.environment import bankrun_version, environment
+from lab.experiment import Plan
+from lab.progress import BarProgress, LineProgress
+from lab.results import Comparison
+from lab.session import open_lab, open_servers
+from lab.story import explain
+from lab.topology import Topology
+from lab.workload import Workload
+
+OK, FAILED, CANNOT_START, CONTRADICTED = 0, 1, 2, 3
+HEADLINE_STRATEGIES = ["none", "thread-lock", "row-lock"]
+HEADLINE_TOPOLOGIES = ["1x8", "3x8"]
+SETTINGS_SAVED = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "visibility_timeout_ms", "patience_ms")
+
+cli = typer.Typer(
+    name="bankrun",
+    help="Run the same bank on many workers, and see which locks keep the money.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Terminated(BaseException):
+    """The process was asked to end, with SIGTERM."""
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"bankrun {bankrun_version()}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    """Run the same bank on many workers, and see which locks keep the money."""
+
+
+@cli.command()
+def compare(
+    strategy: Annotated[list[str], typer.Option(help="A strategy, or `all`. Repeatable.")] = HEADLINE_STRATEGIES,
+    topology: Annotated[list[str], typer.Option(help="Instances x threads. Repeatable.")] = HEADLINE_TOPOLOGIES,
+    transfers: Annotated[int, typer.Option(help="Transfers in each cell.")] = Workload.transfers,
+    accounts: Annotated[int, typer.Option(help="Accounts in the bank: fewer, more contention.")] = Workload.accounts,
+    opening: Annotated[int, typer.Option(help="Minor units in each account at opening.")] = Workload.opening,
+    skew: Annotated[Literal["uniform", "zipf"], typer.Option(help="How often each account is wanted.")] = Workload.skew,
+    amount_max: Annotated[int, typer.Option(help="The largest transfer, in minor units.")] = Workload.amount_max,
+    think_ms: Annotated[float, typer.Option(help="Time between the read and the write.")] = Workload.think_ms,
+    chunk: Annotated[int, typer.Option(help="Transfers in one message.")] = Workload.chunk,
+    constraint: Annotated[bool, typer.Option("--constraint", help="Add CHECK (balance >= 0).")] = False,
+    seed: Annotated[int | None, typer.Option(help="The same seed sends the same transfers; without it, a fresh one.")] = None,
+    repeat: Annotated[int, typer.Option(help="Runs of each cell; one broken run makes it broken.")] = Plan.repeat,
+    warmup: Annotated[int, typer.Option(help="Transfers before each cell that are not counted.")] = Plan.warmup,
+    cell_timeout: Annotated[float, typer.Option(help="Seconds after which a cell is unfinished.")] = Plan.cell_seconds_max,
+    wide: Annotated[bool, typer.Option("--wide", help="Show every column.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 for an inconclusive cell too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the connections it needs.")] = False,
+    export_json: Annotated[str | None, typer.Option(metavar="FILE", help="Write everything; `-` is stdout.")] = None,
+    export_csv: Annotated[str | None, typer.Option(metavar="FILE", help="Write a line for each run.")] = None,
+    export_markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the table.")] = None,
+    export_svg: Annotated[str | None, typer.Option(metavar="FILE", help="Write the table as a picture.")] = None,
+    junitxml: Annotated[str | None, typer.Option(metavar="FILE", help="Write a test case for each cell.")] = None,
+) -> None:
+    """Send the same transfers through several strategies on several topologies, and audit what is left.
+
+    Without options: no lock, the talk's thread lock and its row lock, in one instance and in three.
+    """
+    exports = [name for name in (export_json, export_csv, export_markdown, export_svg, junitxml) if name is not None]
+    if exports.count(files.STDOUT) > 1:
+        raise CannotStart("two exports to stdout would be mixed up: give one of them a file")
+    for name in exports:
+        files.check_writable(name)
+    plan = Plan(
+        strategies=_strategies(strategy),
+        topologies=tuple(dict.fromkeys(Topology.parse(text) for text in topology)),
+        workload=Workload(accounts, transfers, opening, amount_max, think_ms, skew, chunk, constraint),
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+        repeat=repeat,
+        warmup=warmup,
+        cell_seconds_max=cell_timeout,
+    )
+    console = Console(stderr=files.STDOUT in exports, highlight=False)
+    settings = read_settings()
+    with open_servers(settings) as servers:
+        if dry_run:
+            _show_plan(console, plan)
+            console.print(check_connection_budget(servers.database, instances=plan.instances, threads=plan.threads))
+            return
+        with open_lab(servers, instances=plan.instances, threads=plan.threads) as lab:
+            comparison = Comparison(
+                bankrun=bankrun_version(),
+                seed=plan.seed,
+                started=datetime.now(UTC).isoformat(timespec="seconds"),
+                command=_command(plan),
+                environment=environment(servers.database, servers.app, lab.instances, embedded=servers.endpoints.embedded),
+                settings={name: getattr(settings, name) for name in SETTINGS_SAVED},
+                workload=plan.workload,
+            )
+            notes = Console(stderr=True, highlight=False)
+            with BarProgress(notes) if notes.is_terminal else LineProgress(notes) as progress:
+                comparison.cells = lab.compare(plan, progress)
+    _export(comparison, export_json, export_csv, export_markdown, junitxml)
+    _show_comparison(console, comparison, wide=wide)
+    if export_svg is not None:
+        files.write(export_svg, _picture(comparison))
+    if comparison.contradictions or (strict and comparison.inconclusive):
+        raise typer.Exit(CONTRADICTED)
+
+
+def _strategies(names: Sequence[str]) -> tuple[str, ...]:
+    wanted = [name for given in names for name in (STRATEGIES if given == "all" else [given])]
+    return tuple(dict.fromkeys(strategy_named(name).name for name in wanted))
+
+
+def _command(plan: Plan) -> str:
+    """Return the command that repeats a comparison."""
+    load = plan.workload
+    words = ["bankrun", "compare"]
+    words += [word for name in plan.strategies for word in ("--strategy", name)]
+    words += [word for topology in plan.topologies for word in ("--topology", str(topology))]
+    words += ["--transfers", str(load.transfers), "--accounts", str(load.accounts), "--opening", str(load.opening)]
+    words += ["--skew", load.skew, "--amount-max", str(load.amount_max), "--think-ms", f"{load.think_ms:g}"]
+    words += ["--chunk", str(load.chunk), *(["--constraint"] if load.constraint else [])]
+    words += ["--repeat", str(plan.repeat), "--warmup", str(plan.warmup), "--seed", str(plan.seed)]
+    return shlex.join(words)
+
+
+def _show_plan(console: Console, plan: Plan) -> None:
+    table = Table(title=f"{plan.workload.transfers:,} transfers over {plan.workload.accounts} accounts, seed {plan.seed}")
+    table.add_column("strategy")
+    table.add_column("topology")
+    table.add_column("runs", justify="right")
+    for strategy, topology in plan.cells():
+        table.add_row(strategy, str(topology), str(plan.repeat))
+    console.print(table)
+
+
+def _show_comparison(console: Console, comparison: Comparison, *, wide: bool) -> None:
+    load = comparison.workload
+    console.print(
+        f"{load.transfers:,} transfers over {load.accounts} accounts with {load.opening:,} each, "
+        f"up to {load.amount_max:,} at a time; seed {comparison.seed}",
+        style="bold",
+    )
+    console.print(tables.comparison_table(comparison, wide=wide), width=None if not wide else max(console.width, 200))
+    for cell in comparison.cells:
+        if cell.verdict == "broken":
+            for line in explain(cell):
+                console.print(line, markup=False, soft_wrap=True)
+            console.print()
+    for cell in comparison.inconclusive:
+        console.print(f"warning: {cell.shown.strategy} on {cell.shown.topology} is inconclusive: {cell.reason}", style="yellow")
+    for cell in comparison.contradictions:
+        console.print(f"{cell.shown.strategy} claims to hold on {cell.shown.topology}, and does not: {cell.reason}", style="bold red")
+
+
+def _picture(comparison: Comparison) -> str:
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(record=True, width=80, file=nowhere, force_terminal=True, highlight=False)
+        console.print(tables.comparison_table(comparison))
+        return console.export_svg(title="bankrun compare")
+
+
+def _export(comparison: Comparison, as_json: str | None, as_csv: str | None, as_markdown: str | None, as_junit: str | None) -> None:
+    if as_json is not None:
+        files.write(as_json, json.dumps(comparison.as_json(), indent=1) + "\n")
+    if as_csv is not None:
+        files.write(as_csv, tables.comparison_csv(comparison))
+    if as_markdown is not None:
+        files.write(as_markdown, tables.comparison_markdown(comparison))
+    if as_junit is not None:
+        files.write(as_junit, tables.comparison_junit(comparison))
+
+
+@cli.command()
+def audit(
+    export_json: Annotated[str | None, typer.Option(metavar="FILE", help="Write the findings; `-` is stdout.")] = None,
+) -> None:
+    """Check the five invariants of whatever is in the bank now. Exits with 3 if one fails."""
+    if export_json is not None:
+        files.check_writable(export_json)
+    console = Console(stderr=export_json == files.STDOUT, highlight=False)
+    with open_servers(read_settings()) as servers:
+        if bank_id(servers.database) is None:
+            raise CannotStart("there is no bank yet: run `bankrun compare` first")
+        found = audit_bank(servers.database)
+    if export_json is not None:
+        files.write(export_json, json.dumps(found.as_json(), indent=1) + "\n")
+    _show_audit(console, found)
+    if not found.passed:
+        raise typer.Exit(CONTRADICTED)
+
+
+def _show_audit(console: Console, found: Audit) -> None:
+    counts = ", ".join(f"{count:,} {status}" for status, count in found.transfers.items() if count)
+    console.print(f"{found.accounts:,} accounts, {found.entries:,} entries; transfers: {counts or 'none'}")
+    console.print(f"opened with {found.opening_total:,}, holds {found.closing_total:,}: drift {found.drift:+,}")
+    for finding in found.findings:
+        console.print(f"{finding.invariant}, {finding.kind}: {finding.count:,}", style="red")
+        for example in finding.examples:
+            console.print(f"  {example}", markup=False, soft_wrap=True)
+    if found.passed:
+        console.print("all five invariants hold", style="green")
+
+
+@cli.command()
+def strategies() -> None:
+    """List the strategies: name, claim, one line."""
+    table = Table("name", "claims to hold", "how", box=None, pad_edge=False)
+    for name, strategy in STRATEGIES.items():
+        table.add_row(name, strategy.claim.value, strategy.summary)
+    Console(highlight=False).print(table)
+
+
+@cli.command()
+def doctor() -> None:
+    """Examine the servers, their versions, and the settings that would break a promise. Exits with 1 if one would."""
+    console = Console(highlight=False)
+    with open_servers(read_settings()) as servers:
+        checks = examine(servers)
+    for check in checks:
+        colour, word = ("green", "ok") if check.ok else ("red", "no")
+        console.print(f"[{colour}]{word}[/]  ", end="")
+        console.print(f"{check.name}: {check.found}" + ("" if check.ok else f" ({check.why})"), markup=False, soft_wrap=True)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(FAILED)
+
+
+def _terminate(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
+
+
+def main() -> None:
+    """Run the command line. Every error that a user can cause ends in one sentence and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = cli(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return OK
+    except click.exceptions.Abort:
+        return 128 + signal.SIGINT
+    except (click.ClickException, CannotStart) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        print(f"bankrun: {message}", file=sys.stderr)
+        return CANNOT_START
+    except BankError as error:
+        print(f"bankrun: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Terminated:
+        return 128 + signal.SIGTERM
+    return code if isinstance(code, int) else OK
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Look at the servers and name every setting that would break a promise."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bank.database import LAB_CONNECTIONS, bank_id, server_settings
+from lab.environment import POSTGRES_SETTINGS, redis_info
+from lab.session import Servers
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. ``why`` says what a bad finding would break."""
+
+    name: str
+    ok: bool
+    found: str
+    why: str = ""
+
+
+def examine(servers: Servers) -> list[Check]:
+    """Return what was found, in the order in which it matters."""
+    return [*_postgres(servers), *_redis(servers), *_waits(servers), *_fleet(servers)]
+
+
+def _postgres(servers: Servers) -> Iterator[Check]:
+    found = server_settings(servers.database, POSTGRES_SETTINGS)
+    yield Check("Postgres", True, found["server_version"])
+    yield Check("bank", True, bank_id(servers.database) or "none yet")
+    for name in ("fsync", "full_page_writes"):
+        yield Check(name, found[name] == "on", found[name], "a crash of Postgres could lose or damage what was committed")
+    durable = found["synchronous_commit"] not in ("off",)
+    yield Check("synchronous_commit", durable, found["synchronous_commit"], "a crash could lose the last commits")
+    tracked = found["track_commit_timestamp"]
+    yield Check("track_commit_timestamp", True, tracked if tracked == "on" else f"{tracked}: stories will lack commit times")
+    needed = servers.settings.threads + LAB_CONNECTIONS
+    enough = int(found["max_connections"]) >= needed
+    yield Check("max_connections", enough, found["max_connections"], f"one instance and the lab need {needed}")
+
+
+def _redis(servers: Servers) -> Iterator[Check]:
+    found = redis_info(servers.app)
+    yield Check(found["server"].capitalize(), True, found["version"])
+    policy = found["maxmemory_policy"]
+    yield Check("maxmemory-policy", policy == "noeviction", policy, "jobs could be evicted; it should be noeviction")
+    kept = "on" if found["appendonly"] == "1" else "off: after a crash jobs come back from Postgres only"
+    yield Check("appendonly", True, kept)
+
+
+def _waits(servers: Servers) -> Iterator[Check]:
+    settings = servers.settings
+    names = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "visibility_timeout_ms")
+    values = [getattr(settings, name) for name in names]
+    order = " < ".join(f"{name.removesuffix('_ms')} {value / 1000:g} s" for name, value in zip(names, values, strict=True))
+    yield Check("waits", values == sorted(set(values)), order, "they must rise from left to right")
+
+
+def _fleet(servers: Servers) -> Iterator[Check]:
+    yield Check("Python", True, f"{platform.python_implementation()} {platform.python_version()}")
+    running = [] if servers.endpoints.embedded else servers.fleet.discover()
+    said = ", ".join(f"{info.instance} ({info.threads} threads)" for info in running)
+    yield Check("instances", True, said or "none running: bankrun starts its own")
+    bank = bank_id(servers.database)
+    strangers = [info.instance for info in running if bank is not None and info.bank not in (bank, None)]
+    if strangers:
+        yield Check("bank of the instances", False, ", ".join(strangers), "they work for another database")

@@ -1,0 +1,69 @@
+"""How far a comparison is: a bar on a terminal, a line for each finished run elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from lab.results import Run
+from lab.topology import Topology
+
+
+class BarProgress:
+    """Two bars: the cells of the comparison, and the transfers of the cell that runs."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Bars(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console, transient=True
+        )
+        self._cells = self._bars.add_task("cells", total=None)
+        self._transfers = self._bars.add_task("transfers", total=None)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def cell_begins(self, strategy: str, topology: Topology, number: int, total: int) -> None:
+        """Begin the next bar."""
+        self._bars.update(self._cells, completed=number - 1, total=total)
+        self._bars.reset(self._transfers, description=f"{strategy} on {topology}", total=None)
+
+    def transfers(self, done: int, total: int) -> None:
+        """Move the bar."""
+        self._bars.update(self._transfers, completed=done, total=total)
+
+    def cell_ends(self, run: Run) -> None:
+        """Move the bar of the cells."""
+        self._bars.advance(self._cells)
+
+
+class LineProgress:
+    """One line for each finished run: for pipes and logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._place = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        pass
+
+    def cell_begins(self, strategy: str, topology: Topology, number: int, total: int) -> None:
+        """Remember which run it is."""
+        self._place = f"{number}/{total}"
+
+    def transfers(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def cell_ends(self, run: Run) -> None:
+        """Print the line."""
+        self._console.print(f"{self._place} {run.strategy} on {run.topology}: {run.seconds:.1f} s", soft_wrap=True)

@@ -1,0 +1,112 @@
+"""From settings to a lab that is ready: servers, schema, fleet. And back: nothing is left running."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from celery import Celery
+from pydantic import SecretStr
+
+from bank.database import Database, bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
+from bank.errors import CannotStart
+from bank.settings import Settings
+from lab.experiment import Lab
+from lab.stack import Endpoints, Keeper, default_state_dir, embedded_stack, keeper_only
+from workers.app import create_app
+from workers.fleet import Fleet, InstanceInfo, start_instances
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Both servers, reached and checked."""
+
+    settings: Settings
+    endpoints: Endpoints
+    keeper: Keeper | None
+    state_dir: Path
+    database: Database
+    app: Celery
+    fleet: Fleet
+
+
+@contextmanager
+def open_servers(settings: Settings) -> Iterator[Servers]:
+    """Start the embedded servers, or reach the given ones, for the block.
+
+    Raises CannotStart, with nothing left running, if one of them will not do.
+    """
+    given = (settings.database_url, settings.broker_url)
+    state_dir = settings.state_dir or default_state_dir()
+    with ExitStack() as stack:
+        keeper: Keeper | None = None
+        if given == (None, None):
+            keeper, endpoints = stack.enter_context(embedded_stack(state_dir))
+        elif settings.database_url is None or settings.broker_url is None:
+            missing = "BANKRUN_DATABASE_URL" if settings.database_url is None else "BANKRUN_BROKER_URL"
+            raise CannotStart(f"{missing} is not set: give both addresses, or neither for the embedded servers")
+        else:
+            endpoints = Endpoints(settings.database_url.get_secret_value(), settings.broker_url.get_secret_value(), embedded=False)
+        reached = settings.model_copy(
+            update={"database_url": SecretStr(endpoints.database_url), "broker_url": SecretStr(endpoints.broker_url)}
+        )
+        database = open_for_lab(endpoints.database_url)
+        stack.callback(database.close)
+        app = create_app(reached)
+        stack.callback(app.close)
+        fleet = Fleet(app, endpoints.broker_url)
+        fleet.check_broker()
+        yield Servers(reached, endpoints, keeper, state_dir, database, app, fleet)
+
+
+@contextmanager
+def open_lab(servers: Servers, *, instances: int, threads: int) -> Iterator[Lab]:
+    """Open the bank and gather the instances for the block: those that run already, or else some of our own.
+
+    Raises CannotStart if another lab is at it, if there are too few instances or threads, or if there are not enough
+    connections for them.
+    """
+    with ExitStack() as stack:
+        create_schema(servers.database)
+        stack.enter_context(only_lab(servers.database))
+        running = [] if servers.endpoints.embedded else servers.fleet.discover()
+        if running:
+            found = _enough(servers, running, instances=instances, threads=threads)
+        else:
+            check_connection_budget(servers.database, instances=instances, threads=threads)
+            keeper = servers.keeper or stack.enter_context(keeper_only(servers.state_dir))
+            names = [f"w{number}" for number in range(1, instances + 1)]
+            start_instances(keeper, names, threads=threads, env=worker_environment(servers.settings), state_dir=servers.state_dir)
+            stack.callback(keeper.stop, names, grace_seconds=5)
+            found = servers.fleet.wait_until_ready(names, keeper, servers.state_dir)
+        yield Lab(servers.database, servers.app, servers.fleet, found)
+
+
+def _enough(servers: Servers, running: list[InstanceInfo], *, instances: int, threads: int) -> list[InstanceInfo]:
+    """Return the running instances that serve this bank. Raises CannotStart if they are too few or too small."""
+    ours = [info for info in running if info.bank == bank_id(servers.database)]
+    if len(ours) < instances:
+        elsewhere = len(running) - len(ours)
+        raise CannotStart(
+            f"the topology asks for {instances} instances, but {len(ours)} are running"
+            + (f" (and {elsewhere} that work for another bank)" if elsewhere else "")
+            + f": start more, as with docker compose up --scale worker={instances}"
+        )
+    smallest = min(info.threads for info in ours[:instances])
+    if smallest < threads:
+        raise CannotStart(f"the topology asks for {threads} threads, but an instance has {smallest}: set BANKRUN_THREADS={threads}")
+    return ours
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment that gives a worker process the same settings, whatever it was started from."""
+    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("BANKRUN_")}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if value is not None:
+            secret = value.get_secret_value() if isinstance(value, SecretStr) else value
+            environment["BANKRUN_" + name.upper()] = str(secret)
+    return environment
