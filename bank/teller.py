@@ -51,6 +51,12 @@ class Receipt:
     conflicts: Counter[str] = field(default_factory=Counter)
 
 
+def pause(transaction: Transaction, seconds: float) -> None:
+    """Stand for what an application does between reading a balance and writing it."""
+    if seconds:
+        time.sleep(seconds)
+
+
 class Teller:
     """Applies transfers for one instance. Thread-safe: its threads share nothing here but the pool of connections."""
 
@@ -88,7 +94,7 @@ class Teller:
         with self._guarded(order, strategy, receipt):
             try:
                 with self.database.transaction(strategy.isolation) as transaction:
-                    transaction.think = lambda: time.sleep(think_seconds) if think_seconds else None
+                    transaction.think = lambda: pause(transaction, think_seconds)
                     self._apply(transaction, order, strategy, receipt)
             except Refused as refusal:
                 # Only the database's CHECK gets here. It ended the transaction, the claim included.

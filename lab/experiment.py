@@ -84,8 +84,8 @@ class Lab:
 
     def __init__(self, database: Database, app: Celery, fleet: Fleet, instances: Sequence[InstanceInfo]) -> None:
         self.database = database
-        self._app = app
-        self._fleet = fleet
+        self.app = app
+        self.fleet = fleet
         self.instances = list(instances)
         self._name = secrets.token_hex(4)
         self._runs = 0
@@ -111,7 +111,7 @@ class Lab:
         # Repetitions differ in their transfers; the first one is what the seed alone says.
         seed = plan.seed + repeat - 1
         name, chosen = self._send(strategy, topology, plan.workload, seed, plan.cell_seconds_max, progress)
-        readings = self._fleet.read_meters(name, chosen)
+        readings = self.fleet.read_meters(name, chosen)
         found = audit(self.database)
         seconds = self._seconds()
         decided = sum(count for status, count in found.transfers.items() if status != "pending")
@@ -144,6 +144,11 @@ class Lab:
             repeat=repeat,
         )
 
+    def next_name(self) -> str:
+        """Return a name for one run and its queue that no other run has."""
+        self._runs += 1
+        return f"run-{self._name}-{self._runs}"
+
     def _send(
         self,
         strategy: str,
@@ -155,14 +160,13 @@ class Lab:
     ) -> tuple[str, list[InstanceInfo]]:
         """Send a workload to a fresh bank and wait for its outcomes. Returns the run's name and who took part."""
         chosen = self.instances[: topology.instances]
-        self._runs += 1
-        name = f"run-{self._name}-{self._runs}"
+        name = self.next_name()
         orders = list(workload.orders(seed))
         open_bank(self.database, accounts=workload.accounts, opening=workload.opening, constraint=workload.constraint)
         accept(self.database, orders, strategy=strategy)
         # All messages are there before the first one is taken: publishing is not part of what is measured.
         publish(
-            self._app,
+            self.app,
             orders,
             queue=name,
             run=name,
@@ -172,10 +176,10 @@ class Lab:
             threads=topology.threads,
         )
         try:
-            self._fleet.join(name, chosen)
+            self.fleet.join(name, chosen)
             self._wait(len(orders), seconds_max, progress)
         finally:
-            self._fleet.leave(name, chosen)
+            self.fleet.leave(name, chosen)
         return name, chosen
 
     def _wait(self, total: int, seconds_max: float, progress: Progress | None) -> None:

@@ -10,7 +10,7 @@ It reads one command a line from stdin, JSON, and writes one reply a line to std
 
     {"id": 1, "do": "spawn", "name": "worker-1", "argv": ["…"], "env": {"ADDED": "…", "REMOVED": null},
      "cwd": "…", "log": "…"}                                    → {"id": 1, "pid": 4711}
-    {"id": 2, "do": "signal", "name": "worker-1", "signum": 19} → {"id": 2, "sent": true}    false: it had ended
+    {"id": 2, "do": "signal", "name": "worker-1", "signum": 19} → {"id": 2}
     {"id": 3, "do": "stop", "names": ["worker-1"], "grace_seconds": 5}  → {"id": 3}          at once; see status
     {"id": 4, "do": "status"}       → {"id": 4, "children": {"worker-1": {"pid": 4711, "returncode": -15}}}
     {"id": 5, "do": "shutdown"}     → {"id": 5}, and stdout closes when everything has ended
@@ -124,8 +124,8 @@ class Supervisor:
             raise OSError(f"{name}: not started, everything is being shut down")
         if name in self.children and self.children[name].alive:
             raise OSError(f"{name} is already running")
-        if server and len(end_signals) > len(SERVER_STEP_SECONDS):
-            raise ValueError(f"at most {len(SERVER_STEP_SECONDS)} end signals")
+        if not 1 <= len(end_signals) <= len(SERVER_STEP_SECONDS):
+            raise ValueError(f"end_signals={end_signals}: one to {len(SERVER_STEP_SECONDS)}")
         overlaid = dict(os.environ) | dict(env)
         identity: dict[str, Any] = {}
         if user is not None:
@@ -145,17 +145,22 @@ class Supervisor:
         return {"pid": process.pid}
 
     def signal(self, *, name: str, signum: int) -> dict[str, Any]:
-        """Send one signal; ``sent`` is false if the process had ended."""
-        child = self.children[name]
-        alive = child.alive
-        child.process.send_signal(signum)
-        return {"sent": alive}
+        """Send one signal; nothing happens to a process that has ended."""
+        self._child(name).process.send_signal(signum)
+        return {}
 
     def stop(self, *, names: Sequence[str], grace_seconds: float) -> dict[str, Any]:
         """Begin to end these: their first end signal now, SIGKILL after ``grace_seconds``."""
-        for child in [self.children[name] for name in names]:
-            child.end(child.end_signals[:1], [float(grace_seconds)])
+        if not grace_seconds >= 0:
+            raise ValueError(f"grace_seconds={grace_seconds}: at least 0")
+        for child in [self._child(name) for name in names]:
+            child.end(child.end_signals[:1], [grace_seconds])
         return {}
+
+    def _child(self, name: str) -> Child:
+        if name not in self.children:
+            raise OSError(f"{name} was never started")
+        return self.children[name]
 
     def status(self) -> dict[str, Any]:
         """Tell each process's pid and return code: null while it runs, minus the signal that ended it."""
@@ -197,8 +202,9 @@ class Supervisor:
 
     def seconds_to_next_signal(self) -> float:
         """How long until `advance` has something to send; never more than between two checks of the parent."""
-        times = [child.due[0][0] for child in self.children.values() if child.alive and child.due]
-        return max(0.0, min([when - time.monotonic() for when in times], default=PARENT_CHECK_SECONDS))
+        now = time.monotonic()
+        waits = [child.due[0][0] - now for child in self.children.values() if child.alive and child.due]
+        return max(0.0, min([PARENT_CHECK_SECONDS, *waits]))
 
 
 def _end_server(child: Child) -> None:
@@ -246,8 +252,7 @@ class Pipe:
     def reply(self, reply: Mapping[str, Any]) -> None:
         """Write one reply. A parent that closed its end gets none."""
         try:
-            sys.stdout.write(json.dumps(reply) + "\n")
-            sys.stdout.flush()
+            os.write(1, json.dumps(reply).encode() + b"\n")
         except BrokenPipeError:
             self.open = False
 

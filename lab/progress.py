@@ -67,3 +67,16 @@ class LineProgress:
     def cell_ends(self, run: Run) -> None:
         """Print the line."""
         self._console.print(f"{self._place} {run.strategy} on {run.topology}: {run.seconds:.1f} s", soft_wrap=True)
+
+
+class Silence:
+    """Nothing at all: for whoever has a progress of its own."""
+
+    def cell_begins(self, strategy: str, topology: Topology, number: int, total: int) -> None:
+        """Say nothing."""
+
+    def transfers(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def cell_ends(self, run: Run) -> None:
+        """Say nothing."""

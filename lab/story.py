@@ -55,7 +55,8 @@ def _told(lost: Mapping[str, Any], culprit: Mapping[str, Any], *, topology: str)
 
 
 def _who(posting: Mapping[str, Any]) -> str:
-    return f"{posting['instance']}, {posting['thread']}"
+    thread = str(posting["thread"]).rpartition("_")[2]
+    return f"{posting['instance']}, thread {thread}"
 
 
 def _time(value: datetime | str) -> datetime:

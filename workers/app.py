@@ -10,6 +10,8 @@ from bank.errors import CannotStart
 from bank.settings import Settings, read_settings
 
 TASK = "bankrun.apply"
+NOOP_TASK = "bankrun.noop"
+"""Does nothing: what is left when it is measured is the price of a message."""
 QUEUE = "transfers"
 """The queue that every instance consumes: for jobs that scripts trigger."""
 

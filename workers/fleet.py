@@ -129,6 +129,11 @@ class Fleet:
         with self._app.connection_for_write() as connection:
             connection.default_channel.queue_delete(queue)
 
+    def queue_length(self, queue: str) -> int:
+        """Return how many messages wait in a queue. Those that an instance has taken already are not among them."""
+        with self._app.connection_for_write() as connection:
+            return int(connection.default_channel.client.llen(queue))
+
     def read_meters(self, run: str, instances: Sequence[InstanceInfo]) -> Readings:
         """Return what a run cost in all instances together. One that does not answer is missing from it."""
         readings = Readings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,12 +35,15 @@ class Meter:
         self.counts: Counter[str] = Counter()
         self.working = 0
         self.working_max = 0
+        self.began_at = 0.0
+        self.ended_at = 0.0
 
     @contextmanager
     def working_slot(self) -> Iterator[None]:
         """Wait for a slot and hold it for the block."""
         with self._slots:
             with self._lock:
+                self.began_at = self.began_at or time.time()
                 self.working += 1
                 self.working_max = max(self.working_max, self.working)
             try:
@@ -47,6 +51,7 @@ class Meter:
             finally:
                 with self._lock:
                     self.working -= 1
+                    self.ended_at = time.time()
                     self._idle.notify_all()
 
     def book(self, receipt: Receipt) -> None:
@@ -72,6 +77,8 @@ class Meter:
             return {
                 "counts": dict(self.counts),
                 "working_max": self.working_max,
+                "began_at": self.began_at,
+                "ended_at": self.ended_at,
                 "latency": self.latency.encode().decode(),
                 "lock_wait": self.lock_wait.encode().decode(),
             }
@@ -87,6 +94,8 @@ class Readings:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.working_max: dict[str, int] = {}
+        self._began_at: list[float] = []
+        self._ended_at: list[float] = []
         self._latency = _histogram()
         self._lock_wait = _histogram()
 
@@ -94,8 +103,14 @@ class Readings:
         """Add what one instance reported."""
         self.counts.update(reading["counts"])
         self.working_max[instance] = reading["working_max"]
+        self._began_at.append(reading["began_at"])
+        self._ended_at.append(reading["ended_at"])
         self._latency.decode_and_add(reading["latency"])
         self._lock_wait.decode_and_add(reading["lock_wait"])
+
+    def seconds(self) -> float:
+        """Return the time from the first job's begin to the last one's end, by the instances' clocks."""
+        return max(self._ended_at) - min(self._began_at) if self._began_at else 0.0
 
     def latency_ms(self) -> dict[str, float]:
         """Return percentiles of the time from a transfer's delivery to its COMMIT, retries included."""

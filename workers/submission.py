@@ -35,6 +35,7 @@ def publish(
     chunk: int = 1,
     think_ms: float = 0.0,
     threads: int | None = None,
+    task: str = TASK,
     progress: Callable[[int], None] = lambda published: None,
 ) -> None:
     """Publish accepted orders to a queue, ``chunk`` of them in a message, many messages in a round trip.
@@ -49,5 +50,5 @@ def publish(
                     body = message(
                         orders[first : min(first + chunk, end)], run=run, strategy=strategy, think_ms=think_ms, threads=threads
                     )
-                    app.send_task(TASK, args=(body,), queue=queue, producer=producer, retry=False)
+                    app.send_task(task, args=(body,), queue=queue, producer=producer, retry=False)
             progress(end)

