@@ -177,7 +177,7 @@ def _lineages(transaction: Transaction) -> Iterator[AccountLineage]:
     """Yield every account's lineage, and, last, what belongs to no account."""
 
     def exists(entry_id: int) -> bool:
-        return transaction.execute("SELECT 1 FROM entries WHERE id = %(id)s", {"id": entry_id}).rowcount > 0
+        return transaction.execute("SELECT 1 FROM entries WHERE id = %(id)s", {"id": entry_id}).fetchone() is not None
 
     rows = transaction.execute("SELECT id, opening, balance, last_entry FROM accounts ORDER BY id DESC")
     accounts = [AccountRow._make(row) for row in rows]

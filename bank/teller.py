@@ -30,6 +30,7 @@ REFUSE: LiteralString = """
     UPDATE transfers SET status = 'refused', reason = %(reason)s, instance = %(instance)s, thread = %(thread)s,
            attempts = %(attempts)s, decided_at = clock_timestamp()
     WHERE id = %(id)s AND status = ANY(%(from)s)
+    RETURNING id
 """
 STATUS: LiteralString = "SELECT status FROM transfers WHERE id = %(id)s"
 
@@ -93,7 +94,7 @@ class Teller:
     def _attempt(self, order: Order, strategy: Strategy, think_seconds: float, receipt: Receipt) -> None:
         with self._guarded(order, strategy, receipt):
             try:
-                with self.database.transaction(strategy.isolation) as transaction:
+                with self.database.transaction(strategy.isolation, pipelined=strategy.pipelined) as transaction:
                     transaction.think = lambda: pause(transaction, think_seconds)
                     self._apply(transaction, order, strategy, receipt)
             except Refused as refusal:
@@ -146,7 +147,7 @@ class Teller:
         self, transaction: Transaction, order: Order, refusal: Refused, receipt: Receipt, claimable: list[str]
     ) -> None:
         decision = {**self._decision(order, receipt), "reason": str(refusal), "from": claimable}
-        if transaction.execute(REFUSE, decision).rowcount:
+        if transaction.execute(REFUSE, decision).fetchone() is not None:
             receipt.outcome, receipt.first = REFUSED, True
         else:
             self._find_decided(transaction, order, receipt)

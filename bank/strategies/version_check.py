@@ -21,9 +21,10 @@ class VersionCheck(Strategy):
     WRITE = """
         UPDATE accounts SET balance = %(after)s, last_entry = %(entry_id)s, version = version + 1
         WHERE id = %(account_id)s AND version = %(version)s
+        RETURNING id
     """
 
     def write(self, transaction: Transaction, posting: Posting) -> None:
         """Write the new balance, or raise Conflict if the row is not the one that was read."""
-        if transaction.execute(self.WRITE, posting._asdict()).rowcount == 0:
+        if transaction.execute(self.WRITE, posting._asdict()).fetchone() is None:
             raise Conflict(f"account {posting.account_id} is no longer at version {posting.version}")
