@@ -17,6 +17,7 @@ from bank.errors import BankError, CannotStart
 from bank.orders import Order
 from lab.experiment import Lab, Plan
 from lab.progress import Silence
+from lab.servers import find_binaries
 from lab.topology import Topology
 from lab.workload import Workload
 from workers.app import NOOP_TASK
@@ -130,13 +131,14 @@ def benchmark(lab: Lab, strategies: Sequence[str], topology: Topology, workload:
 
 
 def find_pgbench() -> str:
-    """Return the path of pgbench: the embedded server's, or the one on the PATH."""
-    from lab.servers import postgres_binary  # noqa: PLC0415
-
-    found = postgres_binary("pgbench") or shutil.which("pgbench")
-    if found is None:
-        raise CannotStart("there is no pgbench here: install Postgres' client programs")
-    return str(found)
+    """Return the path of pgbench: the embedded server's, or else the one on the PATH."""
+    try:
+        return str(find_binaries().postgres / "bin" / "pgbench")
+    except CannotStart:
+        found = shutil.which("pgbench")
+        if found is None:
+            raise CannotStart("there is no pgbench here: install Postgres' client programs") from None
+        return found
 
 
 def _numbered(orders: Iterator[Order]) -> Iterator[Order]:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +25,7 @@ from bank.strategies import STRATEGIES, strategy_named
 from lab import files, tables
 from lab.doctor import examine
 from lab.environment import bankrun_version, environment
-from lab.experiment import Plan
+from lab.experiment import CELL_SECONDS_MAX, WARMUP, Plan
 from lab.progress import BarProgress, LineProgress
 from lab.results import Comparison
 from lab.session import open_lab, open_servers
@@ -37,12 +36,12 @@ from lab.workload import Workload
 OK, FAILED, CANNOT_START, CONTRADICTED = 0, 1, 2, 3
 HEADLINE_STRATEGIES = ["none", "thread-lock", "row-lock"]
 HEADLINE_TOPOLOGIES = ["1x8", "3x8"]
+DEFAULT = Workload()
 SETTINGS_SAVED = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "visibility_timeout_ms", "patience_ms")
 
 cli = typer.Typer(
     name="bankrun",
     help="Run the same bank on many workers, and see which locks keep the money.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -58,29 +57,32 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
-@cli.callback()
+@cli.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)] = False,
 ) -> None:
     """Run the same bank on many workers, and see which locks keep the money."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @cli.command()
 def compare(
     strategy: Annotated[list[str], typer.Option(help="A strategy, or `all`. Repeatable.")] = HEADLINE_STRATEGIES,
     topology: Annotated[list[str], typer.Option(help="Instances x threads. Repeatable.")] = HEADLINE_TOPOLOGIES,
-    transfers: Annotated[int, typer.Option(help="Transfers in each cell.")] = Workload.transfers,
-    accounts: Annotated[int, typer.Option(help="Accounts in the bank: fewer, more contention.")] = Workload.accounts,
-    opening: Annotated[int, typer.Option(help="Minor units in each account at opening.")] = Workload.opening,
-    skew: Annotated[Literal["uniform", "zipf"], typer.Option(help="How often each account is wanted.")] = Workload.skew,
-    amount_max: Annotated[int, typer.Option(help="The largest transfer, in minor units.")] = Workload.amount_max,
-    think_ms: Annotated[float, typer.Option(help="Time between the read and the write.")] = Workload.think_ms,
-    chunk: Annotated[int, typer.Option(help="Transfers in one message.")] = Workload.chunk,
+    transfers: Annotated[int, typer.Option(help="Transfers in each cell.")] = DEFAULT.transfers,
+    accounts: Annotated[int, typer.Option(help="Accounts in the bank: fewer, more contention.")] = DEFAULT.accounts,
+    opening: Annotated[int, typer.Option(help="Minor units in each account at opening.")] = DEFAULT.opening,
+    skew: Annotated[Literal["uniform", "zipf"], typer.Option(help="How often each account is wanted.")] = DEFAULT.skew,
+    amount_max: Annotated[int, typer.Option(help="The largest transfer, in minor units.")] = DEFAULT.amount_max,
+    think_ms: Annotated[float, typer.Option(help="Time between the read and the write.")] = DEFAULT.think_ms,
+    chunk: Annotated[int, typer.Option(help="Transfers in one message.")] = DEFAULT.chunk,
     constraint: Annotated[bool, typer.Option("--constraint", help="Add CHECK (balance >= 0).")] = False,
     seed: Annotated[int | None, typer.Option(help="The same seed sends the same transfers; without it, a fresh one.")] = None,
-    repeat: Annotated[int, typer.Option(help="Runs of each cell; one broken run makes it broken.")] = Plan.repeat,
-    warmup: Annotated[int, typer.Option(help="Transfers before each cell that are not counted.")] = Plan.warmup,
-    cell_timeout: Annotated[float, typer.Option(help="Seconds after which a cell is unfinished.")] = Plan.cell_seconds_max,
+    repeat: Annotated[int, typer.Option(help="Runs of each cell; one broken run makes it broken.")] = 1,
+    warmup: Annotated[int, typer.Option(help="Transfers before each cell that are not counted.")] = WARMUP,
+    cell_timeout: Annotated[float, typer.Option(help="Seconds after which a cell is unfinished.")] = CELL_SECONDS_MAX,
     wide: Annotated[bool, typer.Option("--wide", help="Show every column.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 for an inconclusive cell too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the connections it needs.")] = False,
@@ -269,13 +271,11 @@ def main() -> None:
 def _run() -> int:
     try:
         code = cli(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return OK
-    except click.exceptions.Abort:
+    except typer.Abort:
         return 128 + signal.SIGINT
-    except (click.ClickException, CannotStart) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    except (typer.TyperException, CannotStart) as error:
+        # Typer's own errors, for which only this method puts the parameter's name into the sentence.
+        message = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
         print(f"bankrun: {message}", file=sys.stderr)
         return CANNOT_START
     except BankError as error:

@@ -24,6 +24,8 @@ from workers.submission import accept, publish
 
 POLL_SECONDS = 0.05
 REPEAT_MAX = 1_000
+WARMUP = 100
+CELL_SECONDS_MAX = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,8 @@ class Plan:
     workload: Workload
     seed: int
     repeat: int = 1
-    warmup: int = 100
-    cell_seconds_max: float = 120.0
+    warmup: int = WARMUP
+    cell_seconds_max: float = CELL_SECONDS_MAX
 
     def __post_init__(self) -> None:
         if not self.strategies or not self.topologies:
