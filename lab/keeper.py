@@ -100,7 +100,9 @@ class Supervisor:
             command = json.loads(line)
             reply["id"] = command.pop("id", None)
             reply |= self._commands[command.pop("do")](**command)
-        except (OSError, subprocess.SubprocessError) as error:
+        except OSError as error:
+            reply["error"] = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        except subprocess.SubprocessError as error:
             reply["error"] = str(error)
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             reply["error"] = f"no such command: {line[:200]!r}: {type(error).__name__}: {error}"
@@ -130,7 +132,7 @@ class Supervisor:
         identity: dict[str, Any] = {}
         if user is not None:
             identity = {"user": user[0], "group": user[1], "extra_groups": []}
-        with open(log, "ab") as output:
+        with Path(log).open("ab") as output:
             process = subprocess.Popen(
                 argv,
                 env={variable: value for variable, value in overlaid.items() if value is not None},
@@ -138,7 +140,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=_die_with_parent(death_signal),
+                preexec_fn=_die_with_parent(death_signal),  # noqa: PLW1509 - there is one thread
                 **identity,
             )
         self.children[name] = Child(process, tuple(end_signals), death_signal, server)

@@ -41,8 +41,8 @@ class Program:
 
     name: str
     argv: Sequence[str]
-    end_signals: Sequence[int] = (signal.SIGTERM,)
-    death_signal: int = signal.SIGKILL
+    end_signals: Sequence[int]
+    death_signal: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,12 @@ def _open_to_all(directory: Path) -> None:
 def initdb(binaries: Binaries, data: Path) -> Program:
     """Make a data directory. Not synced: a machine that dies in that second makes a new one."""
     options = ("-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "-U", USER)
-    return Program("initdb", [str(binaries.postgres / "bin" / "initdb"), *options, "-D", str(data)])
+    return Program(
+        "initdb",
+        [str(binaries.postgres / "bin" / "initdb"), *options, "-D", str(data)],
+        end_signals=(signal.SIGTERM,),
+        death_signal=signal.SIGKILL,
+    )
 
 
 def postgres(binaries: Binaries, data: Path, sockets: Path, settings: Mapping[str, str]) -> Program:
@@ -166,6 +171,8 @@ def valkey(binaries: Binaries, directory: Path, sockets: Path) -> Program:
             *("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
             *("--dir", str(directory), "--pidfile", str(valkey_pid_file(directory)), "--set-proc-title", "no"),
         ],
+        end_signals=(signal.SIGTERM,),
+        death_signal=signal.SIGKILL,
     )
 
 
@@ -193,7 +200,9 @@ def has_database(data: Path, major: str) -> bool:
         found = (data / "PG_VERSION").read_text().strip()
     except FileNotFoundError:
         if data.exists() and any(data.iterdir()):
-            raise CannotStart(f"{data} holds something that is no Postgres database: move it away, {_ELSEWHERE}") from None
+            raise CannotStart(
+                f"{data} holds something that is no Postgres database: move it away, {_ELSEWHERE}"
+            ) from None
         return False
     if found != major:
         raise CannotStart(f"{data} was made by Postgres {found}, and this is {major}: remove it, {_ELSEWHERE}")
@@ -204,7 +213,7 @@ _ELSEWHERE = "or set BANKRUN_STATE_DIR to another directory"
 
 
 def postgres_is_ready(data: Path, pid: int) -> bool:
-    """Whether this very postmaster accepts connections: lines 1 and 8 of postmaster.pid (src/include/utils/pidfile.h)."""
+    """Whether this very postmaster accepts connections: postmaster.pid says so (src/include/utils/pidfile.h)."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:

@@ -88,7 +88,7 @@ class Keeper:
         return self._spawn(name=name, argv=list(argv), env=dict(env), cwd=str(cwd.absolute()), log=str(log.absolute()))
 
     def spawn_server(self, program: Program, *, cwd: Path, log: Path, user: tuple[int, int] | None) -> int:
-        """Start a server and return its pid. It ends after all that is none; the log of its last run is kept as .old."""
+        """Start a server and return its pid; it will end after the workers. The log of its last run is kept as .old."""
         with suppress(FileNotFoundError):
             log.replace(log.with_name(log.name + ".old"))
         return self._spawn(
@@ -159,8 +159,8 @@ class Keeper:
                 self._end_what_is_left()
 
     def _end_what_is_left(self) -> None:
-        """End the processes of a keeper that was killed. All are in its process group; on Linux they end by themselves."""
-        for signum, seconds in ((signal.SIGINT, 1.0), (signal.SIGKILL, 1.0)):
+        """End the processes of a keeper that was killed: all are in its process group. On Linux the kernel does too."""
+        for signum, seconds in ((signal.SIGINT, 1.0), (signal.SIGKILL, 0.2)):
             deadline = time.monotonic() + seconds
             try:
                 os.killpg(self._process.pid, signum)
@@ -214,7 +214,9 @@ class Keeper:
             pass
 
     def _ended(self) -> BankError:
-        return BankError(f"the keeper (process {self.pid}) has ended, and all it owned with it: {servers.reason_in(self._log)}")
+        return BankError(
+            f"the keeper (process {self.pid}) has ended, and all it owned with it: {servers.reason_in(self._log)}"
+        )
 
 
 @contextmanager
@@ -272,8 +274,8 @@ def _explained(what: str) -> Iterator[None]:
         raise
     except BankError as error:
         raise CannotStart(f"{what}: {error}") from error
-    except shutil.Error as error:  # copytree's: a list of (from, to, why)
-        raise CannotStart(f"{what}: {error.args[0][0][2]}") from error
+    except shutil.Error as error:  # copytree's: a list of (from, to, "[Errno …] why: from -> to")
+        raise CannotStart(f"{what}: {error.args[0][0][2].partition('] ')[2].partition(':')[0]}") from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise CannotStart(f"{what}: {error.strerror or error}{where}") from error
@@ -354,4 +356,5 @@ def _create_database(sockets: Path) -> None:
             with psycopg.connect(**address, dbname="postgres", autocommit=True) as connection:
                 connection.execute(f"CREATE DATABASE {servers.DATABASE}")
         except psycopg.Error as error:
-            raise CannotStart(f"the database {servers.DATABASE} could not be created: {error}") from error
+            why = str(error).partition("\n")[0]
+            raise CannotStart(f"the database {servers.DATABASE} could not be created: {why}") from error

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,16 +36,15 @@ PREVIOUS_LAB_SECONDS = 5.0  # longer than a keeper needs to end everything after
 
 def default_state_dir() -> Path:
     """Return where the state is kept unless BANKRUN_STATE_DIR says otherwise; nothing is created."""
-    home = Path(platformdirs.user_state_dir("bankrun"))
-    if sys.platform == "win32":
-        return home
-    if os.geteuid() == 0:
+    if sys.platform != "win32" and os.geteuid() == 0:
         return ROOT_STATE_DIR
-    if home.is_absolute():
-        nearest = next(parent for parent in (home, *home.parents) if os.path.exists(parent))
-        if os.access(nearest, os.W_OK | os.X_OK):
+    with suppress(RuntimeError):  # platformdirs: no home at all
+        home = Path(platformdirs.user_state_dir("bankrun"))
+        nearest = next(parent for parent in (home, *home.parents) if os.path.exists(parent))  # noqa: PTH110
+        if home.is_absolute() and os.access(nearest, os.W_OK | os.X_OK):
             return home
-    return Path(f"/var/tmp/bankrun-{os.geteuid()}")  # no home, as in a container with a made-up user
+    # No home, or none that can be written in. Others can write there too: `own` looks at what it finds.
+    return Path(f"/var/tmp/bankrun-{os.geteuid()}")  # noqa: S108
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,9 @@ class StateDir:
         """Return a new, empty directory for the sockets, with a short and plain path. The caller removes it."""
         directory = self.path / "run"
         shutil.rmtree(directory, ignore_errors=True)
-        if len(os.fsencode(directory)) <= SOCKET_DIRECTORY_BYTES_MAX and re.fullmatch(r"[\w/.-]+", str(directory), re.ASCII):
+        if len(os.fsencode(directory)) <= SOCKET_DIRECTORY_BYTES_MAX and re.fullmatch(
+            r"[\w/.-]+", str(directory), re.ASCII
+        ):
             directory.mkdir(mode=0o700)
         else:
             directory = Path(tempfile.mkdtemp(prefix="bankrun-", dir="/tmp"))
@@ -100,14 +101,19 @@ def own(path: Path, *, for_servers: bool) -> Iterator[StateDir]:
         if path.is_symlink() and path.lstat().st_uid != os.geteuid():
             raise PermissionError("it is a link made by someone else")
         path = path.resolve()
-        _make(path)
-        _check_ownership(path)
+        if for_servers and set(str(path)) & set('"$`\\\n'):
+            raise ValueError("initdb hands paths to a shell, and this one has a character that means something there")
+        if user is not None:
+            _check_reachable(path.parent)
+        _make_ours(path)
         if user is not None:
             _check_reachable(path)
         (path / "logs").mkdir(mode=0o700, exist_ok=True)
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except (OSError, RuntimeError) as error:
-        raise CannotStart(f"cannot use {path} as the state directory: {_why(error)}; set BANKRUN_STATE_DIR to another") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CannotStart(
+            f"cannot use {path} as the state directory: {_why(error)}; set BANKRUN_STATE_DIR to another"
+        ) from error
     try:
         _take(lock, path)
         yield StateDir(path, lock, user)
@@ -121,42 +127,38 @@ def _why(error: Exception) -> str:
 
 
 def _servers_user() -> tuple[int, int] | None:
-    if os.geteuid() != 0:
-        return None
     import pwd  # not on Windows
 
     try:
-        nobody = pwd.getpwnam("nobody")
-    except KeyError:  # an image without /etc/passwd
-        return 65534, 65534
-    return nobody.pw_uid, nobody.pw_gid
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            return nobody.pw_uid, nobody.pw_gid
+        pwd.getpwuid(os.geteuid())
+    except KeyError as error:  # as in a container with a made-up user
+        raise CannotStart(f"initdb runs only for a user that /etc/passwd knows: {error.args[0]}") from error
+    return None
 
 
-def _make(path: Path) -> None:
+def _make_ours(path: Path) -> None:
+    """Make the directory, or take it; refuse what a stranger could have prepared, as under /var/tmp."""
     if path.exists() and not path.is_dir():
         raise NotADirectoryError("it is not a directory")
     path.mkdir(parents=True, exist_ok=True)
-    if os.geteuid() == 0 and not any(path.iterdir()):
-        path.chmod(0o755)  # new, or as mktemp made it: ours from now on, and nobody has to enter it
-    elif not any(path.iterdir()):
-        path.chmod(0o700)
-
-
-def _check_ownership(path: Path) -> None:
-    """Refuse what a stranger could have prepared, such as a directory or a link under /var/tmp."""
-    info = path.stat()
-    if info.st_uid != os.geteuid():
-        raise PermissionError(f"it belongs to user {info.st_uid}, not to {os.geteuid()}")
-    if info.st_mode & stat.S_IWOTH:
+    owner = path.stat().st_uid
+    if owner != os.geteuid():
+        raise PermissionError(f"it belongs to user {owner}, not to {os.geteuid()}")
+    if not any(path.iterdir()):  # new, or as mktemp made it: ours from now on
+        path.chmod(0o755 if owner == 0 else 0o700)
+    if path.stat().st_mode & stat.S_IWOTH:
         raise PermissionError("everyone can write in it")
 
 
 def _check_reachable(path: Path) -> None:
-    closed = [parent for parent in (path, *path.parents) if not parent.stat().st_mode & stat.S_IXOTH]
+    there = [parent for parent in (path, *path.parents) if parent.is_dir()]
+    closed = [parent for parent in there if not parent.stat().st_mode & stat.S_IXOTH]
     if closed:
-        raise PermissionError(
-            f"as root, the servers run as user nobody, who cannot enter {closed[-1]} (the default, {ROOT_STATE_DIR}, works)"
-        )
+        default = f"the default, {ROOT_STATE_DIR}, works"
+        raise PermissionError(f"as root, the servers run as user nobody, who cannot enter {closed[-1]} ({default})")
 
 
 def _take(lock: int, path: Path) -> None:
