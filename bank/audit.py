@@ -210,9 +210,9 @@ def _check_transfers(transaction: Transaction, result: Audit) -> None:
             FROM entries GROUP BY transfer_id
         ) e ON e.transfer_id = t.id
         WHERE t.id IS NULL
-           OR (t.status = 'applied') IS DISTINCT FROM (e.legs = 2 AND e.debit = -t.amount AND e.credit = t.amount
-                                                       AND e.debited = t.debit AND e.credited = t.credit)
            OR (t.status <> 'applied' AND e.legs > 0)
+           OR (t.status = 'applied' AND (e.legs = 2 AND e.debit = -t.amount AND e.credit = t.amount
+                                         AND e.debited = t.debit AND e.credited = t.credit) IS NOT TRUE)
         """
     )
     for transfer, status, debit, credit, amount, legs, total in wrong:
@@ -230,7 +230,7 @@ def _wrong_transfer(transfer: object, status: str | None, debit: int, credit: in
         return "applied twice", f"transfer {transfer} has {legs} entries: it took effect more than once"
     if legs < 2:
         return "missing entry", f"transfer {transfer} is applied, but has {legs} of its 2 entries"
-    return "wrong legs", f"transfer {transfer} ordered {amount} from {debit} to {credit}; its entries say otherwise (sum {total:+d})"
+    return "wrong legs", f"transfer {transfer} ordered {amount} from {debit} to {credit}; its entries say otherwise (their sum is {total})"
 
 
 def tell(transaction: Transaction, entries: Sequence[int]) -> list[PostingTold]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, LiteralString
 
 import psycopg
@@ -77,7 +77,7 @@ class Database:
         self.engine.dispose()
 
     @contextmanager
-    def transaction(self, isolation: str = "READ COMMITTED", *, pipelined: bool = False) -> Iterator[Transaction]:
+    def transaction(self, isolation: str = "READ COMMITTED") -> Iterator[Transaction]:
         """Run one transaction: COMMIT at the end of the block, ROLLBACK if it raises.
 
         Raises Conflict where another transaction was in the way and running the whole block again is right;
@@ -90,9 +90,8 @@ class Database:
                     connection.execution_options(isolation_level=isolation)
                 transaction = Transaction(connection)
                 try:
-                    with transaction.raw.pipeline() if pipelined else nullcontext():
-                        yield transaction
-                        transaction.commit()
+                    yield transaction
+                    transaction.commit()
                 except BaseException as error:
                     if transaction.is_lost:
                         connection.invalidate()

@@ -94,7 +94,7 @@ class Teller:
     def _attempt(self, order: Order, strategy: Strategy, think_seconds: float, receipt: Receipt) -> None:
         with self._guarded(order, strategy, receipt):
             try:
-                with self.database.transaction(strategy.isolation, pipelined=strategy.pipelined) as transaction:
+                with self.database.transaction(strategy.isolation) as transaction:
                     transaction.think = lambda: pause(transaction, think_seconds)
                     self._apply(transaction, order, strategy, receipt)
             except Refused as refusal:

@@ -85,9 +85,6 @@ class Strategy:
     refuses_after_write: ClassVar[bool] = False
     """Whether a refusal can come after an account was written; the move then runs under a savepoint."""
 
-    pipelined: ClassVar[bool] = True
-    """Whether statements may be sent ahead of the answers to earlier ones, until one is needed."""
-
     READ: ClassVar[LiteralString] = """
         SELECT id, balance, last_entry, version, clock_timestamp() FROM accounts
         WHERE id IN (%(debit)s, %(credit)s) ORDER BY id

@@ -23,7 +23,6 @@ class RowLockOrm(Strategy):
     name = "row-lock-orm"
     summary = "the same through SQLModel's session"
     claim = Claim.EVERYWHERE
-    pipelined = False  # SQLAlchemy reads each answer before it sends on
 
     def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:
         """Load both accounts with a row lock, change the objects, flush."""
