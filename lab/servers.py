@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -233,18 +234,30 @@ def valkey_is_ready(sockets: Path) -> bool:
             return False
 
 
-def end_leftover(pid_file: Path, path_in_command: Path, signals: Sequence[int]) -> None:
-    """End the server that this pid file names, if it outlived its keeper, and remove the file.
+def end_leftover_postgres(data: Path) -> None:
+    """End a Postgres that outlived its keeper, and sessions that outlived their postmaster. CannotStart if it stays."""
+    pid_file = data / "postmaster.pid"
+    if pid_file.exists():
+        _end_leftover(pid_file, data, (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL))
+    _end_sessions_without_postmaster(data)
+
+
+def end_leftover_valkey(directory: Path) -> None:
+    """End a Valkey that outlived its keeper. Raises CannotStart if it does not end."""
+    pid_file = valkey_pid_file(directory)
+    if pid_file.exists():
+        _end_leftover(pid_file, pid_file, (signal.SIGTERM, signal.SIGKILL))
+
+
+def _end_leftover(pid_file: Path, path_in_command: Path, signals: Sequence[int]) -> None:
+    """End the server that a pid file names, and remove the file.
 
     The pid may by now be some other process's, so the command line is asked whether it is the server of this very
-    directory. Raises CannotStart if it does not end.
+    directory.
     """
-    try:
-        pid = int(pid_file.read_text().split()[0])
-    except (FileNotFoundError, ValueError, IndexError):
-        pid_file.unlink(missing_ok=True)
-        return
-    for signum in (*signals, signal.SIGKILL):
+    words = pid_file.read_text().split()
+    pid = int(words[0]) if words and words[0].isdecimal() else 0
+    for signum in signals:
         if not _is_running(pid, path_in_command):
             break
         os.kill(pid, signum)
@@ -252,9 +265,22 @@ def end_leftover(pid_file: Path, path_in_command: Path, signals: Sequence[int]) 
         deadline = time.monotonic() + LEFTOVER_STEP_SECONDS
         while _is_running(pid, path_in_command) and time.monotonic() < deadline:
             time.sleep(0.01)
-    else:
+    if _is_running(pid, path_in_command):
         raise CannotStart(f"an old server on {path_in_command} does not end: end process {pid}, {_ELSEWHERE}")
     pid_file.unlink(missing_ok=True)
+
+
+def _end_sessions_without_postmaster(data: Path) -> None:
+    """Kill what still runs in the data directory. A busy session does not notice that its postmaster was killed.
+
+    It would keep the shared memory in use, and no new postmaster could start. Linux only; there is nothing to be lost,
+    since the next start recovers from the log in any case.
+    """
+    for directory in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):  # it has ended, or is someone else's
+            pid = int(directory.parent.name)
+            if directory.readlink() == data and _command_line(pid).startswith("postgres: "):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _is_running(pid: int, path_in_command: Path) -> bool:

@@ -283,9 +283,9 @@ def _explained(what: str) -> Iterator[None]:
 
 def _prepare(state: StateDir, binaries: Binaries) -> tuple[Binaries, Path]:
     """Return programs that the servers' user can run, and a directory for the sockets; no old server is left."""
-    data, valkey = state.path / "postgres", state.path / "valkey"
-    servers.end_leftover(data / "postmaster.pid", data, (signal.SIGINT, signal.SIGQUIT))
-    servers.end_leftover(servers.valkey_pid_file(valkey), servers.valkey_pid_file(valkey), (signal.SIGTERM,))
+    data = state.path / "postgres"
+    servers.end_leftover_postgres(data)
+    servers.end_leftover_valkey(state.path / "valkey")
     servers.has_database(data, binaries.postgres_major)
     if state.servers_user is not None:
         binaries = binaries.copied_to(state.path / "binaries")
