@@ -1,0 +1,55 @@
+# GNU make 3.81 or newer (macOS has that one) and a POSIX shell. Relative paths only: the clone's path may have spaces.
+# Every target sets up what it needs in .venv by itself; PYTHON=... chooses the interpreter.
+
+SHELL = /bin/sh
+# -P: the working directory is not importable, so a stranger's bank/ or workers/ cannot be picked up for ours.
+py = .venv/bin/python -P
+
+.PHONY: help setup demo bench test check lock clean venv-run venv-dev
+
+help: ## show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: venv-dev ## make .venv with everything, for users and developers
+	@echo "bankrun: .venv is ready"
+
+demo: venv-run ## see the race: compare locking strategies on one and on several workers
+	@$(py) -m lab.cli compare
+	@printf '\nTry next:\n  %s\n  %s\n  %s\n' \
+		'.venv/bin/bankrun compare --strategy all --topology 2x4' \
+		'.venv/bin/bankrun audit' \
+		'.venv/bin/bankrun compare --help'
+
+bench: venv-run ## measure how fast this machine moves money
+	@$(py) -m lab.cli bench
+
+test: venv-dev ## run all tests
+	@$(py) -m pytest
+
+check: venv-dev ## formatting, lint, types, import layers, no machine's address in the tree
+	$(py) -m ruff format --check
+	$(py) -m ruff check
+	$(py) -m mypy
+	.venv/bin/lint-imports
+	tools/check-tree.sh
+
+lock: .venv/bin/uv ## write the lock files anew from pyproject.toml, keeping pins that still fit
+	$(compile) pyproject.toml --group build -o requirements.lock
+	$(compile) -c requirements.lock --group dev -o requirements-dev.lock
+
+clean: ## remove .venv and the caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+compile = .venv/bin/uv --quiet pip compile --universal --generate-hashes --no-emit-index-url \
+	--python-version 3.11 --custom-compile-command "make lock"
+
+# Only if missing: a lock file that cannot be installed must not keep us from writing a better one.
+.venv/bin/uv:
+	@tools/venv.sh dev
+
+venv-run:
+	@tools/venv.sh run
+
+venv-dev:
+	@tools/venv.sh dev
