@@ -85,8 +85,12 @@ class Binaries:
         )
 
     def _copy(self, directory: Path) -> None:
-        for part in ("bin", "lib", "share"):
-            shutil.copytree(self.postgres / part, directory / "postgres" / "pginstall" / part, symlinks=True)
+        (directory / "postgres" / "pginstall" / "bin").mkdir(parents=True)
+        for program in ("postgres", "initdb"):
+            shutil.copy(self.postgres / "bin" / program, directory / "postgres" / "pginstall" / "bin")
+        for part in ("lib", "share"):
+            for_developers = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig")
+            shutil.copytree(self.postgres / part, directory / "postgres" / "pginstall" / part, ignore=for_developers)
         if self.postgres_libraries.is_dir():
             shutil.copytree(self.postgres_libraries, directory / self.postgres_libraries.name)
         (directory / "valkey").mkdir()
