@@ -1,0 +1,83 @@
+"""The command line as a user types it: a process of its own, with a state directory of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SECONDS_MAX = 110
+Bankrun = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def command(*words: str) -> list[str]:
+    """Return the command line of bankrun."""
+    return [sys.executable, "-P", "-m", "lab.cli", *words]
+
+
+def environment(state_dir: Path, **extra: str) -> dict[str, str]:
+    """Return an environment in which bankrun knows nothing but its state directory."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("BANKRUN_", "COLUMNS"))}
+    return {**clean, "BANKRUN_STATE_DIR": str(state_dir), "PYTHONWARNINGS": "ignore", **extra}
+
+
+@pytest.fixture(scope="session")
+def cli_state() -> Iterator[Path]:
+    """The state directory of all commands: Postgres is set up in it once."""
+    path = Path(tempfile.mkdtemp(prefix="bankrun-cli-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def bankrun(cli_state: Path, tmp_path: Path) -> Bankrun:
+    """Return a function that runs bankrun in an empty folder and returns what it printed."""
+
+    def run(*words: str, cwd: Path = tmp_path, **extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*words),
+            cwd=cwd,
+            env=environment(cli_state, **extra),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_MAX,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run
+
+
+def processes_of(state_dir: Path) -> list[str]:
+    """Return the command lines of all processes that work in a state directory."""
+    found = []
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit() or int(directory.name) == os.getpid():
+            continue
+        try:
+            environ = (directory / "environ").read_bytes()
+            line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            where = os.readlink(directory / "cwd")
+        except OSError:
+            continue
+        if line and (str(state_dir) in line or where.startswith(str(state_dir)) or f"BANKRUN_STATE_DIR={state_dir}".encode() in environ):
+            found.append(line)
+    return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    """Return whether a condition became true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,123 @@
+"""What a user gets wrong: one sentence, the right exit code, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import Bankrun, command, environment, processes_of, wait_until
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "--topology", "0x8"),
+        ("compare", "--topology", "banana"),
+        ("compare", "--topology", "8x64"),
+        ("compare", "--transfers", "-1"),
+        ("compare", "--transfers", "many"),
+        ("compare", "--accounts", "1"),
+        ("compare", "--strategy", "rowlock"),
+        ("compare", "--skew", "sideways"),
+        ("compare", "--repeat", "0"),
+        ("compare", "--warmup", "-1"),
+        ("compare", "--think-ms", "-1"),
+        ("compare", "--cell-timeout", "0"),
+        ("compare", "--chunk", "0"),
+        ("compare", "--export-json", "no/such/folder/r.json"),
+        ("compare", "--export-json", "."),
+        ("compare", "--export-json", "-", "--export-csv", "-"),
+        ("compare", "--no-such-option"),
+        ("comparee",),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_is_one_sentence_and_exit_code_2(bankrun: Bankrun, tmp_path: Path, cli_state: Path, words: tuple[str, ...]) -> None:
+    done = bankrun(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("bankrun: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert processes_of(cli_state) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("BANKRUN_TREADS", "9", "did you mean BANKRUN_THREADS?"),
+        ("BANKRUN_THREADS", "0", "BANKRUN_THREADS"),
+        ("BANKRUN_DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:1/bank", "BANKRUN_BROKER_URL is not set"),
+        ("BANKRUN_BROKER_URL", "redis://:hunter2@127.0.0.1:1/0", "BANKRUN_DATABASE_URL is not set"),
+        ("BANKRUN_STATE_DIR", "/dev/null/here", "/dev/null/here"),
+    ],
+)
+def test_a_wrong_environment_is_one_sentence_and_exit_code_2(bankrun: Bankrun, name: str, value: str, hint: str) -> None:
+    done = bankrun("compare", **{name: value})
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert hint in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("compare",), ("audit",), ("doctor",)], ids=" ".join)
+def test_no_server_at_the_given_address_is_one_sentence(bankrun: Bankrun, words: tuple[str, ...]) -> None:
+    done = bankrun(
+        *words, BANKRUN_DATABASE_URL="postgresql://me:hunter2@127.0.0.1:1/bank", BANKRUN_BROKER_URL="redis://127.0.0.1:1/0"
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "no Postgres at" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_an_audit_before_there_is_a_bank_says_so(bankrun: Bankrun, tmp_path_factory: pytest.TempPathFactory, cli_state: Path) -> None:
+    empty = cli_state.with_name(cli_state.name + "-empty")
+    empty.mkdir(mode=0o755)
+    try:
+        done = bankrun("audit", BANKRUN_STATE_DIR=str(empty))
+        assert (done.returncode, done.stderr) == (2, "bankrun: there is no bank yet: run `bankrun compare` first\n")
+    finally:
+        subprocess.run(["rm", "-rf", str(empty)], check=True)
+
+
+def long_run(cli_state: Path, cwd: Path) -> subprocess.Popen[str]:
+    """Start a comparison that takes long, and wait until its workers are at it."""
+    words = ("compare", "--topology", "2x4", "--think-ms", "50", "--transfers", "100000", "--warmup", "0", "--export-json", "r.json")
+    process = subprocess.Popen(
+        command(*words), cwd=cwd, env=environment(cli_state), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert wait_until(lambda: sum("workers.app" in line for line in processes_of(cli_state)) == 2, 30), process.poll()
+    return process
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_within_seconds_and_leaves_nothing(cli_state: Path, tmp_path: Path, signum: int, code: int) -> None:
+    process = long_run(cli_state, tmp_path)
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == code
+    assert "Traceback" not in out + err
+    assert wait_until(lambda: not processes_of(cli_state), 3), processes_of(cli_state)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_of_the_lab_takes_everything_with_it(cli_state: Path, tmp_path: Path) -> None:
+    process = long_run(cli_state, tmp_path)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=10)
+    assert wait_until(lambda: not processes_of(cli_state), 3), processes_of(cli_state)
+
+
+def test_a_second_lab_on_the_same_state_directory_is_told_so(bankrun: Bankrun, cli_state: Path, tmp_path: Path) -> None:
+    process = long_run(cli_state, tmp_path)
+    try:
+        done = bankrun("audit")
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert str(cli_state) in done.stderr
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
+    assert wait_until(lambda: not processes_of(cli_state), 3)
