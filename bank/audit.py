@@ -112,7 +112,9 @@ class Audit:
         plain = asdict(self)
         plain.update(drift=self.drift, passed=self.passed)
         if self.example is not None:
-            plain["example"] = [{key: _plain(value) for key, value in asdict(posting).items()} for posting in self.example]
+            plain["example"] = [
+                {key: _plain(value) for key, value in asdict(posting).items()} for posting in self.example
+            ]
         return plain
 
 
@@ -149,20 +151,36 @@ def _check_accounts(transaction: Transaction, result: Audit) -> None:
         unexplained += abs(lineage.unexplained)
         result.overdrawn += lineage.overdrawn
         for lost in lineage.lost:
-            result.found("lineage", "lost posting", f"account {account.id}: entry {lost.entry} ({lost.delta:+d}) is off the books, overwritten by entry {lost.culprit}")
+            result.found(
+                "lineage",
+                "lost posting",
+                f"account {account.id}: entry {lost.entry} ({lost.delta:+d}) is off the books, overwritten by entry {lost.culprit}",
+            )
             if example is None or _plainness(lost) > _plainness(example):
                 example = lost
         for flaw in lineage.flaws:
             result.found("lineage", flaw.kind, flaw.message)
         if lineage.overdrawn:
-            result.found("overdraft", "overdraft", f"account {account.id} went below zero; it now holds {account.balance}")
+            result.found(
+                "overdraft", "overdraft", f"account {account.id} went below zero; it now holds {account.balance}"
+            )
         if lineage.all_deltas != account.balance - account.opening:
-            result.found("accounts", "balance", f"account {account.id} holds {account.balance}, but it was opened with {account.opening} and its entries add up to {lineage.all_deltas:+d}")
+            result.found(
+                "accounts",
+                "balance",
+                f"account {account.id} holds {account.balance}, but it was opened with {account.opening} and its entries add up to {lineage.all_deltas:+d}",
+            )
     if result.drift:
-        result.found("total", "drift", f"{result.opening_total} at opening, {result.closing_total} now: {result.drift:+d}")
+        result.found(
+            "total", "drift", f"{result.opening_total} at opening, {result.closing_total} now: {result.drift:+d}"
+        )
     result.unexplained = max(unexplained, abs(result.drift + result.lost_delta))
     if result.unexplained:
-        result.found("total", "unexplained", f"{result.unexplained} that no lost posting explains: a row or an entry was changed by something else than a transfer")
+        result.found(
+            "total",
+            "unexplained",
+            f"{result.unexplained} that no lost posting explains: a row or an entry was changed by something else than a transfer",
+        )
     if example is not None:
         told = {posting.entry: posting for posting in tell(transaction, [example.entry, example.culprit])}
         result.example = (told[example.entry], told[example.culprit])
@@ -220,7 +238,9 @@ def _check_transfers(transaction: Transaction, result: Audit) -> None:
         result.found("once", *_wrong_transfer(transfer, status, debit, credit, amount, legs or 0, total))
 
 
-def _wrong_transfer(transfer: object, status: str | None, debit: int, credit: int, amount: int, legs: int, total: int) -> tuple[str, str]:
+def _wrong_transfer(
+    transfer: object, status: str | None, debit: int, credit: int, amount: int, legs: int, total: int
+) -> tuple[str, str]:
     """Return what is wrong with a transfer, as (kind, message)."""
     if status is None:
         return "no transfer", f"{legs} entries belong to no accepted transfer"
@@ -230,7 +250,10 @@ def _wrong_transfer(transfer: object, status: str | None, debit: int, credit: in
         return "applied twice", f"transfer {transfer} has {legs} entries: it took effect more than once"
     if legs < 2:
         return "missing entry", f"transfer {transfer} is applied, but has {legs} of its 2 entries"
-    return "wrong legs", f"transfer {transfer} ordered {amount} from {debit} to {credit}; its entries say otherwise (their sum is {total})"
+    return (
+        "wrong legs",
+        f"transfer {transfer} ordered {amount} from {debit} to {credit}; its entries say otherwise (their sum is {total})",
+    )
 
 
 def tell(transaction: Transaction, entries: Sequence[int]) -> list[PostingTold]:

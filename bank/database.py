@@ -51,7 +51,9 @@ class Database:
             connect_args={
                 "application_name": application_name,
                 "connect_timeout": 10,
-                "options": " ".join(f"-c {name}={str(value).replace(' ', BACKSLASH + ' ')}" for name, value in everywhere.items()),
+                "options": " ".join(
+                    f"-c {name}={str(value).replace(' ', BACKSLASH + ' ')}" for name, value in everywhere.items()
+                ),
             },
         )
 
@@ -128,7 +130,9 @@ class Transaction:
         self.statements_seconds = 0.0
         self.think: Callable[[], None] = lambda: None
 
-    def execute(self, sql: LiteralString, parameters: Mapping[str, Any] | None = None) -> psycopg.Cursor[tuple[Any, ...]]:
+    def execute(
+        self, sql: LiteralString, parameters: Mapping[str, Any] | None = None
+    ) -> psycopg.Cursor[tuple[Any, ...]]:
         """Run one statement with bound parameters, ``%(name)s``."""
         with self.timed():
             return self.raw.execute(sql, parameters)
@@ -348,5 +352,3 @@ def psql_url(url: str) -> str:
     """Return the address as psql and pgbench take it."""
     parsed: URL = make_url(url)
     return parsed.set(drivername="postgresql").render_as_string(hide_password=False)
-
-

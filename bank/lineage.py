@@ -156,4 +156,8 @@ def _break(account: AccountRow, entry: EntryRow, expected_after: int | None) -> 
     """Yield a flaw if the next link does not begin where this entry ended."""
     if entry.after != expected_after:
         what = "its balance is" if entry.id == account.last_entry else "the next entry begins at"
-        yield Flaw("balance", account.id, f"account {account.id}: entry {entry.id} left {entry.after}, but {what} {expected_after}")
+        yield Flaw(
+            "balance",
+            account.id,
+            f"account {account.id}: entry {entry.id} left {entry.after}, but {what} {expected_after}",
+        )

@@ -10,7 +10,18 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Index, Integer, MetaData, Sequence, UniqueConstraint, func
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    Sequence,
+    UniqueConstraint,
+    func,
+)
 from sqlmodel import Field, SQLModel
 
 SCHEMA = "bankrun"
@@ -71,7 +82,9 @@ class Transfer(Bank, table=True):
     instance: str | None = None
     thread: str | None = None
     attempts: int = Field(0, sa_column_kwargs={"server_default": "0"})
-    accepted_at: datetime | None = Field(None, sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()})
+    accepted_at: datetime | None = Field(
+        None, sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()}
+    )
     decided_at: datetime | None = Field(None, sa_type=DateTime(timezone=True))
 
 

@@ -49,7 +49,9 @@ class Snapshot(NamedTuple):
 
     def post(self, entry_id: int, delta: int) -> Posting:
         """Compute the new balance from this reading: whatever happened to the row since then is not in it."""
-        return Posting(entry_id, self.id, delta, self.balance, self.balance + delta, self.last_entry, self.read_at, self.version)
+        return Posting(
+            entry_id, self.id, delta, self.balance, self.balance + delta, self.last_entry, self.read_at, self.version
+        )
 
 
 class Posting(NamedTuple):

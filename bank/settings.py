@@ -44,7 +44,9 @@ class Settings(BaseSettings):
             return None
         url = _parse(value, "postgresql://user:password@host:5432/database")
         if url.get_backend_name() not in ("postgresql", "postgres"):
-            raise ValueError(f"{url.drivername}:// is not Postgres; it should look like postgresql://user@host/database")
+            raise ValueError(
+                f"{url.drivername}:// is not Postgres; it should look like postgresql://user@host/database"
+            )
         return SecretStr(url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False))
 
     @field_validator("broker_url", mode="after")
@@ -97,12 +99,15 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1)
             raise CannotStart(
-                f"{name} is not a setting of bankrun" + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}")
+                f"{name} is not a setting of bankrun"
+                + (f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}")
             )
     try:
         if environ is None:
             return Settings()
-        given = {name[len(PREFIX) :].lower(): text for name, text in environ.items() if name.startswith(PREFIX) and text}
+        given = {
+            name[len(PREFIX) :].lower(): text for name, text in environ.items() if name.startswith(PREFIX) and text
+        }
         return Settings.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]

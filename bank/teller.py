@@ -61,7 +61,9 @@ def pause(transaction: Transaction, seconds: float) -> None:
 class Teller:
     """Applies transfers for one instance. Thread-safe: its threads share nothing here but the pool of connections."""
 
-    def __init__(self, database: Database, *, instance: str, guard_timeout_seconds: float, patience_seconds: float) -> None:
+    def __init__(
+        self, database: Database, *, instance: str, guard_timeout_seconds: float, patience_seconds: float
+    ) -> None:
         self.database = database
         self.instance = instance
         self.guard_timeout_seconds = guard_timeout_seconds

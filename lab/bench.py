@@ -101,7 +101,11 @@ class Benchmark:
                 "topology": row.topology,
                 "chunk": row.chunk,
                 "accounts": row.accounts,
-                "transfers_per_s": {"median": round(row.median, 1), "min": round(min(row.rates), 1), "max": round(max(row.rates), 1)},
+                "transfers_per_s": {
+                    "median": round(row.median, 1),
+                    "min": round(min(row.rates), 1),
+                    "max": round(max(row.rates), 1),
+                },
                 "ratio_to_pgbench": round(row.median / pgbench, 3),
                 "ratio_to_bound": round(row.median / self.bound, 3),
             }
@@ -109,7 +113,9 @@ class Benchmark:
         ]
 
 
-def benchmark(lab: Lab, strategies: Sequence[str], topology: Topology, workload: Workload, *, seed: int, rounds: int) -> Benchmark:
+def benchmark(
+    lab: Lab, strategies: Sequence[str], topology: Topology, workload: Workload, *, seed: int, rounds: int
+) -> Benchmark:
     """Run every contestant once a round, in turn: a slow minute of the machine then hits all of them alike."""
     pgbench = find_pgbench()
     names = (PGBENCH, NOOP, *strategies)
@@ -155,10 +161,22 @@ def _pgbench_rate(pgbench: str, database: Database, workload: Workload, topology
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(SCRIPT)
         script.flush()
-        command = [pgbench, "--no-vacuum", "--protocol=prepared", f"--client={clients}", "--jobs=2", f"--transactions={each}"]
+        command = [
+            pgbench,
+            "--no-vacuum",
+            "--protocol=prepared",
+            f"--client={clients}",
+            "--jobs=2",
+            f"--transactions={each}",
+        ]
         command += ["--define=n=0", f"--define=clients={clients}", f"--file={script.name}", psql_url(database.url)]
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=600, env={"PGOPTIONS": "-c search_path=bankrun", "LC_ALL": "C"}
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+            env={"PGOPTIONS": "-c search_path=bankrun", "LC_ALL": "C"},
         )
     if done.returncode:
         raise BankError(f"pgbench failed: {next(iter(done.stderr.strip().splitlines()), done.returncode)}")
@@ -172,7 +190,16 @@ def _noop_rate(lab: Lab, workload: Workload, topology: Topology, seed: int) -> f
     chosen = lab.instances[: topology.instances]
     orders = list(workload.orders(seed))
     name = lab.next_name()
-    publish(lab.app, orders, queue=name, run=name, strategy="none", chunk=workload.chunk, threads=topology.threads, task=NOOP_TASK)
+    publish(
+        lab.app,
+        orders,
+        queue=name,
+        run=name,
+        strategy="none",
+        chunk=workload.chunk,
+        threads=topology.threads,
+        task=NOOP_TASK,
+    )
     try:
         lab.fleet.join(name, chosen)
         while lab.fleet.queue_length(name):

@@ -60,7 +60,9 @@ def _show_version(value: bool) -> None:
 @cli.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Run the same bank on many workers, and see which locks keep the money."""
     if context.invoked_subcommand is None:
@@ -79,7 +81,9 @@ def compare(
     think_ms: Annotated[float, typer.Option(help="Time between the read and the write.")] = DEFAULT.think_ms,
     chunk: Annotated[int, typer.Option(help="Transfers in one message.")] = DEFAULT.chunk,
     constraint: Annotated[bool, typer.Option("--constraint", help="Add CHECK (balance >= 0).")] = False,
-    seed: Annotated[int | None, typer.Option(help="The same seed sends the same transfers; without it, a fresh one.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed sends the same transfers; without it, a fresh one.")
+    ] = None,
     repeat: Annotated[int, typer.Option(help="Runs of each cell; one broken run makes it broken.")] = 1,
     warmup: Annotated[int, typer.Option(help="Transfers before each cell that are not counted.")] = WARMUP,
     cell_timeout: Annotated[float, typer.Option(help="Seconds after which a cell is unfinished.")] = CELL_SECONDS_MAX,
@@ -123,7 +127,9 @@ def compare(
                 seed=plan.seed,
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
                 command=_command(plan),
-                environment=environment(servers.database, servers.app, lab.instances, embedded=servers.endpoints.embedded),
+                environment=environment(
+                    servers.database, servers.app, lab.instances, embedded=servers.endpoints.embedded
+                ),
                 settings={name: getattr(settings, name) for name in SETTINGS_SAVED},
                 workload=plan.workload,
             )
@@ -157,7 +163,9 @@ def _command(plan: Plan) -> str:
 
 
 def _show_plan(console: Console, plan: Plan) -> None:
-    table = Table(title=f"{plan.workload.transfers:,} transfers over {plan.workload.accounts} accounts, seed {plan.seed}")
+    table = Table(
+        title=f"{plan.workload.transfers:,} transfers over {plan.workload.accounts} accounts, seed {plan.seed}"
+    )
     table.add_column("strategy")
     table.add_column("topology")
     table.add_column("runs", justify="right")
@@ -180,9 +188,14 @@ def _show_comparison(console: Console, comparison: Comparison, *, wide: bool) ->
                 console.print(line, markup=False, soft_wrap=True)
             console.print()
     for cell in comparison.inconclusive:
-        console.print(f"warning: {cell.shown.strategy} on {cell.shown.topology} is inconclusive: {cell.reason}", style="yellow")
+        console.print(
+            f"warning: {cell.shown.strategy} on {cell.shown.topology} is inconclusive: {cell.reason}", style="yellow"
+        )
     for cell in comparison.contradictions:
-        console.print(f"{cell.shown.strategy} claims to hold on {cell.shown.topology}, and does not: {cell.reason}", style="bold red")
+        console.print(
+            f"{cell.shown.strategy} claims to hold on {cell.shown.topology}, and does not: {cell.reason}",
+            style="bold red",
+        )
 
 
 def _picture(comparison: Comparison) -> str:
@@ -192,7 +205,9 @@ def _picture(comparison: Comparison) -> str:
         return console.export_svg(title="bankrun compare")
 
 
-def _export(comparison: Comparison, as_json: str | None, as_csv: str | None, as_markdown: str | None, as_junit: str | None) -> None:
+def _export(
+    comparison: Comparison, as_json: str | None, as_csv: str | None, as_markdown: str | None, as_junit: str | None
+) -> None:
     if as_json is not None:
         files.write(as_json, json.dumps(comparison.as_json(), indent=1) + "\n")
     if as_csv is not None:
@@ -252,7 +267,9 @@ def doctor() -> None:
     for check in checks:
         colour, word = ("green", "ok") if check.ok else ("red", "no")
         console.print(f"[{colour}]{word}[/]  ", end="")
-        console.print(f"{check.name}: {check.found}" + ("" if check.ok else f" ({check.why})"), markup=False, soft_wrap=True)
+        console.print(
+            f"{check.name}: {check.found}" + ("" if check.ok else f" ({check.why})"), markup=False, soft_wrap=True
+        )
     if not all(check.ok for check in checks):
         raise typer.Exit(FAILED)
 

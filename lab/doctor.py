@@ -31,11 +31,15 @@ def _postgres(servers: Servers) -> Iterator[Check]:
     yield Check("Postgres", True, found["server_version"])
     yield Check("bank", True, bank_id(servers.database) or "none yet")
     for name in ("fsync", "full_page_writes"):
-        yield Check(name, found[name] == "on", found[name], "a crash of Postgres could lose or damage what was committed")
+        yield Check(
+            name, found[name] == "on", found[name], "a crash of Postgres could lose or damage what was committed"
+        )
     durable = found["synchronous_commit"] not in ("off",)
     yield Check("synchronous_commit", durable, found["synchronous_commit"], "a crash could lose the last commits")
     tracked = found["track_commit_timestamp"]
-    yield Check("track_commit_timestamp", True, tracked if tracked == "on" else f"{tracked}: stories will lack commit times")
+    yield Check(
+        "track_commit_timestamp", True, tracked if tracked == "on" else f"{tracked}: stories will lack commit times"
+    )
     needed = servers.settings.threads + LAB_CONNECTIONS
     enough = int(found["max_connections"]) >= needed
     yield Check("max_connections", enough, found["max_connections"], f"one instance and the lab need {needed}")
@@ -54,7 +58,9 @@ def _waits(servers: Servers) -> Iterator[Check]:
     settings = servers.settings
     names = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "visibility_timeout_ms")
     values = [getattr(settings, name) for name in names]
-    order = " < ".join(f"{name.removesuffix('_ms')} {value / 1000:g} s" for name, value in zip(names, values, strict=True))
+    order = " < ".join(
+        f"{name.removesuffix('_ms')} {value / 1000:g} s" for name, value in zip(names, values, strict=True)
+    )
     yield Check("waits", values == sorted(set(values)), order, "they must rise from left to right")
 
 

@@ -38,7 +38,9 @@ def bankrun_version() -> str:
         return "unknown"
 
 
-def environment(database: Database, app: Celery, instances: Sequence[InstanceInfo], *, embedded: bool) -> dict[str, Any]:
+def environment(
+    database: Database, app: Celery, instances: Sequence[InstanceInfo], *, embedded: bool
+) -> dict[str, Any]:
     """Return what this run depends on. No address is in it: it would carry a password."""
     return {
         "python": platform.python_version(),

@@ -189,7 +189,9 @@ class Lab:
         with self.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             while True:
                 asked = time.monotonic()
-                pending = connection.execute(text("SELECT count(*) FROM transfers WHERE status = 'pending'")).scalar_one()
+                pending = connection.execute(
+                    text("SELECT count(*) FROM transfers WHERE status = 'pending'")
+                ).scalar_one()
                 if progress is not None:
                     progress.transfers(total - pending, total)
                 if not pending or time.monotonic() > deadline:

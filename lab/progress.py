@@ -18,7 +18,12 @@ class BarProgress:
 
     def __init__(self, console: Console) -> None:
         self._bars = Bars(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console, transient=True
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
         )
         self._cells = self._bars.add_task("cells", total=None)
         self._transfers = self._bars.add_task("transfers", total=None)
@@ -27,7 +32,9 @@ class BarProgress:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     def cell_begins(self, strategy: str, topology: Topology, number: int, total: int) -> None:
@@ -54,7 +61,9 @@ class LineProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         pass
 
     def cell_begins(self, strategy: str, topology: Topology, number: int, total: int) -> None:

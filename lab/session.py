@@ -49,7 +49,9 @@ def open_servers(settings: Settings) -> Iterator[Servers]:
             missing = "BANKRUN_DATABASE_URL" if settings.database_url is None else "BANKRUN_BROKER_URL"
             raise CannotStart(f"{missing} is not set: give both addresses, or neither for the embedded servers")
         else:
-            endpoints = Endpoints(settings.database_url.get_secret_value(), settings.broker_url.get_secret_value(), embedded=False)
+            endpoints = Endpoints(
+                settings.database_url.get_secret_value(), settings.broker_url.get_secret_value(), embedded=False
+            )
         reached = settings.model_copy(
             update={"database_url": SecretStr(endpoints.database_url), "broker_url": SecretStr(endpoints.broker_url)}
         )
@@ -79,7 +81,9 @@ def open_lab(servers: Servers, *, instances: int, threads: int) -> Iterator[Lab]
             check_connection_budget(servers.database, instances=instances, threads=threads)
             keeper = servers.keeper or stack.enter_context(keeper_only(servers.state_dir))
             names = [f"w{number}" for number in range(1, instances + 1)]
-            start_instances(keeper, names, threads=threads, env=worker_environment(servers.settings), state_dir=servers.state_dir)
+            start_instances(
+                keeper, names, threads=threads, env=worker_environment(servers.settings), state_dir=servers.state_dir
+            )
             stack.callback(keeper.stop, names, grace_seconds=5)
             found = servers.fleet.wait_until_ready(names, keeper, servers.state_dir)
         yield Lab(servers.database, servers.app, servers.fleet, found)
@@ -97,7 +101,9 @@ def _enough(servers: Servers, running: list[InstanceInfo], *, instances: int, th
         )
     smallest = min(info.threads for info in ours[:instances])
     if smallest < threads:
-        raise CannotStart(f"the topology asks for {threads} threads, but an instance has {smallest}: set BANKRUN_THREADS={threads}")
+        raise CannotStart(
+            f"the topology asks for {threads} threads, but an instance has {smallest}: set BANKRUN_THREADS={threads}"
+        )
     return ours
 
 

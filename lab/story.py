@@ -39,12 +39,24 @@ def _told(lost: Mapping[str, Any], culprit: Mapping[str, Any], *, topology: str)
     events = []
     for name, posting in both.items():
         change = f"{posting['delta']:+,}"
-        events.append((_time(posting["read_at"]), name, f"reads {posting['before']:,}, and will make it {posting['after']:,} ({change})"))
+        events.append(
+            (
+                _time(posting["read_at"]),
+                name,
+                f"reads {posting['before']:,}, and will make it {posting['after']:,} ({change})",
+            )
+        )
         if posting.get("written_at"):
-            events.append((_time(posting["written_at"]), name, f"has written {posting['after']:,} (entry {posting['entry']})"))
+            events.append(
+                (_time(posting["written_at"]), name, f"has written {posting['after']:,} (entry {posting['entry']})")
+            )
         if posting.get("committed_at"):
             events.append((_time(posting["committed_at"]), name, "begins to commit; others see it once it is on disk"))
-    apart = "two instances: no thread lock reaches from one to the other" if lost["instance"] != culprit["instance"] else "one instance"
+    apart = (
+        "two instances: no thread lock reaches from one to the other"
+        if lost["instance"] != culprit["instance"]
+        else "one instance"
+    )
     yield f"  For example, on account {lost['account']} ({apart}):"
     for name, posting in both.items():
         yield f"    {name} is {_who(posting)}, transfer {posting['transfer'][:8]}"

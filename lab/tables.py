@@ -88,7 +88,18 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 CSV_COLUMNS = (
-    *("strategy", "topology", "instances", "threads", "repeat", "applied", "refused", "failed", "pending", "duplicates"),
+    *(
+        "strategy",
+        "topology",
+        "instances",
+        "threads",
+        "repeat",
+        "applied",
+        "refused",
+        "failed",
+        "pending",
+        "duplicates",
+    ),
     *("opening_total", "closing_total", "drift", "lost_postings", "lost_delta", "unexplained", "overdrawn"),
     *("retries", "deadlocks", "serialization_failures", "conflicts", "seconds", "transfers_per_s", "claim"),
 )
@@ -118,7 +129,9 @@ def comparison_junit(comparison: Comparison) -> str:
         )
         if cell.contradicts:
             message = f"claims to hold {run.claim}, but was found broken: {cell.reason}"
-            ElementTree.SubElement(case, "failure", message=message).text = f"lost {run.lost_postings}, drift {run.drift}"
+            ElementTree.SubElement(
+                case, "failure", message=message
+            ).text = f"lost {run.lost_postings}, drift {run.drift}"
         elif cell.verdict == "inconclusive":
             ElementTree.SubElement(case, "skipped", message=cell.reason)
     suite.set("tests", str(len(comparison.cells)))

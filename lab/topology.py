@@ -30,7 +30,7 @@ class Topology:
     @classmethod
     def parse(cls, text: str) -> Topology:
         """Read ``3x8``. Raises CannotStart for anything else."""
-        match = re.fullmatch(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*", text)  # noqa: RUF001 - people type that sign too
+        match = re.fullmatch(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*", text)
         if match is None:
             raise CannotStart(f"{text!r} is not a topology: write instances x threads, as in 3x8")
         return cls(int(match[1]), int(match[2]))

@@ -20,7 +20,9 @@ def judge(runs: Sequence[Run], control: Sequence[Run]) -> Cell:
     A run that was not finished is never called broken. One broken run makes the cell broken.
     """
     first = runs[0]
-    covered = Claim(first.claim).covers(instances=first.instances, threads=first.threads, hosts=max(run.hosts for run in runs))
+    covered = Claim(first.claim).covers(
+        instances=first.instances, threads=first.threads, hosts=max(run.hosts for run in runs)
+    )
     verdict, reason = _verdict(runs, control, covered)
     return Cell(runs=list(runs), expected=SAFE if covered else UNSAFE, verdict=verdict, reason=reason)
 

@@ -49,7 +49,7 @@ class Workload:
 
     def orders(self, seed: int) -> Iterator[Order]:
         """Yield the transfers. The same seed gives the same ones, ids included."""
-        chooser = random.Random(seed)  # noqa: S311 - it chooses transfers, not secrets
+        chooser = random.Random(seed)
         accounts = range(1, self.accounts + 1)
         # Zipf's law with exponent 1: the n-th account is wanted 1/n as often as the first.
         weights = [1.0 if self.skew == "uniform" else 1.0 / account for account in accounts]
@@ -58,7 +58,9 @@ class Workload:
             debit = credit = chooser.choices(accounts, cum_weights=cumulative)[0]
             while credit == debit:
                 credit = chooser.choices(accounts, cum_weights=cumulative)[0]
-            yield Order(UUID(int=chooser.getrandbits(128), version=4), debit, credit, chooser.randint(1, self.amount_max))
+            yield Order(
+                UUID(int=chooser.getrandbits(128), version=4), debit, credit, chooser.randint(1, self.amount_max)
+            )
 
 
 def _check(name: str, value: float, least: float, most: float, why: str) -> None:

@@ -101,7 +101,9 @@ class Fleet:
     def discover(self, expected: int | None = None, timeout_seconds: float = 1.0) -> list[InstanceInfo]:
         """Return the instances that answer in time, by name; at once if ``expected`` of them have."""
         replies = self._ask("bankrun_describe", timeout_seconds=timeout_seconds, limit=expected)
-        return sorted((InstanceInfo(node=node, **said) for node, said in replies.items()), key=lambda info: info.instance)
+        return sorted(
+            (InstanceInfo(node=node, **said) for node, said in replies.items()), key=lambda info: info.instance
+        )
 
     def wait_until_ready(self, names: Collection[str], processes: ProcessHost, state_dir: Path) -> list[InstanceInfo]:
         """Wait until the started instances answer. Raises BankError if one ends, or does not answer in time."""
@@ -115,12 +117,16 @@ class Fleet:
                 if code is not None:
                     log = state_dir / "logs" / f"{name}.log"
                     raise BankError(f"worker {name} ended with code {code} before it was ready: {last_line(log)}")
-        raise BankError(f"after {READY_SECONDS:g} s, {len(found)} of {len(names)} workers are ready; see {state_dir / 'logs'}")
+        raise BankError(
+            f"after {READY_SECONDS:g} s, {len(found)} of {len(names)} workers are ready; see {state_dir / 'logs'}"
+        )
 
     def join(self, queue: str, instances: Sequence[InstanceInfo]) -> None:
         """Let exactly these instances consume a queue, from now on. Raises BankError if one does not answer."""
         destination = [info.node for info in instances]
-        self._answered(self._app.control.add_consumer(queue, destination=destination, reply=True, timeout=REPLY_SECONDS), instances)
+        self._answered(
+            self._app.control.add_consumer(queue, destination=destination, reply=True, timeout=REPLY_SECONDS), instances
+        )
 
     def leave(self, queue: str, instances: Sequence[InstanceInfo]) -> None:
         """Stop them consuming the queue, and remove it with whatever is left in it."""
@@ -137,7 +143,9 @@ class Fleet:
     def read_meters(self, run: str, instances: Sequence[InstanceInfo]) -> Readings:
         """Return what a run cost in all instances together. One that does not answer is missing from it."""
         readings = Readings()
-        for node, said in self._ask("bankrun_read_meter", {"run": run}, instances, timeout_seconds=REPLY_SECONDS).items():
+        for node, said in self._ask(
+            "bankrun_read_meter", {"run": run}, instances, timeout_seconds=REPLY_SECONDS
+        ).items():
             if said.get("reading") is not None:
                 readings.add(node.partition("@")[0], said["reading"])
         return readings

@@ -48,7 +48,11 @@ def publish(
             with producer.batch(max_size=PUBLISH_BATCH):
                 for first in range(begin, end, chunk):
                     body = message(
-                        orders[first : min(first + chunk, end)], run=run, strategy=strategy, think_ms=think_ms, threads=threads
+                        orders[first : min(first + chunk, end)],
+                        run=run,
+                        strategy=strategy,
+                        think_ms=think_ms,
+                        threads=threads,
                     )
                     app.send_task(task, args=(body,), queue=queue, producer=producer, retry=False)
             progress(end)

@@ -35,7 +35,9 @@ class AtomicUpdate(Strategy):
         legs = [(order.debit, -order.amount, entry_ids[0]), (order.credit, order.amount, entry_ids[1])]
         postings = []
         for account_id, delta, entry_id in sorted(legs):
-            row = transaction.execute(self.ADD, {"account_id": account_id, "delta": delta, "entry_id": entry_id}).fetchone()
+            row = transaction.execute(
+                self.ADD, {"account_id": account_id, "delta": delta, "entry_id": entry_id}
+            ).fetchone()
             if row is None:
                 self._refuse(transaction, account_id, -delta)
             before, after, previous_entry, read_at = row

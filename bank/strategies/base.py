@@ -89,7 +89,9 @@ class Strategy:
         SELECT id, balance, last_entry, version, clock_timestamp() FROM accounts
         WHERE id IN (%(debit)s, %(credit)s) ORDER BY id
     """
-    WRITE: ClassVar[LiteralString] = "UPDATE accounts SET balance = %(after)s, last_entry = %(entry_id)s WHERE id = %(account_id)s"
+    WRITE: ClassVar[LiteralString] = (
+        "UPDATE accounts SET balance = %(after)s, last_entry = %(entry_id)s WHERE id = %(account_id)s"
+    )
 
     def guard(self, order: Order) -> Guard | None:
         """Return what to hold around the transaction that applies ``order``, if anything."""
@@ -110,9 +112,7 @@ class Strategy:
 
     def read(self, transaction: Transaction, order: Order) -> tuple[Snapshot, Snapshot]:
         """Return the debit and the credit account as they are now."""
-        rows = transaction.execute(
-            self.READ, {"debit": order.debit, "credit": order.credit}
-        ).fetchall()
+        rows = transaction.execute(self.READ, {"debit": order.debit, "credit": order.credit}).fetchall()
         return in_order(order, [Snapshot._make(row) for row in rows])
 
     def write(self, transaction: Transaction, posting: Posting) -> None:

@@ -27,7 +27,9 @@ class RowLockOrm(Strategy):
     def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:
         """Load both accounts with a row lock, change the objects, flush."""
         with transaction.orm_session() as session:
-            statement = select(Account).where(col(Account.id).in_(order.accounts)).order_by(col(Account.id)).with_for_update()
+            statement = (
+                select(Account).where(col(Account.id).in_(order.accounts)).order_by(col(Account.id)).with_for_update()
+            )
             with transaction.timed():
                 accounts = {account.id: account for account in session.exec(statement)}
             read_at = datetime.now(UTC)

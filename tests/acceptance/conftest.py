@@ -68,7 +68,11 @@ def processes_of(state_dir: Path) -> list[str]:
             where = os.readlink(directory / "cwd")
         except OSError:
             continue
-        if line and (str(state_dir) in line or where.startswith(str(state_dir)) or f"BANKRUN_STATE_DIR={state_dir}".encode() in environ):
+        if line and (
+            str(state_dir) in line
+            or where.startswith(str(state_dir))
+            or f"BANKRUN_STATE_DIR={state_dir}".encode() in environ
+        ):
             found.append(line)
     return found
 

@@ -13,7 +13,20 @@ import pytest
 
 from tests.acceptance.conftest import Bankrun
 
-SMALL = ("--topology", "1x4", "--topology", "2x4", "--transfers", "600", "--accounts", "4", "--warmup", "40", "--seed", "7")
+SMALL = (
+    "--topology",
+    "1x4",
+    "--topology",
+    "2x4",
+    "--transfers",
+    "600",
+    "--accounts",
+    "4",
+    "--warmup",
+    "40",
+    "--seed",
+    "7",
+)
 CONTRACT = {
     *("strategy", "topology", "instances", "threads", "applied", "refused", "failed", "pending", "duplicates"),
     *("opening_total", "closing_total", "drift", "lost_postings", "unexplained", "overdrawn"),
@@ -23,14 +36,33 @@ CONTRACT = {
 
 
 @pytest.fixture(scope="module")
-def comparison(cli_state: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path, subprocess.CompletedProcess[str]]:
+def comparison(
+    cli_state: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Path, subprocess.CompletedProcess[str]]:
     """One small comparison, with every export; several tests look at it."""
-    from tests.acceptance.conftest import command, environment  # noqa: PLC0415
+    from tests.acceptance.conftest import command, environment
 
     folder = tmp_path_factory.mktemp("comparison")
-    exports = ["--export-json", "r.json", "--export-csv", "r.csv", "--export-markdown", "r.md", "--export-svg", "r.svg", "--junitxml", "r.xml"]
+    exports = [
+        "--export-json",
+        "r.json",
+        "--export-csv",
+        "r.csv",
+        "--export-markdown",
+        "r.md",
+        "--export-svg",
+        "r.svg",
+        "--junitxml",
+        "r.xml",
+    ]
     done = subprocess.run(
-        command("compare", *SMALL, *exports), cwd=folder, env=environment(cli_state), capture_output=True, text=True, check=False, timeout=110
+        command("compare", *SMALL, *exports),
+        cwd=folder,
+        env=environment(cli_state),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "r.json").read_text()), folder, done
@@ -117,7 +149,19 @@ def test_the_control_runs_also_where_nobody_asked_for_it_and_json_on_stdout_is_a
 
 def test_every_strategy_keeps_its_claim_on_topologies_smaller_than_the_fleet(bankrun: Bankrun, tmp_path: Path) -> None:
     done = bankrun(
-        *("compare", "--strategy", "all", "--topology", "2x2", "--topology", "1x3", "--transfers", "400", "--accounts", "3"),
+        *(
+            "compare",
+            "--strategy",
+            "all",
+            "--topology",
+            "2x2",
+            "--topology",
+            "1x3",
+            "--transfers",
+            "400",
+            "--accounts",
+            "3",
+        ),
         *("--think-ms", "1", "--export-json", "r.json", "--warmup", "20", "--seed", "5"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -148,9 +192,13 @@ def test_an_inconclusive_cell_fails_a_strict_comparison(bankrun: Bankrun) -> Non
 
 
 def test_with_one_thread_in_all_even_no_lock_is_safe(bankrun: Bankrun, tmp_path: Path) -> None:
-    done = bankrun("compare", "--strategy", "none", "--topology", "1x1", "--transfers", "100", "--export-json", "r.json")
+    done = bankrun(
+        "compare", "--strategy", "none", "--topology", "1x1", "--transfers", "100", "--export-json", "r.json"
+    )
     assert done.returncode == 0
-    assert [(cell["expected"], cell["verdict"]) for cell in json.loads((tmp_path / "r.json").read_text())["cells"]] == [("safe", "safe")]
+    assert [(cell["expected"], cell["verdict"]) for cell in json.loads((tmp_path / "r.json").read_text())["cells"]] == [
+        ("safe", "safe")
+    ]
 
 
 def test_with_repeat_every_run_is_in_the_file(bankrun: Bankrun, tmp_path: Path) -> None:
@@ -159,12 +207,26 @@ def test_with_repeat_every_run_is_in_the_file(bankrun: Bankrun, tmp_path: Path) 
         *("--repeat", "2", "--export-json", "r.json", "--warmup", "0"),
     )
     assert done.returncode == 0
-    assert [[run["repeat"] for run in cell["runs"]] for cell in json.loads((tmp_path / "r.json").read_text())["cells"]] == [[1, 2]] * 2
+    assert [
+        [run["repeat"] for run in cell["runs"]] for cell in json.loads((tmp_path / "r.json").read_text())["cells"]
+    ] == [[1, 2]] * 2
 
 
 def test_with_the_constraint_nothing_is_overdrawn(bankrun: Bankrun, tmp_path: Path) -> None:
     done = bankrun(
-        *("compare", "--strategy", "none", "--topology", "1x4", "--transfers", "400", "--accounts", "2", "--opening", "100"),
+        *(
+            "compare",
+            "--strategy",
+            "none",
+            "--topology",
+            "1x4",
+            "--transfers",
+            "400",
+            "--accounts",
+            "2",
+            "--opening",
+            "100",
+        ),
         *("--constraint", "--export-json", "r.json", "--warmup", "0"),
     )
     assert done.returncode == 0, done.stderr

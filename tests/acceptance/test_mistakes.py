@@ -36,7 +36,9 @@ from tests.acceptance.conftest import Bankrun, command, environment, processes_o
     ],
     ids=" ".join,
 )
-def test_a_wrong_command_is_one_sentence_and_exit_code_2(bankrun: Bankrun, tmp_path: Path, cli_state: Path, words: tuple[str, ...]) -> None:
+def test_a_wrong_command_is_one_sentence_and_exit_code_2(
+    bankrun: Bankrun, tmp_path: Path, cli_state: Path, words: tuple[str, ...]
+) -> None:
     done = bankrun(*words)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -56,7 +58,9 @@ def test_a_wrong_command_is_one_sentence_and_exit_code_2(bankrun: Bankrun, tmp_p
         ("BANKRUN_STATE_DIR", "/dev/null/here", "/dev/null/here"),
     ],
 )
-def test_a_wrong_environment_is_one_sentence_and_exit_code_2(bankrun: Bankrun, name: str, value: str, hint: str) -> None:
+def test_a_wrong_environment_is_one_sentence_and_exit_code_2(
+    bankrun: Bankrun, name: str, value: str, hint: str
+) -> None:
     done = bankrun("compare", **{name: value})
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert hint in done.stderr
@@ -66,14 +70,18 @@ def test_a_wrong_environment_is_one_sentence_and_exit_code_2(bankrun: Bankrun, n
 @pytest.mark.parametrize("words", [("compare",), ("audit",), ("doctor",)], ids=" ".join)
 def test_no_server_at_the_given_address_is_one_sentence(bankrun: Bankrun, words: tuple[str, ...]) -> None:
     done = bankrun(
-        *words, BANKRUN_DATABASE_URL="postgresql://me:hunter2@127.0.0.1:1/bank", BANKRUN_BROKER_URL="redis://127.0.0.1:1/0"
+        *words,
+        BANKRUN_DATABASE_URL="postgresql://me:hunter2@127.0.0.1:1/bank",
+        BANKRUN_BROKER_URL="redis://127.0.0.1:1/0",
     )
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "no Postgres at" in done.stderr
     assert "hunter2" not in done.stderr
 
 
-def test_an_audit_before_there_is_a_bank_says_so(bankrun: Bankrun, tmp_path_factory: pytest.TempPathFactory, cli_state: Path) -> None:
+def test_an_audit_before_there_is_a_bank_says_so(
+    bankrun: Bankrun, tmp_path_factory: pytest.TempPathFactory, cli_state: Path
+) -> None:
     empty = cli_state.with_name(cli_state.name + "-empty")
     empty.mkdir(mode=0o755)
     try:
@@ -85,7 +93,19 @@ def test_an_audit_before_there_is_a_bank_says_so(bankrun: Bankrun, tmp_path_fact
 
 def long_run(cli_state: Path, cwd: Path) -> subprocess.Popen[str]:
     """Start a comparison that takes long, and wait until its workers are at it."""
-    words = ("compare", "--topology", "2x4", "--think-ms", "50", "--transfers", "100000", "--warmup", "0", "--export-json", "r.json")
+    words = (
+        "compare",
+        "--topology",
+        "2x4",
+        "--think-ms",
+        "50",
+        "--transfers",
+        "100000",
+        "--warmup",
+        "0",
+        "--export-json",
+        "r.json",
+    )
     process = subprocess.Popen(
         command(*words), cwd=cwd, env=environment(cli_state), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -94,7 +114,9 @@ def long_run(cli_state: Path, cwd: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_within_seconds_and_leaves_nothing(cli_state: Path, tmp_path: Path, signum: int, code: int) -> None:
+def test_a_signal_ends_it_within_seconds_and_leaves_nothing(
+    cli_state: Path, tmp_path: Path, signum: int, code: int
+) -> None:
     process = long_run(cli_state, tmp_path)
     process.send_signal(signum)
     out, err = process.communicate(timeout=10)

@@ -85,7 +85,9 @@ def test_an_entry_deleted_by_hand_is_named(busy_bank: Database) -> None:
 def test_a_balance_changed_by_hand_is_named(busy_bank: Database) -> None:
     by_hand(busy_bank, "UPDATE accounts SET balance = balance + 7 WHERE id = 2")
     found = audit(busy_bank)
-    assert {("total", "drift"), ("total", "unexplained"), ("accounts", "balance"), ("lineage", "balance")} <= kinds(found)
+    assert {("total", "drift"), ("total", "unexplained"), ("accounts", "balance"), ("lineage", "balance")} <= kinds(
+        found
+    )
     assert (found.drift, found.unexplained) == (7, 7)
 
 
@@ -136,7 +138,9 @@ def test_legs_that_are_not_what_was_ordered_are_named(busy_bank: Database) -> No
     assert ("once", "wrong legs") in kinds(audit(busy_bank))
 
 
-def test_an_overdraft_is_named(branch: BranchMaker, bank: Database, accepted: Accepted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overdraft_is_named(
+    branch: BranchMaker, bank: Database, accepted: Accepted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = branch("none")
     monkeypatch.setattr(
         "bank.teller.pause",

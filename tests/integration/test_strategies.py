@@ -17,12 +17,16 @@ from tests.integration.conftest import BranchMaker, balances, order
 from workers.submission import accept
 
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
-lock_everywhere = pytest.mark.parametrize("name", [name for name, one in STRATEGIES.items() if one.claim == "everywhere"])
+lock_everywhere = pytest.mark.parametrize(
+    "name", [name for name, one in STRATEGIES.items() if one.claim == "everywhere"]
+)
 Accepted = Callable[..., Order]
 
 
 @every_strategy
-def test_a_transfer_moves_the_money_and_leaves_two_entries(name: str, branch: BranchMaker, bank: Database, accepted: Accepted) -> None:
+def test_a_transfer_moves_the_money_and_leaves_two_entries(
+    name: str, branch: BranchMaker, bank: Database, accepted: Accepted
+) -> None:
     receipt = branch(name).apply(accepted(1, 1, 2, 10))
     assert (receipt.outcome, receipt.first, receipt.attempts) == ("applied", True, 1)
     assert balances(bank) == [90, 110, 100]
@@ -75,7 +79,9 @@ def test_a_refusal_is_final(name: str, branch: BranchMaker, bank: Database, acce
 
 
 @every_strategy
-def test_an_account_that_does_not_exist_is_refused(name: str, branch: BranchMaker, bank: Database, accepted: Accepted) -> None:
+def test_an_account_that_does_not_exist_is_refused(
+    name: str, branch: BranchMaker, bank: Database, accepted: Accepted
+) -> None:
     bank_branch = branch(name)
     for transfer in (accepted(1, 1, 9, 5), accepted(2, 9, 1, 5)):
         assert bank_branch.apply(transfer).outcome == "refused"
@@ -107,14 +113,19 @@ def test_the_databases_check_refuses_what_slips_through(name: str, branch: Branc
     transfers = [order(number, 1, 2, 60) for number in (1, 2, 3)]
     accept(database, transfers, strategy=name)
     bank_branch = branch(name, threads=3)
-    outcomes = sorted(receipt.outcome for receipt in bank_branch.pool.map(lambda one: bank_branch.apply(one, think_seconds=0.01), transfers))
+    outcomes = sorted(
+        receipt.outcome
+        for receipt in bank_branch.pool.map(lambda one: bank_branch.apply(one, think_seconds=0.01), transfers)
+    )
     assert "pending" not in outcomes
     assert all(balance >= 0 for balance in balances(database))
     assert audit(database).transfers["pending"] == 0
 
 
 @lock_everywhere
-def test_a_lock_that_claims_everywhere_keeps_the_money_in_two_instances(name: str, branch: BranchMaker, database: Database) -> None:
+def test_a_lock_that_claims_everywhere_keeps_the_money_in_two_instances(
+    name: str, branch: BranchMaker, database: Database
+) -> None:
     workload = Workload(accounts=4, transfers=300, opening=300)
     open_bank(database, accounts=workload.accounts, opening=workload.opening)
     orders = list(workload.orders(7))

@@ -73,7 +73,9 @@ def test_writers_that_each_read_the_last_entry_lose_nothing() -> None:
 
 def test_the_second_of_two_that_read_the_opening_overwrites_the_first() -> None:
     result = History.of((5, None), (-3, None)).trace()
-    assert [(posting.entry, posting.culprit, posting.delta, posting.same_read) for posting in result.lost] == [(1, 2, 5, True)]
+    assert [(posting.entry, posting.culprit, posting.delta, posting.same_read) for posting in result.lost] == [
+        (1, 2, 5, True)
+    ]
     assert result.unexplained == 0
 
 
