@@ -154,7 +154,8 @@ def _check_accounts(transaction: Transaction, result: Audit) -> None:
             result.found(
                 "lineage",
                 "lost posting",
-                f"account {account.id}: entry {lost.entry} ({lost.delta:+d}) is off the books, overwritten by entry {lost.culprit}",
+                f"account {account.id}: entry {lost.entry} ({lost.delta:+d}) is off the books, "
+                f"overwritten by entry {lost.culprit}",
             )
             if example is None or _plainness(lost) > _plainness(example):
                 example = lost
@@ -168,7 +169,8 @@ def _check_accounts(transaction: Transaction, result: Audit) -> None:
             result.found(
                 "accounts",
                 "balance",
-                f"account {account.id} holds {account.balance}, but it was opened with {account.opening} and its entries add up to {lineage.all_deltas:+d}",
+                f"account {account.id} holds {account.balance}, but it was opened with {account.opening} "
+                f"and its entries add up to {lineage.all_deltas:+d}",
             )
     if result.drift:
         result.found(
@@ -179,7 +181,7 @@ def _check_accounts(transaction: Transaction, result: Audit) -> None:
         result.found(
             "total",
             "unexplained",
-            f"{result.unexplained} that no lost posting explains: a row or an entry was changed by something else than a transfer",
+            f"{result.unexplained} that no lost posting explains: something else than a transfer changed a row",
         )
     if example is not None:
         told = {posting.entry: posting for posting in tell(transaction, [example.entry, example.culprit])}
@@ -187,7 +189,7 @@ def _check_accounts(transaction: Transaction, result: Audit) -> None:
 
 
 def _plainness(lost: LostPosting) -> tuple[bool, bool, int]:
-    """Return how well a lost posting serves as the example: the plainer the story and the larger the sum, the better."""
+    """Return how well a lost posting serves as the example: the plainer and the larger, the better."""
     return lost.same_read, lost.direct, abs(lost.delta)
 
 
@@ -202,7 +204,8 @@ def _lineages(transaction: Transaction) -> Iterator[AccountLineage]:
     with transaction.raw.cursor("audit_entries") as cursor:
         cursor.itersize = FETCH_ROWS
         cursor.execute(
-            "SELECT account_id, id, seq, previous_entry, delta, before, after FROM entries ORDER BY account_id DESC, seq DESC"
+            "SELECT account_id, id, seq, previous_entry, delta, before, after FROM entries"
+            " ORDER BY account_id DESC, seq DESC"
         )
         groups = groupby(map(EntryRow._make, cursor), key=attrgetter("account_id"))
         group = next(groups, None)
@@ -224,7 +227,8 @@ def _check_transfers(transaction: Transaction, result: Audit) -> None:
         SELECT t.id, t.status, t.debit, t.credit, t.amount, e.legs, e.total
         FROM transfers t FULL JOIN (
             SELECT transfer_id, count(*) AS legs, sum(delta) AS total, min(delta) AS debit, max(delta) AS credit,
-                   min(account_id) FILTER (WHERE delta < 0) AS debited, min(account_id) FILTER (WHERE delta > 0) AS credited
+                   min(account_id) FILTER (WHERE delta < 0) AS debited,
+                   min(account_id) FILTER (WHERE delta > 0) AS credited
             FROM entries GROUP BY transfer_id
         ) e ON e.transfer_id = t.id
         WHERE t.id IS NULL
@@ -252,7 +256,7 @@ def _wrong_transfer(
         return "missing entry", f"transfer {transfer} is applied, but has {legs} of its 2 entries"
     return (
         "wrong legs",
-        f"transfer {transfer} ordered {amount} from {debit} to {credit}; its entries say otherwise (their sum is {total})",
+        f"transfer {transfer} ordered {amount} from {debit} to {credit}; its entries, with a sum of {total}, do not",
     )
 
 

@@ -152,8 +152,10 @@ class Transaction:
         self.execute(
             """
             INSERT INTO entries (id, transfer_id, account_id, delta, before, after, previous_entry, read_at)
-            VALUES (%(id_1)s, %(transfer)s, %(account_1)s, %(delta_1)s, %(before_1)s, %(after_1)s, %(previous_1)s, %(read_1)s),
-                   (%(id_2)s, %(transfer)s, %(account_2)s, %(delta_2)s, %(before_2)s, %(after_2)s, %(previous_2)s, %(read_2)s)
+            VALUES (%(id_1)s, %(transfer)s, %(account_1)s,
+                    %(delta_1)s, %(before_1)s, %(after_1)s, %(previous_1)s, %(read_1)s),
+                   (%(id_2)s, %(transfer)s, %(account_2)s,
+                    %(delta_2)s, %(before_2)s, %(after_2)s, %(previous_2)s, %(read_2)s)
             """,
             {
                 "transfer": transfer_id,
@@ -302,7 +304,8 @@ def open_bank(database: Database, *, accounts: int, opening: int, constraint: bo
         connection.execute(
             text(
                 "INSERT INTO accounts (id, opening, balance)"
-                " SELECT id, CAST(:opening AS bigint), CAST(:opening AS bigint) FROM generate_series(1, :accounts) AS id"
+                " SELECT id, CAST(:opening AS bigint), CAST(:opening AS bigint)"
+                " FROM generate_series(1, :accounts) AS id"
             ),
             {"opening": opening, "accounts": accounts},
         )
@@ -316,7 +319,8 @@ def only_lab(database: Database) -> Iterator[None]:
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": LAB_LOCK_KEY}).scalar_one():
             raise CannotStart(
-                f"another bankrun is using {without_password(database.url)}: wait for it, or give this one another database"
+                f"another bankrun is using {without_password(database.url)}: "
+                "wait for it, or give this one another database"
             )
         try:
             yield
@@ -345,7 +349,7 @@ def server_settings(database: Database, names: Sequence[str]) -> dict[str, str]:
         rows = connection.execute(
             text("SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(:names)"), {"names": list(names)}
         )
-        return {name: value for name, value in rows}
+        return dict(rows.tuples())
 
 
 def psql_url(url: str) -> str:

@@ -60,7 +60,7 @@ class Flaw(NamedTuple):
 
 @dataclass(slots=True)
 class AccountLineage:
-    """What one account's entries say. ``unexplained`` is the part of its drift that the lost postings do not explain."""
+    """What one account's entries say; ``unexplained`` is what its entries and lost postings leave of its drift."""
 
     account: AccountRow
     entries: int = 0
@@ -70,13 +70,6 @@ class AccountLineage:
     all_deltas: int = 0
     overdrawn: int = 0
     clobbers: int = 0
-
-
-class _Fate(NamedTuple):
-    """Until when an entry was on the chain: ``seq`` of the last write that still had it, and who came right after."""
-
-    seq: int
-    culprit: int | None
 
 
 def trace(account: AccountRow, entries: Iterable[EntryRow], exists: Callable[[int], bool]) -> AccountLineage:
@@ -91,73 +84,70 @@ def trace(account: AccountRow, entries: Iterable[EntryRow], exists: Callable[[in
     still points at need to be remembered: as many as there are writers at once, however long the journal.
     """
     result = AccountLineage(account)
-    waiting: dict[int, _Fate] = {}
-    surviving_delta = 0
-    expected = account.last_entry
-    expected_after: int | None = account.balance
+    fates = _Fates(account.last_entry)
+    surviving = 0
+    link, link_begins = account.last_entry, account.balance
     later: EntryRow | None = None
-    if expected is not None:
-        waiting[expected] = _Fate(_ROW, None)
     for entry in entries:
         result.entries += 1
         result.all_deltas += entry.delta
-        fate = waiting.pop(entry.id, None)
-        if fate is None:  # nobody descends from it: it left the chain with the very next write
-            fate = _Fate(entry.seq, later.id if later is not None else None)
-            if later is None:
-                result.flaws.append(_unlinked(account, entry))
+        fate = fates.settle(entry, later)
         if entry.after != entry.before + entry.delta:
             message = f"entry {entry.id} makes {entry.after} of {entry.before} and {entry.delta:+d}"
             result.flaws.append(Flaw("arithmetic", account.id, message))
-        if later is not None and later.previous_entry != entry.id:
-            result.clobbers += 1
-        if entry.id == expected:
-            surviving_delta += entry.delta
+        if later is None and entry.id != account.last_entry:
+            message = f"the last write is entry {entry.id}, but the row points to {account.last_entry}"
+            result.flaws.append(Flaw("unlinked", account.id, f"account {account.id}: {message}"))
+        result.clobbers += later is not None and later.previous_entry != entry.id
+        if entry.id == link:
+            surviving += entry.delta
             result.overdrawn += entry.after < 0
-            result.flaws.extend(_break(account, entry, expected_after))
-            expected, expected_after = entry.previous_entry, entry.before
+            result.flaws.extend(_gap(account, f"entry {entry.id} left {entry.after}", entry.after, link_begins))
+            link, link_begins = entry.previous_entry, entry.before
         elif fate.culprit is not None:
             direct = fate.seq == entry.seq
             same_read = direct and later is not None and later.previous_entry == entry.previous_entry
             result.lost.append(LostPosting(account.id, entry.id, entry.delta, fate.culprit, direct, same_read))
-        if entry.previous_entry is not None:
-            known = waiting.get(entry.previous_entry)
-            if known is None or known.seq < fate.seq:
-                waiting[entry.previous_entry] = fate
         later = entry
-    if expected is not None:
-        result.flaws.append(_hole(account, expected, exists(expected)))
-        # Below a hole the chain cannot be followed, so nothing below it can be called lost.
+    if link is None:
+        result.flaws.extend(_gap(account, f"it was opened with {account.opening}", account.opening, link_begins))
+    else:
+        kind, what = ("cycle", "leads back to") if exists(link) else ("missing entry", "needs the missing")
+        result.flaws.append(Flaw(kind, account.id, f"account {account.id}: its lineage {what} entry {link}"))
+        # Below a hole the chain cannot be followed, so nothing can be called lost.
         result.lost.clear()
-    elif expected_after != account.opening:
-        message = f"account {account.id}: its first entry begins at {expected_after}, but it was opened with {account.opening}"
-        result.flaws.append(Flaw("balance", account.id, message))
     result.overdrawn += account.balance < 0 and account.last_entry is None
-    result.unexplained = account.balance - account.opening - surviving_delta
+    result.unexplained = account.balance - account.opening - surviving
     return result
 
 
-_ROW = 2**63
-"""The account's row, as the write after all writes."""
+class _Fate(NamedTuple):
+    """Until when an entry was on the chain: ``seq`` of the last write that still had it, and who came right after."""
+
+    seq: int
+    culprit: int | None
 
 
-def _unlinked(account: AccountRow, entry: EntryRow) -> Flaw:
-    message = f"account {account.id}: its last write is entry {entry.id}, but the row points to {account.last_entry}"
-    return Flaw("unlinked", account.id, message)
+class _Fates:
+    """The fates of those entries that a later one points at, and that have not been reached yet."""
+
+    def __init__(self, last_entry: int | None) -> None:
+        # The row itself stands for the write after all writes: what it descends from has no culprit.
+        self._waiting = {} if last_entry is None else {last_entry: _Fate(2**63, None)}
+
+    def settle(self, entry: EntryRow, later: EntryRow | None) -> _Fate:
+        """Return an entry's fate, now that all its descendants are known, and hand it to the entry it descends from."""
+        fate = self._waiting.pop(entry.id, None)
+        if fate is None:  # nobody descends from it: the very next write took it off
+            fate = _Fate(entry.seq, None if later is None else later.id)
+        if entry.previous_entry is not None:
+            known = self._waiting.get(entry.previous_entry)
+            if known is None or known.seq < fate.seq:
+                self._waiting[entry.previous_entry] = fate
+        return fate
 
 
-def _hole(account: AccountRow, entry_id: int, is_there: bool) -> Flaw:
-    if is_there:
-        return Flaw("cycle", account.id, f"account {account.id}: its lineage leads back to entry {entry_id}")
-    return Flaw("missing entry", account.id, f"account {account.id}: its lineage needs entry {entry_id}, which is gone")
-
-
-def _break(account: AccountRow, entry: EntryRow, expected_after: int | None) -> Iterator[Flaw]:
-    """Yield a flaw if the next link does not begin where this entry ended."""
-    if entry.after != expected_after:
-        what = "its balance is" if entry.id == account.last_entry else "the next entry begins at"
-        yield Flaw(
-            "balance",
-            account.id,
-            f"account {account.id}: entry {entry.id} left {entry.after}, but {what} {expected_after}",
-        )
+def _gap(account: AccountRow, ended: str, end: int, begin: int) -> Iterator[Flaw]:
+    """Yield a flaw if one link of the chain does not end where the next one begins."""
+    if end != begin:
+        yield Flaw("balance", account.id, f"account {account.id}: {ended}, but what follows begins at {begin}")

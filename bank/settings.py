@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +63,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _waits_are_in_order(self) -> Settings:
         names = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "visibility_timeout_ms")
-        for shorter, longer in zip(names, names[1:], strict=False):
+        for shorter, longer in itertools.pairwise(names):
             if getattr(self, shorter) >= getattr(self, longer):
                 raise ValueError(
                     f"{PREFIX}{shorter.upper()}={getattr(self, shorter)} must be less than "

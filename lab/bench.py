@@ -33,13 +33,16 @@ SCRIPT = r"""
 BEGIN;
 UPDATE transfers SET status = 'applied', instance = 'pgbench', thread = :client_id::text, attempts = 1,
        decided_at = clock_timestamp()
-WHERE id = lpad(to_hex((:n::bigint - 1) * :clients::bigint + :client_id::bigint + 1), 32, '0')::uuid AND status = 'pending'
-RETURNING id AS transfer, debit, credit, amount, nextval('entry_ids') AS debit_entry, nextval('entry_ids') AS credit_entry \gset
+WHERE id = lpad(to_hex((:n::bigint - 1) * :clients::bigint + :client_id::bigint + 1), 32, '0')::uuid
+  AND status = 'pending'
+RETURNING id AS transfer, debit, credit, amount,
+          nextval('entry_ids') AS debit_entry, nextval('entry_ids') AS credit_entry \gset
 WITH locked AS (
     SELECT id, balance, last_entry, version, clock_timestamp() AS read_at FROM accounts
     WHERE id IN (:debit::int, :credit::int) ORDER BY id FOR UPDATE
 )
-SELECT max(balance) FILTER (WHERE id = :debit::int) AS debit_before, max(balance) FILTER (WHERE id = :credit::int) AS credit_before,
+SELECT max(balance) FILTER (WHERE id = :debit::int) AS debit_before,
+       max(balance) FILTER (WHERE id = :credit::int) AS credit_before,
        coalesce(max(last_entry) FILTER (WHERE id = :debit::int), 0) AS debit_previous,
        coalesce(max(last_entry) FILTER (WHERE id = :credit::int), 0) AS credit_previous
 FROM locked \gset
@@ -48,9 +51,11 @@ FROM locked \gset
 UPDATE accounts SET balance = :debit_after::bigint, last_entry = :debit_entry::bigint WHERE id = :debit::int;
 UPDATE accounts SET balance = :credit_after::bigint, last_entry = :credit_entry::bigint WHERE id = :credit::int;
 INSERT INTO entries (id, transfer_id, account_id, delta, before, after, previous_entry, read_at)
-VALUES (:debit_entry::bigint, :transfer::uuid, :debit::int, -:amount::bigint, :debit_before::bigint, :debit_after::bigint,
+VALUES (:debit_entry::bigint, :transfer::uuid, :debit::int,
+        -:amount::bigint, :debit_before::bigint, :debit_after::bigint,
         nullif(:debit_previous::bigint, 0), clock_timestamp()),
-       (:credit_entry::bigint, :transfer::uuid, :credit::int, :amount::bigint, :credit_before::bigint, :credit_after::bigint,
+       (:credit_entry::bigint, :transfer::uuid, :credit::int,
+        :amount::bigint, :credit_before::bigint, :credit_after::bigint,
         nullif(:credit_previous::bigint, 0), clock_timestamp());
 COMMIT;
 """

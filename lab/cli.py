@@ -23,6 +23,7 @@ from bank.errors import BankError, CannotStart
 from bank.settings import read_settings
 from bank.strategies import STRATEGIES, strategy_named
 from lab import files, tables
+from lab.bench import benchmark
 from lab.doctor import examine
 from lab.environment import bankrun_version, environment
 from lab.experiment import CELL_SECONDS_MAX, WARMUP, Plan
@@ -37,6 +38,8 @@ OK, FAILED, CANNOT_START, CONTRADICTED = 0, 1, 2, 3
 HEADLINE_STRATEGIES = ["none", "thread-lock", "row-lock"]
 HEADLINE_TOPOLOGIES = ["1x8", "3x8"]
 DEFAULT = Workload()
+BENCH_STRATEGIES = ["row-lock", "row-lock-orm", "atomic-update"]
+ROUNDS_MAX = 1_000
 SETTINGS_SAVED = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "visibility_timeout_ms", "patience_ms")
 
 cli = typer.Typer(
@@ -216,6 +219,52 @@ def _export(
         files.write(as_markdown, tables.comparison_markdown(comparison))
     if as_junit is not None:
         files.write(as_junit, tables.comparison_junit(comparison))
+
+
+@cli.command()
+def bench(
+    strategy: Annotated[list[str], typer.Option(help="A strategy, or `all`. Repeatable.")] = BENCH_STRATEGIES,
+    topology: Annotated[str, typer.Option(help="Instances x threads; pgbench gets as many clients.")] = "2x4",
+    transfers: Annotated[int, typer.Option(help="Transfers for each contestant in each round.")] = 3_000,
+    accounts: Annotated[int, typer.Option(help="Accounts in the bank: many, so that few wait for each other.")] = 1_000,
+    chunk: Annotated[int, typer.Option(help="Transfers in one message.")] = DEFAULT.chunk,
+    rounds: Annotated[int, typer.Option(help="Rounds; all contestants run in each.")] = 5,
+    seed: Annotated[int, typer.Option(help="The same seed sends the same transfers.")] = 1,
+    export_json: Annotated[str | None, typer.Option(metavar="FILE", help="Write the rates; `-` is stdout.")] = None,
+) -> None:
+    """Measure transfers a second beside pgbench and beside messages that do nothing, in one run on one machine."""
+    if export_json is not None:
+        files.check_writable(export_json)
+    if not 1 <= rounds <= ROUNDS_MAX:
+        raise CannotStart(f"rounds={rounds}: it must be between 1 and {ROUNDS_MAX}")
+    wanted, shape = _strategies(strategy), Topology.parse(topology)
+    workload = Workload(accounts=accounts, transfers=transfers, chunk=chunk)
+    if transfers < shape.instances * shape.threads:
+        raise CannotStart(f"transfers={transfers}: each of the {shape.instances * shape.threads} clients needs one")
+    console = Console(stderr=export_json == files.STDOUT, highlight=False)
+    with (
+        open_servers(read_settings()) as servers,
+        open_lab(servers, instances=shape.instances, threads=shape.threads) as lab,
+    ):
+        depends = environment(servers.database, servers.app, lab.instances, embedded=servers.endpoints.embedded)
+        with Console(stderr=True).status("measuring"):
+            measured = benchmark(lab, wanted, shape, workload, seed=seed, rounds=rounds)
+    if export_json is not None:
+        result = {
+            "schema": 1,
+            "bankrun": bankrun_version(),
+            "seed": seed,
+            "environment": depends,
+            "rows": measured.as_json(),
+        }
+        files.write(export_json, json.dumps(result, indent=1) + "\n")
+    console.print(tables.benchmark_table(measured))
+    console.print(f"a no-op message and pgbench together bound a transfer to {measured.bound:,.0f}/s: 1/(1/n + 1/p)")
+    for row in measured.rows:
+        if row.is_noisy:
+            console.print(
+                f"warning: {row.name} is noisy: {min(row.rates):,.0f} to {max(row.rates):,.0f}/s", style="yellow"
+            )
 
 
 @cli.command()

@@ -34,7 +34,7 @@ def _postgres(servers: Servers) -> Iterator[Check]:
         yield Check(
             name, found[name] == "on", found[name], "a crash of Postgres could lose or damage what was committed"
         )
-    durable = found["synchronous_commit"] not in ("off",)
+    durable = found["synchronous_commit"] != "off"
     yield Check("synchronous_commit", durable, found["synchronous_commit"], "a crash could lose the last commits")
     tracked = found["track_commit_timestamp"]
     yield Check(

@@ -204,7 +204,10 @@ class Lab:
         with self.database.transaction() as transaction:
             tracked = transaction.execute("SHOW track_commit_timestamp").fetchone() == ("on",)
             row = transaction.execute(
-                "SELECT extract(epoch FROM max(pg_xact_commit_timestamp(xmin)) - min(decided_at)) FROM transfers WHERE decided_at IS NOT NULL"
+                """
+                SELECT extract(epoch FROM max(pg_xact_commit_timestamp(xmin)) - min(decided_at))
+                FROM transfers WHERE decided_at IS NOT NULL
+                """
                 if tracked
                 else "SELECT extract(epoch FROM max(decided_at) - min(decided_at)) FROM transfers"
             ).fetchone()

@@ -16,7 +16,8 @@ def explain(cell: Cell) -> Iterator[str]:
     yield f"{run.strategy} on {run.topology}{again}: {_losses(run)}"
     for finding in run.audit["findings"]:
         if finding["kind"] not in ("lost posting", "drift", "balance"):
-            yield f"  {finding['invariant']}, {finding['kind']}: {finding['count']:,} times; first: {finding['examples'][0]}"
+            what = f"{finding['invariant']}, {finding['kind']}"
+            yield f"  {what}: {finding['count']:,} times; first: {finding['examples'][0]}"
     if run.audit.get("example"):
         yield from _told(*run.audit["example"], topology=run.topology)
 
@@ -63,7 +64,10 @@ def _told(lost: Mapping[str, Any], culprit: Mapping[str, Any], *, topology: str)
     for at, name, what in sorted(events, key=lambda event: event[0]):
         yield f"    {(at - begin).total_seconds() * 1000:8.2f} ms  {name} {what}"
     gone = next(name for name, posting in both.items() if posting is lost)
-    yield f"    {gone}'s {lost['delta']:+,} is gone: entry {culprit['entry']} was computed from {culprit['before']:,}, as if entry {lost['entry']} had never been."
+    yield (
+        f"    {gone}'s {lost['delta']:+,} is gone: entry {culprit['entry']} was computed from {culprit['before']:,}, "
+        f"as if entry {lost['entry']} had never been."
+    )
 
 
 def _who(posting: Mapping[str, Any]) -> str:

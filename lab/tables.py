@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from xml.etree import ElementTree
 
 from rich import box
 from rich.table import Table
 
+from lab.bench import Benchmark
 from lab.results import Cell, Comparison
 
 COLOURS = {"safe": "green", "broken": "red", "inconclusive": "yellow"}
@@ -80,11 +81,26 @@ def comparison_markdown(comparison: Comparison) -> str:
     postgres, redis = environment["postgres"], environment["redis"]
     lines += [
         "",
-        f"`{comparison.command}`, seed {comparison.seed}, {comparison.started}; bankrun {comparison.bankrun}, "
-        f"Python {environment['python']}, Celery {environment['packages']['celery']}, "
-        f"Postgres {postgres['server_version']}, {redis['server']} {redis['version']}, {environment['cores']} cores.",
+        (
+            f"`{comparison.command}`, {comparison.started}; bankrun {comparison.bankrun}, "
+            f"Python {environment['python']}, Celery {environment['packages']['celery']}, "
+            f"Postgres {postgres['server_version']}, {redis['server']} {redis['version']}, {environment['cores']} cores."
+        ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def benchmark_table(measured: Benchmark) -> Table:
+    """Return a benchmark as a table for the terminal."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("who")
+    for name in ("median /s", "min", "max", "of pgbench", "of the bound"):
+        table.add_column(name, justify="right")
+    for row, figures in zip(measured.rows, measured.as_json(), strict=True):
+        rates = (row.median, min(row.rates), max(row.rates))
+        shares = (figures["ratio_to_pgbench"], figures["ratio_to_bound"])
+        table.add_row(row.name, *(_number(rate) for rate in rates), *(f"{share:.0%}" for share in shares))
+    return table
 
 
 CSV_COLUMNS = (
@@ -121,21 +137,19 @@ def comparison_csv(comparison: Comparison) -> str:
 
 def comparison_junit(comparison: Comparison) -> str:
     """Return the comparison as JUnit XML: a cell is a test case, and it fails where a claim is refuted."""
-    suite = ElementTree.Element("testsuite", name="bankrun compare", timestamp=comparison.started)
+    suite = ET.Element("testsuite", name="bankrun compare", timestamp=comparison.started)
     for cell in comparison.cells:
         run = cell.shown
-        case = ElementTree.SubElement(
+        case = ET.SubElement(
             suite, "testcase", classname="bankrun", name=f"{run.strategy} on {run.topology}", time=f"{run.seconds:.3f}"
         )
         if cell.contradicts:
             message = f"claims to hold {run.claim}, but was found broken: {cell.reason}"
-            ElementTree.SubElement(
-                case, "failure", message=message
-            ).text = f"lost {run.lost_postings}, drift {run.drift}"
+            ET.SubElement(case, "failure", message=message).text = f"lost {run.lost_postings}, drift {run.drift}"
         elif cell.verdict == "inconclusive":
-            ElementTree.SubElement(case, "skipped", message=cell.reason)
+            ET.SubElement(case, "skipped", message=cell.reason)
     suite.set("tests", str(len(comparison.cells)))
     suite.set("failures", str(len(comparison.contradictions)))
     suite.set("skipped", str(len(comparison.inconclusive)))
-    ElementTree.indent(suite)
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    ET.indent(suite)
+    return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

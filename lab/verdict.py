@@ -23,11 +23,11 @@ def judge(runs: Sequence[Run], control: Sequence[Run]) -> Cell:
     covered = Claim(first.claim).covers(
         instances=first.instances, threads=first.threads, hosts=max(run.hosts for run in runs)
     )
-    verdict, reason = _verdict(runs, control, covered)
+    verdict, reason = _verdict(runs, control, covered=covered)
     return Cell(runs=list(runs), expected=SAFE if covered else UNSAFE, verdict=verdict, reason=reason)
 
 
-def _verdict(runs: Sequence[Run], control: Sequence[Run], covered: bool) -> tuple[str, str]:
+def _verdict(runs: Sequence[Run], control: Sequence[Run], *, covered: bool) -> tuple[str, str]:
     finished = [run for run in runs if run.pending == 0]
     broken = [run for run in finished if not run.held]
     if broken:

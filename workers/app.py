@@ -1,4 +1,4 @@
-"""The Celery application. A worker starts it with ``celery -A workers.app``; the lab makes its own with ``create_app``."""
+"""The Celery application: a worker starts ``-A workers.app``, and the lab makes its own with ``create_app``."""
 
 from __future__ import annotations
 

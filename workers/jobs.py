@@ -19,7 +19,7 @@ Amount = Annotated[int, Strict(), Field(gt=0, le=AMOUNT_MAX)]
 
 
 class Job(BaseModel):
-    """A chunk of orders. ``run`` is what their cost is booked under; ``threads`` bounds how many work in an instance."""
+    """A chunk of orders. ``run`` is what their cost is booked under; ``threads`` bounds who works at a time."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

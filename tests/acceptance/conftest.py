@@ -65,7 +65,7 @@ def processes_of(state_dir: Path) -> list[str]:
         try:
             environ = (directory / "environ").read_bytes()
             line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            where = os.readlink(directory / "cwd")
+            where = str((directory / "cwd").readlink())
         except OSError:
             continue
         if line and (

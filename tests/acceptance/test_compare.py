@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 
@@ -130,7 +130,7 @@ def test_each_export_says_the_same(comparison: Any) -> None:
     ]
     assert (folder / "r.md").read_text().count("| broken |") == 3
     assert "thread-lock" in (folder / "r.svg").read_text()
-    suite = ElementTree.parse(folder / "r.xml").getroot()
+    suite = ET.parse(folder / "r.xml").getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("6", "0")
     assert sorted(path.name for path in folder.iterdir()) == ["r.csv", "r.json", "r.md", "r.svg", "r.xml"]
 

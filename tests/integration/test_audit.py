@@ -103,8 +103,10 @@ def test_a_transfer_applied_twice_is_named(busy_bank: Database) -> None:
         busy_bank,
         "ALTER TABLE entries DROP CONSTRAINT one_entry_per_leg",
         "INSERT INTO entries (id, transfer_id, account_id, delta, before, after, previous_entry, read_at)"
-        " SELECT id + 100, transfer_id, account_id, delta, after, after + delta, id, read_at FROM entries WHERE id IN (5, 6)",
-        "UPDATE accounts SET balance = e.after, last_entry = e.id FROM entries e WHERE e.account_id = accounts.id AND e.id > 100",
+        " SELECT id + 100, transfer_id, account_id, delta, after, after + delta, id, read_at FROM entries"
+        " WHERE id IN (5, 6)",
+        "UPDATE accounts SET balance = e.after, last_entry = e.id FROM entries e"
+        " WHERE e.account_id = accounts.id AND e.id > 100",
     )
     try:
         found = audit(busy_bank)

@@ -155,7 +155,7 @@ class Meeting:
         self.barrier = threading.Barrier(parties)
 
     def between_read_and_write(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let every transfer wait there for the others; a lost update then is certain, or a lock has kept them apart."""
+        """Let every transfer wait there for the others: a lost update is certain, or a lock kept them apart."""
 
         def wait(_: Transaction) -> None:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from uuid import UUID, uuid4
 
 import pytest
@@ -79,10 +80,8 @@ def test_whatever_json_arrives_is_a_job_or_rejected(value: object) -> None:
 
 @given(st.dictionaries(st.sampled_from(sorted(GOOD)), JSON, min_size=1))
 def test_a_job_with_any_fields_replaced_is_a_job_or_rejected(change: dict[str, object]) -> None:
-    try:
+    with suppress(Rejected):
         Job.parse({**GOOD, **change}).parsed_orders()
-    except Rejected as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize("text", ["3x8", " 3 x 8 ", "3X8", "3×8"])
