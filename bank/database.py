@@ -349,7 +349,7 @@ def server_settings(database: Database, names: Sequence[str]) -> dict[str, str]:
         rows = connection.execute(
             text("SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(:names)"), {"names": list(names)}
         )
-        return dict(rows.tuples())
+        return {str(name): str(value) for name, value in rows}
 
 
 def psql_url(url: str) -> str:

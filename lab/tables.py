@@ -84,7 +84,8 @@ def comparison_markdown(comparison: Comparison) -> str:
         (
             f"`{comparison.command}`, {comparison.started}; bankrun {comparison.bankrun}, "
             f"Python {environment['python']}, Celery {environment['packages']['celery']}, "
-            f"Postgres {postgres['server_version']}, {redis['server']} {redis['version']}, {environment['cores']} cores."
+            f"Postgres {postgres['server_version']}, {redis['server']} {redis['version']}, "
+            f"{environment['cores']} cores."
         ),
     ]
     return "\n".join(lines) + "\n"
