@@ -104,12 +104,12 @@ build() {
         rm -rf .venv
         mkdir .venv
         : >.venv/.installing # stays if we are killed: what a killed pip leaves behind is not to be trusted
-        say "making .venv with $python"
+        say "making .venv with $python, and installing $2 and the time to download. This happens once."
         "$python" -I -m venv .venv
+    else
+        say "bringing .venv up to date; if it must install all there is, that is $2."
+        : >.venv/.installing
     fi
-    : >.venv/.installing
-
-    say "installing $2 and the time to download. This happens once."
     if install "$1"; then
         rm .venv/.installing
     else
