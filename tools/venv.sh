@@ -107,7 +107,7 @@ build() {
         say "making .venv with $python, and installing $2 and the time to download. This happens once."
         "$python" -I -m venv .venv
     else
-        say "bringing .venv up to date; if it must install all there is, that is $2."
+        say "bringing .venv up to date with $2, less what is there already."
         : >.venv/.installing
     fi
     if install "$1"; then
