@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import URL, Connection, Engine, create_engine, make_url, text
+from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
@@ -27,6 +27,12 @@ LAB_LOCK_KEY = 0x62616E6B  # "bank": one lab at a time per database
 MARKER = "bankrun:1:"
 POOL_TIMEOUT_SECONDS = 5
 BACKSLASH = chr(92)
+
+ISOLATION_LEVELS = {
+    "READ COMMITTED": None,  # what the session's own settings say
+    "REPEATABLE READ": psycopg.IsolationLevel.REPEATABLE_READ,
+    "SERIALIZABLE": psycopg.IsolationLevel.SERIALIZABLE,
+}
 
 CONFLICTS = {
     "40001": "serialization failure",
@@ -48,6 +54,7 @@ class Database:
             pool_size=connections_max,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_SECONDS,
+            pool_reset_on_return=None,  # every transaction here ends with a COMMIT or a ROLLBACK of its own
             connect_args={
                 "application_name": application_name,
                 "connect_timeout": 10,
@@ -86,28 +93,28 @@ class Database:
         OutcomeUnknown where the connection died, at COMMIT or before; InsufficientFunds where the database's own
         CHECK refused a balance.
         """
+        # The pool's own connection, not an SQLAlchemy one around it: that would cost a tenth of a transfer.
         try:
-            with self.engine.connect() as connection:
-                if isolation != "READ COMMITTED":
-                    connection.execution_options(isolation_level=isolation)
-                transaction = Transaction(connection)
-                try:
-                    yield transaction
-                    transaction.commit()
-                except BaseException as error:
-                    if transaction.is_lost:
-                        connection.invalidate()
-                    else:
-                        connection.rollback()
-                        transaction.raw.rollback()
-                    named = _named(error)
-                    if named is not None:
-                        raise named from error
-                    raise
+            pooled = self.engine.raw_connection()
         except PoolTimeout as error:
             raise OutcomeUnknown(f"no connection was free: {error}") from error
-        except OperationalError as error:
+        except psycopg.OperationalError as error:
             raise OutcomeUnknown(f"no connection: {first_line(error)}") from error
+        transaction = Transaction(self.engine, pooled, isolation)
+        try:
+            yield transaction
+            transaction.raw.commit()
+        except BaseException as error:
+            if transaction.is_lost:
+                pooled.invalidate()
+            else:
+                transaction.raw.rollback()
+            named = _named(error)
+            if named is not None:
+                raise named from error
+            raise
+        finally:
+            pooled.close()
 
     def copy(self, statement: LiteralString, rows: Iterator[Sequence[Any]]) -> None:
         """Write rows by COPY, in a transaction of its own."""
@@ -122,20 +129,28 @@ class Transaction:
     ``statements_seconds`` is the time its statements took, waiting for locks included.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        driver = connection.connection.driver_connection
+    def __init__(self, engine: Engine, pooled: PoolProxiedConnection, isolation: str) -> None:
+        self._engine = engine
+        self._pooled = pooled
+        driver = pooled.driver_connection
         assert isinstance(driver, psycopg.Connection)
         self.raw: psycopg.Connection[tuple[Any, ...]] = driver
+        level = ISOLATION_LEVELS[isolation]
+        if self.raw.isolation_level is not level:
+            self.raw.isolation_level = level
+        self._cursor = self.raw.cursor()
         self.statements_seconds = 0.0
         self.think: Callable[[], None] = lambda: None
 
     def execute(
         self, sql: LiteralString, parameters: Mapping[str, Any] | None = None
     ) -> psycopg.Cursor[tuple[Any, ...]]:
-        """Run one statement with bound parameters, ``%(name)s``."""
-        with self.timed():
-            return self.raw.execute(sql, parameters)
+        """Run one statement with bound parameters, ``%(name)s``. Its rows are gone when the next one is run."""
+        started = time.perf_counter()
+        try:
+            return self._cursor.execute(sql, parameters)
+        finally:
+            self.statements_seconds += time.perf_counter() - started
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -146,54 +161,62 @@ class Transaction:
         finally:
             self.statements_seconds += time.perf_counter() - started
 
-    def record(self, postings: Sequence[Posting], transfer_id: uuid.UUID) -> None:
+    def record(self, postings: tuple[Posting, Posting], transfer_id: uuid.UUID) -> None:
         """Write the entries. Call it after the accounts were written, never before: it draws their ``seq``."""
-        first, second = postings
-        self.execute(
-            """
-            INSERT INTO entries (id, transfer_id, account_id, delta, before, after, previous_entry, read_at)
-            VALUES (%(id_1)s, %(transfer)s, %(account_1)s,
-                    %(delta_1)s, %(before_1)s, %(after_1)s, %(previous_1)s, %(read_1)s),
-                   (%(id_2)s, %(transfer)s, %(account_2)s,
-                    %(delta_2)s, %(before_2)s, %(after_2)s, %(previous_2)s, %(read_2)s)
-            """,
-            {
-                "transfer": transfer_id,
-                "id_1": first.entry_id,
-                "account_1": first.account_id,
-                "delta_1": first.delta,
-                "before_1": first.before,
-                "after_1": first.after,
-                "previous_1": first.previous_entry,
-                "read_1": first.read_at,
-                "id_2": second.entry_id,
-                "account_2": second.account_id,
-                "delta_2": second.delta,
-                "before_2": second.before,
-                "after_2": second.after,
-                "previous_2": second.previous_entry,
-                "read_2": second.read_at,
-            },
-        )
+        self.execute(RECORD, _both(postings, transfer_id))
+
+    def post_locked(self, postings: tuple[Posting, Posting], transfer_id: uuid.UUID) -> None:
+        """Write both accounts and both entries in one statement.
+
+        Only for accounts whose rows this transaction has locked: the order in which the statement writes them is not
+        defined. An entry is inserted, and draws its ``seq``, after its account was written (manual, section 7.8.4).
+        """
+        self.execute(POST_LOCKED, _both(postings, transfer_id))
 
     def orm_session(self) -> Session:
         """Return an ORM session inside this transaction. Flush it; the commit stays with the teller."""
-        if not self.connection.in_transaction():
-            self.connection.begin()  # a session that began the transaction itself would roll it back when it closes
-        return Session(
-            bind=self.connection, autoflush=False, expire_on_commit=False, join_transaction_mode="rollback_only"
-        )
-
-    def commit(self) -> None:
-        """COMMIT. If the connection dies here, whether it happened is unknown."""
-        if self.connection.in_transaction():
-            self.connection.commit()
-        self.raw.commit()
+        connection = Connection(self._engine, connection=self._pooled)
+        connection.begin()  # a session that began the transaction itself would roll it back when it closes
+        return Session(bind=connection, autoflush=False, expire_on_commit=False, join_transaction_mode="rollback_only")
 
     @property
     def is_lost(self) -> bool:
         """Whether the connection is gone."""
         return self.raw.closed or self.raw.info.transaction_status == TransactionStatus.UNKNOWN
+
+
+RECORD: LiteralString = """
+    INSERT INTO entries (id, transfer_id, account_id, delta, before, after, previous_entry, read_at)
+    VALUES (%(id_1)s, %(transfer)s, %(account_1)s, %(delta_1)s, %(before_1)s, %(after_1)s, %(previous_1)s, %(read_1)s),
+           (%(id_2)s, %(transfer)s, %(account_2)s, %(delta_2)s, %(before_2)s, %(after_2)s, %(previous_2)s, %(read_2)s)
+"""
+POST_LOCKED: LiteralString = """
+    WITH posting (id, account_id, delta, before, after, previous_entry, read_at) AS (VALUES
+        (%(id_1)s::bigint, %(account_1)s::int, %(delta_1)s::bigint, %(before_1)s::bigint, %(after_1)s::bigint,
+         %(previous_1)s::bigint, %(read_1)s::timestamptz),
+        (%(id_2)s, %(account_2)s, %(delta_2)s, %(before_2)s, %(after_2)s, %(previous_2)s, %(read_2)s)
+    ), written AS (
+        UPDATE accounts SET balance = posting.after, last_entry = posting.id
+        FROM posting WHERE accounts.id = posting.account_id RETURNING posting.*
+    )
+    INSERT INTO entries (id, transfer_id, account_id, delta, before, after, previous_entry, read_at)
+    SELECT id, %(transfer)s, account_id, delta, before, after, previous_entry, read_at FROM written
+"""
+
+
+def _both(postings: tuple[Posting, Posting], transfer_id: uuid.UUID) -> dict[str, object]:
+    parameters: dict[str, object] = {"transfer": transfer_id}
+    for number, posting in enumerate(postings, start=1):
+        parameters |= {
+            f"id_{number}": posting.entry_id,
+            f"account_{number}": posting.account_id,
+            f"delta_{number}": posting.delta,
+            f"before_{number}": posting.before,
+            f"after_{number}": posting.after,
+            f"previous_{number}": posting.previous_entry,
+            f"read_{number}": posting.read_at,
+        }
+    return parameters
 
 
 def _named(error: BaseException) -> BankError | None:

@@ -104,16 +104,20 @@ class Strategy:
             raise InsufficientFunds(f"account {debit.id} holds {debit.balance}, less than {order.amount}")
         transaction.think()
         postings = (debit.post(entry_ids[0], -order.amount), credit.post(entry_ids[1], order.amount))
-        # In id order, as SQLAlchemy's unit of work flushes them in the talk: an UPDATE locks its row until COMMIT, so
-        # another order could end in a deadlock even without a lock that anybody asked for.
-        for posting in sorted(postings, key=_account_id):
-            self.write(transaction, posting)
-        transaction.record(postings, order.id)
+        self.post(transaction, postings, order)
 
     def read(self, transaction: Transaction, order: Order) -> tuple[Snapshot, Snapshot]:
         """Return the debit and the credit account as they are now."""
         rows = transaction.execute(self.READ, {"debit": order.debit, "credit": order.credit}).fetchall()
         return in_order(order, [Snapshot._make(row) for row in rows])
+
+    def post(self, transaction: Transaction, postings: tuple[Posting, Posting], order: Order) -> None:
+        """Write both balances, then the entries."""
+        # In id order, as SQLAlchemy's unit of work flushes them in the talk: an UPDATE locks its row until COMMIT, so
+        # another order could end in a deadlock even without a lock that anybody asked for.
+        for posting in sorted(postings, key=_account_id):
+            self.write(transaction, posting)
+        transaction.record(postings, order.id)
 
     def write(self, transaction: Transaction, posting: Posting) -> None:
         """Write one account's new balance."""

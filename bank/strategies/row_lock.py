@@ -1,5 +1,7 @@
 """The talk's answer: lock the rows where the truth is, in Postgres."""
 
+from bank.database import Transaction
+from bank.orders import Order, Posting
 from bank.strategies.base import Claim, Strategy
 
 
@@ -19,3 +21,7 @@ class RowLock(Strategy):
         SELECT id, balance, last_entry, version, clock_timestamp() FROM accounts
         WHERE id IN (%(debit)s, %(credit)s) ORDER BY id FOR UPDATE
     """
+
+    def post(self, transaction: Transaction, postings: tuple[Posting, Posting], order: Order) -> None:
+        """Write everything at once: nobody else can get at these rows any more."""
+        transaction.post_locked(postings, order.id)

@@ -127,8 +127,13 @@ def test_a_connection_that_dies_leaves_an_unknown_outcome_and_the_next_transacti
 
 
 def test_a_failed_transaction_leaves_no_trace(database: Database, bank: Database) -> None:
-    with pytest.raises(psycopg.errors.DivisionByZero), database.transaction() as transaction:
-        transaction.execute("UPDATE accounts SET balance = 0")
-        transaction.execute("SELECT 1 / 0")
+
+    def fail() -> None:
+        with database.transaction() as transaction:
+            transaction.execute("UPDATE accounts SET balance = 0")
+            transaction.execute("SELECT 1 / 0")
+
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        fail()
     with database.transaction() as transaction:
         assert transaction.execute("SELECT sum(balance) FROM accounts").fetchone() == (300,)
