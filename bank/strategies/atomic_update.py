@@ -42,7 +42,7 @@ class AtomicUpdate(Strategy):
                 self._refuse(transaction, account_id, -delta)
             before, after, previous_entry, read_at = row
             postings.append(Posting(entry_id, account_id, delta, before, after, previous_entry, read_at))
-        transaction.record(postings, order.id)
+        transaction.record((postings[0], postings[1]), order.id)
 
     def _refuse(self, transaction: Transaction, account_id: int, amount: int) -> NoReturn:
         row = transaction.execute("SELECT balance FROM accounts WHERE id = %(id)s", {"id": account_id}).fetchone()
