@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -142,7 +141,7 @@ def compare(
     _export(comparison, export_json, export_csv, export_markdown, junitxml)
     _show_comparison(console, comparison, wide=wide)
     if export_svg is not None:
-        files.write(export_svg, _picture(comparison))
+        files.write(export_svg, tables.comparison_svg(comparison))
     if comparison.contradictions or (strict and comparison.inconclusive):
         raise typer.Exit(CONTRADICTED)
 
@@ -199,13 +198,6 @@ def _show_comparison(console: Console, comparison: Comparison, *, wide: bool) ->
             f"{cell.shown.strategy} claims to hold on {cell.shown.topology}, and does not: {cell.reason}",
             style="bold red",
         )
-
-
-def _picture(comparison: Comparison) -> str:
-    with Path("/dev/null").open("w") as nowhere:
-        console = Console(record=True, width=80, file=nowhere, force_terminal=True, highlight=False)
-        console.print(tables.comparison_table(comparison))
-        return console.export_svg(title="bankrun compare")
 
 
 def _export(
