@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
 from bank import models
-from bank.errors import BankError, CannotStart, Conflict, InsufficientFunds, OutcomeUnknown
+from bank.errors import BankError, CannotStart, Conflict, InsufficientFunds, NotReady, OutcomeUnknown
 from bank.orders import Posting
 from bank.settings import Settings, without_password
 
@@ -126,7 +126,8 @@ class Database:
 class Transaction:
     """One database transaction, as a strategy sees it.
 
-    ``statements_seconds`` is the time its statements took, waiting for locks included.
+    ``statements_seconds`` is the time its statements took, waiting for locks included; ``prepared`` is what the
+    strategy's ``prepare`` returned.
     """
 
     def __init__(self, engine: Engine, pooled: PoolProxiedConnection, isolation: str) -> None:
@@ -141,6 +142,7 @@ class Transaction:
         self._cursor = self.raw.cursor()
         self.statements_seconds = 0.0
         self.think: Callable[[], None] = lambda: None
+        self.prepared: object = None
 
     def execute(
         self, sql: LiteralString, parameters: Mapping[str, Any] | None = None
@@ -248,7 +250,7 @@ def open_for_lab(url: str) -> Database:
     """Connect as the lab does, and check that this is a server and a schema that bankrun may use.
 
     Raises CannotStart, and leaves everything as it was, if there is no server, if it is older than Postgres 18, or if
-    it holds a schema of our name that we did not make.
+    it holds a schema of our name that we did not make; NotReady if the server may only be starting.
     """
     database = Database(url, connections_max=LAB_CONNECTIONS, application_name="bankrun lab", options={})
     try:
@@ -260,7 +262,10 @@ def open_for_lab(url: str) -> Database:
             _refuse_strangers(connection, url)
     except OperationalError as error:
         database.close()
-        raise CannotStart(f"no Postgres at {without_password(url)}: {_why_no_connection(error)}") from error
+        why = _why_no_connection(error)
+        # A FATAL is the server's own answer: waiting helps only where it says that it is starting or stopping.
+        final = why.startswith("FATAL") and not any(word in why for word in ("starting up", "shutting down", "not yet"))
+        raise (CannotStart if final else NotReady)(f"no Postgres at {without_password(url)}: {why}") from error
     except BaseException:
         database.close()
         raise

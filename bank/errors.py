@@ -9,6 +9,7 @@
     ├── OutcomeUnknown       the connection died around COMMIT: ask the transfer's row
     ├── Rejected             a message that is not, or does not match, an accepted transfer
     └── CannotStart          nothing was started: wrong usage, or a server that will not do
+        └── NotReady         a server does not answer, and may only be starting: waiting can help
 
 A class's docstring is its message when it is raised without one.
 """
@@ -57,3 +58,7 @@ class Rejected(BankError):
 
 class CannotStart(BankError):
     """Nothing was started."""
+
+
+class NotReady(CannotStart):
+    """A server does not answer yet."""

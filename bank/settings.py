@@ -16,6 +16,9 @@ from sqlalchemy.exc import ArgumentError
 from bank.errors import CannotStart
 
 PREFIX = "BANKRUN_"
+INSTANCE_PATTERN = r"^[A-Za-z0-9_.-]{1,60}$"
+SECRETS_DIR = Path("/run/secrets")
+"""Where containers find their secrets: a file ``bankrun_database_url``, and so on."""
 
 
 class Settings(BaseSettings):
@@ -30,13 +33,18 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(None, description="Postgres 18 or newer; without it, an embedded one")
     broker_url: SecretStr | None = Field(None, description="Redis or Valkey; without it, an embedded one")
     state_dir: Path | None = Field(None, description="where the embedded servers keep their data and logs")
-    instance: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]{1,60}$", description="this worker's name")
+    instance: str | None = Field(None, pattern=INSTANCE_PATTERN, description="this worker's name")
     threads: int = Field(8, ge=1, le=512, description="threads in each instance's pool")
     lease_ttl_ms: int = Field(2_000, ge=10, description="a lock with a lease expires after this")
     lock_timeout_ms: int = Field(5_000, ge=10, description="Postgres: the longest wait for one lock")
     idle_timeout_ms: int = Field(15_000, ge=10, description="Postgres: the longest idle time inside a transaction")
     visibility_timeout_ms: int = Field(60_000, ge=1_000, description="Redis: an unacknowledged message comes back")
     patience_ms: int = Field(30_000, ge=100, description="a worker retries one delivery for this long")
+    startup_wait_ms: int | None = Field(
+        None, ge=0, description="how long to wait for servers that are starting; without it, a worker 30 s, a lab not"
+    )
+    start_workers: bool = Field(True, description="start workers here if none are running on the given servers")
+    heartbeat_file: Path | None = Field(None, description="a worker touches it while it listens to the broker")
 
     @field_validator("database_url", mode="after")
     @classmethod
@@ -90,7 +98,7 @@ def without_password(url: SecretStr | str) -> str:
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from the environment.
+    """Read the settings from the environment, and what it does not say from the container's secrets.
 
     Raises CannotStart, in one sentence, for a value out of range and for a ``BANKRUN_`` variable that does not exist:
     a typo there would otherwise be ignored, and the run would measure something else than its user thinks.
@@ -105,7 +113,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
             )
     try:
         if environ is None:
-            return Settings()
+            return Settings(_secrets_dir=SECRETS_DIR if SECRETS_DIR.is_dir() else None)
         given = {
             name[len(PREFIX) :].lower(): text for name, text in environ.items() if name.startswith(PREFIX) and text
         }

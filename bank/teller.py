@@ -6,8 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import LiteralString
 
@@ -15,7 +14,7 @@ from bank.database import Database, Transaction
 from bank.errors import BankError, Conflict, NotAcquired, OutcomeUnknown, Refused, Rejected
 from bank.models import PENDING, REFUSED
 from bank.orders import Order
-from bank.strategies import Strategy
+from bank.strategies import Guard, Strategy
 
 BACKOFF_SECONDS = 0.001
 BACKOFF_SECONDS_MAX = 0.1
@@ -52,22 +51,44 @@ class Receipt:
     conflicts: Counter[str] = field(default_factory=Counter)
 
 
-def pause(transaction: Transaction, seconds: float) -> None:
-    """Stand for what an application does between reading a balance and writing it."""
-    if seconds:
-        time.sleep(seconds)
+class Pace:
+    """How a teller waits: for real. The proof has a pace of its own, in which a scheduler decides."""
+
+    def enter(self, guard: Guard, timeout_seconds: float) -> None:
+        """Wait for a guard. Raises NotAcquired after ``timeout_seconds``."""
+        guard.enter(timeout_seconds)
+
+    def leave(self, guard: Guard) -> None:
+        """Give a guard back."""
+        guard.leave()
+
+    def think(self, transaction: Transaction, seconds: float) -> None:
+        """Stand for what an application does between reading a balance and writing it."""
+        if seconds:
+            time.sleep(seconds)
+
+    def before_retry(self, attempts: int) -> None:
+        """Let the others finish, for a random time that grows with the number of failed attempts."""
+        time.sleep(random.uniform(0, min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2 ** min(attempts, 16))))
 
 
 class Teller:
     """Applies transfers for one instance. Thread-safe: its threads share nothing here but the pool of connections."""
 
     def __init__(
-        self, database: Database, *, instance: str, guard_timeout_seconds: float, patience_seconds: float
+        self,
+        database: Database,
+        *,
+        instance: str,
+        guard_timeout_seconds: float,
+        patience_seconds: float,
+        pace: Pace | None = None,
     ) -> None:
         self.database = database
         self.instance = instance
         self.guard_timeout_seconds = guard_timeout_seconds
         self.patience_seconds = patience_seconds
+        self.pace = pace or Pace()
 
     def apply(self, order: Order, strategy: Strategy, *, think_seconds: float = 0.0) -> Receipt:
         """Apply an accepted transfer, once, however often it is delivered.
@@ -88,37 +109,35 @@ class Teller:
                     receipt.conflicts[_kind(error)] += 1
                     if time.perf_counter() - started > self.patience_seconds:
                         raise
-                ceiling = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2 ** min(receipt.attempts, 16))
-                time.sleep(random.uniform(0, ceiling))
+                self.pace.before_retry(receipt.attempts)
         finally:
             receipt.seconds = time.perf_counter() - started
 
     def _attempt(self, order: Order, strategy: Strategy, think_seconds: float, receipt: Receipt) -> None:
-        with self._guarded(order, strategy, receipt):
+        with ExitStack() as guarded:
+            self._enter(guarded, strategy.guard(order), receipt)
+            prepared = strategy.prepare(self.database, order)
             try:
                 with self.database.transaction(strategy.isolation) as transaction:
-                    transaction.think = lambda: pause(transaction, think_seconds)
+                    transaction.prepared = prepared
+                    transaction.think = lambda: self.pace.think(transaction, think_seconds)
                     self._apply(transaction, order, strategy, receipt)
+                    if not strategy.guards_commit:
+                        guarded.close()
             except Refused as refusal:
                 # Only the database's CHECK gets here. It ended the transaction, the claim included.
                 with self.database.transaction() as transaction:
                     self._refuse(transaction, order, refusal, receipt, [PENDING])
 
-    @contextmanager
-    def _guarded(self, order: Order, strategy: Strategy, receipt: Receipt) -> Iterator[None]:
-        guard = strategy.guard(order)
+    def _enter(self, guarded: ExitStack, guard: Guard | None, receipt: Receipt) -> None:
         if guard is None:
-            yield
             return
         started = time.perf_counter()
         try:
-            guard.enter(self.guard_timeout_seconds)
+            self.pace.enter(guard, self.guard_timeout_seconds)
         finally:
             receipt.lock_wait_seconds += time.perf_counter() - started
-        try:
-            yield
-        finally:
-            guard.leave()
+        guarded.callback(self.pace.leave, guard)
 
     def _apply(self, transaction: Transaction, order: Order, strategy: Strategy, receipt: Receipt) -> None:
         claimed = transaction.execute(CLAIM, self._decision(order, receipt)).fetchone()

@@ -30,6 +30,7 @@ from lab.progress import BarProgress, LineProgress
 from lab.results import Comparison
 from lab.session import open_lab, open_servers
 from lab.story import explain
+from lab.worker import become_worker
 from lab.topology import Topology
 from lab.workload import Workload
 
@@ -288,6 +289,16 @@ def _show_audit(console: Console, found: Audit) -> None:
             console.print(f"  {example}", markup=False, soft_wrap=True)
     if found.passed:
         console.print("all five invariants hold", style="green")
+
+
+@cli.command()
+def worker() -> None:
+    """Be one worker instance of the given servers: on any machine, in any number. SIGTERM ends it in good order.
+
+    BANKRUN_DATABASE_URL and BANKRUN_BROKER_URL say where they are, BANKRUN_THREADS how many threads it has, and
+    BANKRUN_INSTANCE what it is called, if not by its host.
+    """
+    become_worker(read_settings())
 
 
 @cli.command()

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from celery import Celery
 from pydantic import SecretStr
 
 from bank.database import Database, bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
-from bank.errors import CannotStart
+from bank.errors import CannotStart, NotReady
 from bank.settings import Settings
 from lab.experiment import Lab
 from lab.stack import Endpoints, Keeper, default_state_dir, embedded_stack, keeper_only
 from workers.app import create_app
 from workers.fleet import Fleet, InstanceInfo, start_instances
+
+GATHER_SECONDS = 20.0
+RETRY_SECONDS = 1.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,8 @@ class Servers:
 def open_servers(settings: Settings) -> Iterator[Servers]:
     """Start the embedded servers, or reach the given ones, for the block.
 
-    Raises CannotStart, with nothing left running, if one of them will not do.
+    Given servers that are still starting are waited for, as long as the settings say. Raises CannotStart, with nothing
+    left running, if one of them will not do.
     """
     given = (settings.database_url, settings.broker_url)
     state_dir = settings.state_dir or default_state_dir()
@@ -55,29 +64,49 @@ def open_servers(settings: Settings) -> Iterator[Servers]:
         reached = settings.model_copy(
             update={"database_url": SecretStr(endpoints.database_url), "broker_url": SecretStr(endpoints.broker_url)}
         )
-        database = open_for_lab(endpoints.database_url)
+        deadline = time.monotonic() + (settings.startup_wait_ms or 0) / 1000
+        database = _once_ready(lambda: open_for_lab(endpoints.database_url), deadline)
         stack.callback(database.close)
         app = create_app(reached)
         stack.callback(app.close)
         fleet = Fleet(app, endpoints.broker_url)
-        fleet.check_broker()
+        _once_ready(fleet.check_broker, deadline)
         yield Servers(reached, endpoints, keeper, state_dir, database, app, fleet)
+
+
+def _once_ready(reach: Callable[[], T], deadline: float) -> T:
+    """Return what ``reach`` returns once it no longer raises NotReady. Raises that itself when the time is over."""
+    said = ""
+    while True:
+        try:
+            return reach()
+        except NotReady as error:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+            if str(error) != said:
+                said = str(error)
+                tell(f"{said}; waiting up to {left:.0f} s for it")
+            time.sleep(min(RETRY_SECONDS, left))
+
+
+def tell(sentence: str) -> None:
+    """Say why nothing happens for the moment."""
+    print(f"bankrun: {sentence}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def open_lab(servers: Servers, *, instances: int, threads: int) -> Iterator[Lab]:
     """Open the bank and gather the instances for the block: those that run already, or else some of our own.
 
-    Raises CannotStart if another lab is at it, if there are too few instances or threads, or if there are not enough
+    On given servers all that run are there in ``Lab.instances``; a cell takes as many as its topology says. Raises CannotStart if another lab is at it, if there are too few instances or threads, or if there are not enough
     connections for them.
     """
     with ExitStack() as stack:
         create_schema(servers.database)
         stack.enter_context(only_lab(servers.database))
-        running = [] if servers.endpoints.embedded else servers.fleet.discover()
-        if running:
-            found = _enough(servers, running, instances=instances, threads=threads)
-        else:
+        found = [] if servers.endpoints.embedded else _gather(servers, instances=instances, threads=threads)
+        if not found:
             check_connection_budget(servers.database, instances=instances, threads=threads)
             keeper = servers.keeper or stack.enter_context(keeper_only(servers.state_dir))
             names = [f"w{number}" for number in range(1, instances + 1)]
@@ -89,28 +118,46 @@ def open_lab(servers: Servers, *, instances: int, threads: int) -> Iterator[Lab]
         yield Lab(servers.database, servers.app, servers.fleet, found)
 
 
-def _enough(servers: Servers, running: list[InstanceInfo], *, instances: int, threads: int) -> list[InstanceInfo]:
-    """Return the running instances that serve this bank. Raises CannotStart if they are too few or too small."""
-    ours = [info for info in running if info.bank == bank_id(servers.database)]
+def _gather(servers: Servers, *, instances: int, threads: int) -> list[InstanceInfo]:
+    """Return the running instances that serve this bank, once they are enough; none if we are to start our own.
+
+    Raises CannotStart if after a while they are still too few, if one is too small, or if together they want more
+    connections than there are.
+    """
+    bank = bank_id(servers.database)
+    deadline = time.monotonic() + GATHER_SECONDS
+    told = False
+    while True:
+        running = servers.fleet.discover()
+        if not running and servers.settings.start_workers:
+            return []
+        ours = [info for info in running if info.bank == bank]
+        if len(ours) >= instances or time.monotonic() > deadline:
+            break
+        if not told:
+            tell(f"{len(ours)} of {instances} instances answer; waiting up to {GATHER_SECONDS:g} s for the others")
+            told = True
     if len(ours) < instances:
         elsewhere = len(running) - len(ours)
         raise CannotStart(
             f"the topology asks for {instances} instances, but {len(ours)} are running"
             + (f" (and {elsewhere} that work for another bank)" if elsewhere else "")
-            + f": start more, as with docker compose up --scale worker={instances}"
+            + f": start more, as with docker compose up --detach --scale worker={instances} worker"
         )
     smallest = min(info.threads for info in ours[:instances])
     if smallest < threads:
         raise CannotStart(
             f"the topology asks for {threads} threads, but an instance has {smallest}: set BANKRUN_THREADS={threads}"
         )
+    check_connection_budget(servers.database, instances=len(ours), threads=max(info.threads for info in ours))
     return ours
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:
     """Return the environment that gives a worker process the same settings, whatever it was started from."""
     environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("BANKRUN_")}
-    for name in Settings.model_fields:
+    # The heartbeat is that of a worker in a container of its own; ours share a machine, and are watched by the keeper.
+    for name in Settings.model_fields.keys() - {"heartbeat_file"}:
         value = getattr(settings, name)
         if value is not None:
             secret = value.get_secret_value() if isinstance(value, SecretStr) else value

@@ -8,6 +8,7 @@ from celery import Celery
 
 from bank.errors import CannotStart
 from bank.settings import Settings, read_settings
+from workers.heartbeat import Heartbeat
 
 TASK = "bankrun.apply"
 NOOP_TASK = "bankrun.noop"
@@ -56,3 +57,4 @@ def create_app(settings: Settings) -> Celery:
 app = Celery("bankrun", include=["workers.tasks", "workers.control"])
 # Called when the configuration is first needed, not at import: importing this module reads no environment.
 app.add_defaults(lambda: configuration(read_settings()))
+app.steps["consumer"].add(Heartbeat)

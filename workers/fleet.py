@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import AuthenticationError
 
-from bank.errors import BankError, CannotStart
+from bank.errors import BankError, CannotStart, NotReady
 from bank.settings import without_password
 from workers.app import QUEUE
 from workers.meter import Readings
@@ -90,13 +91,14 @@ class Fleet:
         self._broker_url = broker_url
 
     def check_broker(self) -> None:
-        """Raise CannotStart, in one sentence, unless the broker can be used."""
+        """Raise CannotStart, in one sentence, unless the broker can be used; NotReady if it may only be starting."""
         try:
             with self._app.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
                 connection.default_channel.client.ping()
         except Exception as error:  # the transport's errors have no common base but this one
-            raise CannotStart(f"no Redis at {without_password(self._broker_url)}: {_why(error)}") from error
+            kind = CannotStart if _is_refusal(error) else NotReady
+            raise kind(f"no Redis at {without_password(self._broker_url)}: {_why(error)}") from error
 
     def discover(self, expected: int | None = None, timeout_seconds: float = 1.0) -> list[InstanceInfo]:
         """Return the instances that answer in time, by name; at once if ``expected`` of them have."""
@@ -104,6 +106,10 @@ class Fleet:
         return sorted(
             (InstanceInfo(node=node, **said) for node, said in replies.items()), key=lambda info: info.instance
         )
+
+    def is_running(self, name: str, timeout_seconds: float = 1.0) -> bool:
+        """Whether an instance of this name answers in time."""
+        return bool(self._ask("ping", nodes=[f"{name}@{NODE}"], timeout_seconds=timeout_seconds, limit=1))
 
     def wait_until_ready(self, names: Collection[str], processes: ProcessHost, state_dir: Path) -> list[InstanceInfo]:
         """Wait until the started instances answer. Raises BankError if one ends, or does not answer in time."""
@@ -144,7 +150,7 @@ class Fleet:
         """Return what a run cost in all instances together. One that does not answer is missing from it."""
         readings = Readings()
         for node, said in self._ask(
-            "bankrun_read_meter", {"run": run}, instances, timeout_seconds=REPLY_SECONDS
+            "bankrun_read_meter", {"run": run}, [info.node for info in instances], timeout_seconds=REPLY_SECONDS
         ).items():
             if said.get("reading") is not None:
                 readings.add(node.partition("@")[0], said["reading"])
@@ -154,15 +160,14 @@ class Fleet:
         self,
         command: str,
         arguments: dict[str, Any] | None = None,
-        instances: Sequence[InstanceInfo] | None = None,
+        nodes: Sequence[str] | None = None,
         *,
         timeout_seconds: float,
         limit: int | None = None,
     ) -> dict[str, dict[str, Any]]:
-        destination = None if instances is None else [info.node for info in instances]
         try:
             replies = self._app.control.broadcast(
-                command, arguments=arguments, destination=destination, reply=True, timeout=timeout_seconds, limit=limit
+                command, arguments=arguments, destination=nodes, reply=True, timeout=timeout_seconds, limit=limit
             )
         except (BrokerError, OSError) as error:
             raise CannotStart(f"no Redis at {without_password(self._broker_url)}: {_why(error)}") from error
@@ -178,6 +183,15 @@ class Fleet:
         silent = [info.instance for info in instances if info.node not in nodes]
         if silent:
             raise BankError(f"no answer from {', '.join(silent)} within {REPLY_SECONDS:g} s")
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether the broker answered, and refused us: waiting would not help."""
+    while error is not None:
+        if isinstance(error, AuthenticationError):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _why(error: BaseException) -> str:

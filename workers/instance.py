@@ -36,6 +36,7 @@ class Instance:
     def __init__(self, settings: Settings) -> None:
         if settings.database_url is None:
             raise CannotStart("BANKRUN_DATABASE_URL is not set: a worker needs to know where the bank is")
+        self.settings = settings
         self.name = settings.instance or socket.gethostname()
         self.threads = settings.threads
         self.database = Database.for_instance(
@@ -74,7 +75,7 @@ class Instance:
         with self._lock:
             if name not in self._strategies:
                 try:
-                    self._strategies[name] = strategy_named(name)()
+                    self._strategies[name] = strategy_named(name).open(self.settings)
                 except CannotStart as error:
                     raise Rejected(str(error)) from None
             return self._strategies[name]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from enum import StrEnum
-from typing import ClassVar, LiteralString, Protocol
+from typing import ClassVar, LiteralString, Protocol, Self
 
-from bank.database import Transaction
+from bank.database import Database, Transaction
 from bank.errors import InsufficientFunds, NotAcquired, UnknownAccount
 from bank.orders import Order, Posting, Snapshot
+from bank.settings import Settings
 
 
 class Claim(StrEnum):
@@ -84,6 +85,8 @@ class Strategy:
     isolation: ClassVar[str] = "READ COMMITTED"
     refuses_after_write: ClassVar[bool] = False
     """Whether a refusal can come after an account was written; the move then runs under a savepoint."""
+    guards_commit: ClassVar[bool] = True
+    """Whether the guard is held until after COMMIT. If not, it is given back as soon as everything is written."""
 
     READ: ClassVar[LiteralString] = """
         SELECT id, balance, last_entry, version, clock_timestamp() FROM accounts
@@ -93,8 +96,20 @@ class Strategy:
         "UPDATE accounts SET balance = %(after)s, last_entry = %(entry_id)s WHERE id = %(account_id)s"
     )
 
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Return the object that one instance uses. ``settings`` say where the servers are, and how long to wait."""
+        return cls()
+
     def guard(self, order: Order) -> Guard | None:
         """Return what to hold around the transaction that applies ``order``, if anything."""
+        return None
+
+    def prepare(self, database: Database, order: Order) -> object:
+        """Do what must be done under the guard before the transaction begins, in transactions of its own.
+
+        What it returns is the transaction's ``prepared``.
+        """
         return None
 
     def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:

@@ -44,7 +44,7 @@ def branch(database: Database, settings: Settings) -> Iterator[BranchMaker]:
     opened: list[Branch] = []
 
     def make(strategy: str | Strategy, *, threads: int = 4) -> Branch:
-        made = strategy_named(strategy)() if isinstance(strategy, str) else strategy
+        made = strategy_named(strategy).open(settings) if isinstance(strategy, str) else strategy
         opened.append(Branch(f"b{len(opened) + 1}", database.url, made, settings, threads))
         return opened[-1]
 

@@ -145,8 +145,8 @@ def test_an_overdraft_is_named(
 ) -> None:
     one = branch("none")
     monkeypatch.setattr(
-        "bank.teller.pause",
-        lambda transaction, seconds: transaction.execute("UPDATE accounts SET balance = -1 WHERE id = 3"),
+        "bank.teller.Pace.think",
+        lambda pace, transaction, seconds: transaction.execute("UPDATE accounts SET balance = -1 WHERE id = 3"),
     )
     one.apply(accepted(1, 1, 2, 10))
     found = audit(bank)

@@ -163,7 +163,7 @@ class Meeting:
             except threading.BrokenBarrierError:
                 self.kept_apart = True
 
-        monkeypatch.setattr("bank.teller.pause", lambda transaction, seconds: wait(transaction))
+        monkeypatch.setattr("bank.teller.Pace.think", lambda pace, transaction, seconds: wait(transaction))
 
     kept_apart = False
 
