@@ -30,8 +30,8 @@ from lab.progress import BarProgress, LineProgress
 from lab.results import Comparison
 from lab.session import open_lab, open_servers
 from lab.story import explain
-from lab.worker import become_worker
 from lab.topology import Topology
+from lab.worker import become_worker
 from lab.workload import Workload
 
 OK, FAILED, CANNOT_START, CONTRADICTED = 0, 1, 2, 3

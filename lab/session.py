@@ -99,7 +99,9 @@ def tell(sentence: str) -> None:
 def open_lab(servers: Servers, *, instances: int, threads: int) -> Iterator[Lab]:
     """Open the bank and gather the instances for the block: those that run already, or else some of our own.
 
-    On given servers all that run are there in ``Lab.instances``; a cell takes as many as its topology says. Raises CannotStart if another lab is at it, if there are too few instances or threads, or if there are not enough
+    On given servers all that run are in ``Lab.instances``; a cell takes as many as its topology says.
+
+    Raises CannotStart if another lab is at it, if there are too few instances or threads, or if there are not enough
     connections for them.
     """
     with ExitStack() as stack:

@@ -58,7 +58,8 @@ TEXT_COLUMNS = {"strategy", "topology", "claim", "verdict", "reason"}
 
 def comparison_table(comparison: Comparison, *, wide: bool = False) -> Table:
     """Return the comparison as a table for the terminal."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    # Not wider than it must be: in a compose log each line begins with the container's name.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     columns = WIDE if wide else NARROW
     for name, _ in columns:
         table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right", no_wrap=name != "reason")
