@@ -46,26 +46,43 @@ CONFLICTS = {
 class Database:
     """One process' access to the bank: a pool of ``connections_max`` connections and not one more."""
 
-    def __init__(self, url: str, *, connections_max: int, application_name: str, options: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connections_max: int,
+        application_name: str,
+        options: Mapping[str, object],
+        connect: Callable[..., psycopg.Connection[Any]] = psycopg.Connection.connect,
+    ) -> None:
         self.url = url
         everywhere = {"search_path": models.SCHEMA, "default_transaction_isolation": "read committed", **options}
+        arguments = {
+            "application_name": application_name,
+            "connect_timeout": 10,
+            "options": " ".join(
+                f"-c {name}={str(value).replace(' ', BACKSLASH + ' ')}" for name, value in everywhere.items()
+            ),
+        }
         self.engine: Engine = create_engine(
             url,
             pool_size=connections_max,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_SECONDS,
             pool_reset_on_return=None,  # every transaction here ends with a COMMIT or a ROLLBACK of its own
-            connect_args={
-                "application_name": application_name,
-                "connect_timeout": 10,
-                "options": " ".join(
-                    f"-c {name}={str(value).replace(' ', BACKSLASH + ' ')}" for name, value in everywhere.items()
-                ),
-            },
+            creator=lambda: connect(psql_url(url), **arguments),
         )
 
     @classmethod
-    def for_instance(cls, url: str, *, instance: str, threads: int, settings: Settings) -> Database:
+    def for_instance(
+        cls,
+        url: str,
+        *,
+        instance: str,
+        threads: int,
+        settings: Settings,
+        connect: Callable[..., psycopg.Connection[Any]] = psycopg.Connection.connect,
+    ) -> Database:
         """Return a worker instance's access: a connection for each thread, and no wait without an end."""
         return cls(
             url,
@@ -79,6 +96,7 @@ class Database:
                 # predicate lock on the whole table: transfers that share no account would conflict (section 13.2.3).
                 "enable_seqscan": "off",
             },
+            connect=connect,
         )
 
     def close(self) -> None:
