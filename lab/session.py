@@ -22,7 +22,7 @@ from lab.stack import Endpoints, Keeper, default_state_dir, embedded_stack, keep
 from workers.app import create_app
 from workers.fleet import Fleet, InstanceInfo, start_instances
 
-GATHER_SECONDS = 20.0
+GATHER_SECONDS = 30.0
 RETRY_SECONDS = 1.0
 
 T = TypeVar("T")
