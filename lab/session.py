@@ -96,10 +96,11 @@ def tell(sentence: str) -> None:
 
 
 @contextmanager
-def open_lab(servers: Servers, *, instances: int, threads: int) -> Iterator[Lab]:
+def open_lab(servers: Servers, *, instances: int, threads: int, any_running: bool = False) -> Iterator[Lab]:
     """Open the bank and gather the instances for the block: those that run already, or else some of our own.
 
-    On given servers all that run are in ``Lab.instances``; a cell takes as many as its topology says.
+    On given servers all that run are in ``Lab.instances``; a cell takes as many as its topology says. ``any_running``
+    is content with whatever runs: ``instances`` and ``threads`` are then what to start where nothing does.
 
     Raises CannotStart if another lab is at it, if there are too few instances or threads, or if there are not enough
     connections for them.
@@ -107,7 +108,8 @@ def open_lab(servers: Servers, *, instances: int, threads: int) -> Iterator[Lab]
     with ExitStack() as stack:
         create_schema(servers.database)
         stack.enter_context(only_lab(servers.database))
-        found = [] if servers.endpoints.embedded else _gather(servers, instances=instances, threads=threads)
+        least = (1, 1) if any_running else (instances, threads)
+        found = [] if servers.endpoints.embedded else _gather(servers, instances=least[0], threads=least[1])
         if not found:
             check_connection_budget(servers.database, instances=instances, threads=threads)
             keeper = servers.keeper or stack.enter_context(keeper_only(servers.state_dir))

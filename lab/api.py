@@ -1,0 +1,64 @@
+"""What scripts may use: everything named here stays as it is, or the changelog says so.
+
+    with running_lab(instances=3, threads=8) as lab:
+        trigger(lab, Workload(transfers=5_000), "row-lock", seed=1)
+        for pending in watch(lab): ...
+        assert audit(lab.database).passed
+
+It is a module and not ``lab/__init__.py``, which the keeper imports too: that one must start at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bank.audit import Audit, audit
+from bank.errors import BankError, CannotStart
+from bank.settings import read_settings
+from bank.strategies import STRATEGIES
+from lab.experiment import Lab, Plan, Progress
+from lab.progress import Silence
+from lab.results import Cell, Run
+from lab.session import open_lab, open_servers
+from lab.topology import Topology
+from lab.trigger import accounts_in, decided_by, open_fresh_bank, trigger, watch
+from lab.workload import Workload
+
+__all__ = [
+    "STRATEGIES",
+    "Audit",
+    "BankError",
+    "CannotStart",
+    "Cell",
+    "Lab",
+    "Plan",
+    "Progress",
+    "Run",
+    "Silence",
+    "Topology",
+    "Workload",
+    "accounts_in",
+    "audit",
+    "decided_by",
+    "open_fresh_bank",
+    "running_lab",
+    "trigger",
+    "watch",
+]
+
+
+@contextmanager
+def running_lab(*, instances: int, threads: int | None = None, any_running: bool = False) -> Iterator[Lab]:
+    """Reach the servers and the workers for the block, as the environment says.
+
+    With BANKRUN_DATABASE_URL and BANKRUN_BROKER_URL, the workers are those that run there; ``any_running`` is content
+    with however many these are. Without them, everything is started here, and ends with the block. ``threads`` is each
+    worker's, unless given as BANKRUN_THREADS says. Raises CannotStart if that is impossible.
+    """
+    settings = read_settings()
+    with (
+        open_servers(settings) as servers,
+        open_lab(servers, instances=instances, threads=threads or settings.threads, any_running=any_running) as lab,
+    ):
+        yield lab

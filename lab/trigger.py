@@ -1,0 +1,105 @@
+"""Transfers for whoever is there: accept them, publish them to the queue that every instance consumes, and watch."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from itertools import groupby
+
+from psycopg.errors import UniqueViolation
+
+from bank.database import open_bank
+from bank.errors import BankError, CannotStart
+from bank.orders import Order
+from bank.strategies import strategy_named
+from lab.experiment import Lab
+from lab.workload import Workload
+from workers.app import QUEUE
+from workers.submission import accept, publish
+
+POLL_SECONDS = 0.1
+RESEND_SECONDS = 3.0
+STALLED_SECONDS = 120.0
+
+
+def accounts_in(lab: Lab) -> int:
+    """Return how many accounts the bank has; they are numbered from 1."""
+    with lab.database.transaction() as transaction:
+        row = transaction.execute("SELECT count(*) FROM accounts").fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def open_fresh_bank(lab: Lab, workload: Workload) -> None:
+    """Empty the bank and open its accounts anew; jobs that still wait for a worker are forgotten with it."""
+    with lab.app.connection_for_write() as connection:
+        connection.default_channel.queue_purge(QUEUE)
+    open_bank(lab.database, accounts=workload.accounts, opening=workload.opening, constraint=workload.constraint)
+
+
+def trigger(lab: Lab, workload: Workload, strategy: str, *, seed: int) -> None:
+    """Accept a workload's transfers, and tell the workers. Returns when all messages are sent, not when they are done.
+
+    Raises CannotStart for a strategy that does not exist, and for transfers that were accepted before.
+    """
+    name = strategy_named(strategy).name
+    orders = list(workload.orders(seed))
+    try:
+        accept(lab.database, orders, strategy=name)
+    except UniqueViolation as error:
+        raise CannotStart(f"seed {seed}: these transfers are in the bank already; use another seed") from error
+    _publish(lab, orders, name, chunk=workload.chunk, think_ms=workload.think_ms)
+
+
+def _publish(lab: Lab, orders: list[Order], strategy: str, *, chunk: int = 1, think_ms: float = 0.0) -> None:
+    run = f"trigger-{secrets.token_hex(4)}"
+    publish(lab.app, orders, queue=QUEUE, run=run, strategy=strategy, chunk=chunk, think_ms=think_ms)
+
+
+def watch(lab: Lab) -> Iterator[int]:
+    """Yield how many transfers are pending, every now and then, until none is.
+
+    A worker that is killed takes the jobs it was at with it. Redis brings them back when their time is over, all but
+    those that were on the wire. So what stays pending while the queue is empty is published again: a transfer that is
+    delivered twice is applied once. Raises BankError when nothing has moved for two minutes.
+    """
+    before, moved_at, resend_after = -1, time.monotonic(), RESEND_SECONDS
+    while True:
+        pending = _pending(lab)
+        yield pending
+        if not pending:
+            return
+        if pending != before:
+            before, moved_at, resend_after = pending, time.monotonic(), RESEND_SECONDS
+        idle = time.monotonic() - moved_at
+        if idle > STALLED_SECONDS:
+            raise BankError(f"{pending} transfers are pending, and nothing has moved for {idle:.0f} s: is a worker up?")
+        if idle > resend_after and not lab.fleet.queue_length(QUEUE):
+            resend(lab)
+            resend_after += 2 * resend_after
+        time.sleep(POLL_SECONDS)
+
+
+def _pending(lab: Lab) -> int:
+    with lab.database.transaction() as transaction:
+        row = transaction.execute("SELECT count(*) FROM transfers WHERE status = 'pending'").fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def resend(lab: Lab) -> None:
+    """Publish every pending transfer again, with the strategy it was accepted for."""
+    with lab.database.transaction() as transaction:
+        rows = transaction.execute(
+            "SELECT strategy, id, debit, credit, amount FROM transfers WHERE status = 'pending' ORDER BY strategy"
+        ).fetchall()
+    for strategy, group in groupby(rows, key=lambda row: str(row[0])):
+        _publish(lab, [Order(*row[1:]) for row in group], strategy)
+
+
+def decided_by(lab: Lab) -> dict[str, int]:
+    """Return how many of the bank's transfers each instance decided, by its name."""
+    with lab.database.transaction() as transaction:
+        rows = transaction.execute(
+            "SELECT instance, count(*) FROM transfers WHERE instance IS NOT NULL GROUP BY instance ORDER BY instance"
+        ).fetchall()
+    return {str(instance): int(count) for instance, count in rows}
