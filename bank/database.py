@@ -293,7 +293,7 @@ def open_for_lab(url: str) -> Database:
 def _why_no_connection(error: OperationalError) -> str:
     """Return the reason alone: the driver's message repeats the address once for each it tried."""
     lines = [line for line in str(error.orig).splitlines() if line.strip()]
-    return lines[0].split("failed: ", 1)[-1].strip() if lines else "no answer"
+    return lines[0].rpartition("failed: ")[2].strip() if lines else "no answer"
 
 
 def _marker(connection: Connection) -> str | None:

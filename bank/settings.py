@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     visibility_timeout_ms: int = Field(60_000, ge=1_000, description="Redis: an unacknowledged message comes back")
     patience_ms: int = Field(30_000, ge=100, description="a worker retries one delivery for this long")
     startup_wait_ms: int | None = Field(
-        None, ge=0, description="how long to wait for servers that are starting; without it, a worker 30 s, a lab not"
+        None, ge=0, description="how long a worker (by default 30 s) or a lab (not) waits for what is starting"
     )
     start_workers: bool = Field(True, description="start workers here if none are running on the given servers")
     heartbeat_file: Path | None = Field(None, description="a worker touches it while it listens to the broker")

@@ -22,7 +22,6 @@ from lab.stack import Endpoints, Keeper, default_state_dir, embedded_stack, keep
 from workers.app import create_app
 from workers.fleet import Fleet, InstanceInfo, start_instances
 
-GATHER_SECONDS = 30.0
 RETRY_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -129,7 +128,8 @@ def _gather(servers: Servers, *, instances: int, threads: int) -> list[InstanceI
     connections than there are.
     """
     bank = bank_id(servers.database)
-    deadline = time.monotonic() + GATHER_SECONDS
+    wait_seconds = (servers.settings.startup_wait_ms or 0) / 1000
+    deadline = time.monotonic() + wait_seconds
     told = False
     while True:
         running = servers.fleet.discover()
@@ -139,7 +139,7 @@ def _gather(servers: Servers, *, instances: int, threads: int) -> list[InstanceI
         if len(ours) >= instances or time.monotonic() > deadline:
             break
         if not told:
-            tell(f"{len(ours)} of {instances} instances answer; waiting up to {GATHER_SECONDS:g} s for the others")
+            tell(f"{len(ours)} of {instances} instances answer; waiting up to {wait_seconds:.0f} s for the others")
             told = True
     if len(ours) < instances:
         elsewhere = len(running) - len(ours)
