@@ -124,9 +124,12 @@ class Database:
             transaction.raw.commit()
         except BaseException as error:
             if transaction.is_lost:
-                pooled.invalidate()
+                if pooled.is_valid:
+                    pooled.invalidate()
             else:
                 transaction.raw.rollback()
+                if transaction.holds_session_locks:
+                    pooled.invalidate()
             named = _named(error)
             if named is not None:
                 raise named from error
@@ -145,7 +148,8 @@ class Transaction:
     """One database transaction, as a strategy sees it.
 
     ``statements_seconds`` is the time its statements took, waiting for locks included; ``prepared`` is what the
-    strategy's ``prepare`` returned.
+    strategy's ``prepare`` returned. ``holds_session_locks`` says that a ROLLBACK would not free everything: if the
+    transaction fails, its connection is closed.
     """
 
     def __init__(self, engine: Engine, pooled: PoolProxiedConnection, isolation: str) -> None:
@@ -161,6 +165,7 @@ class Transaction:
         self.statements_seconds = 0.0
         self.think: Callable[[], None] = lambda: None
         self.prepared: object = None
+        self.holds_session_locks = False
 
     def execute(
         self, sql: LiteralString, parameters: Mapping[str, Any] | None = None
@@ -321,12 +326,12 @@ def bank_id(database: Database) -> str | None:
 
 
 def create_schema(database: Database) -> None:
-    """Make the schema and its tables, unless they are there already."""
+    """Make the schema and its tables: those that are missing, since an older bankrun may have made the others."""
     with database.engine.begin() as connection:
         if _refuse_strangers(connection, database.url) is None:
             connection.exec_driver_sql(f"CREATE SCHEMA {models.SCHEMA}")
             connection.exec_driver_sql(f"COMMENT ON SCHEMA {models.SCHEMA} IS '{MARKER}{uuid.uuid4()}'")
-            models.metadata.create_all(connection)
+        models.metadata.create_all(connection)
 
 
 def drop_schema(database: Database) -> None:
@@ -341,9 +346,10 @@ def open_bank(database: Database, *, accounts: int, opening: int, constraint: bo
     with database.engine.begin() as connection:
         if not _refuse_strangers(connection, database.url):
             raise CannotStart(f"{without_password(database.url)} holds no bank yet")
-        connection.exec_driver_sql("TRUNCATE accounts, transfers, entries")
+        connection.exec_driver_sql("TRUNCATE accounts, transfers, entries, fences")
         connection.exec_driver_sql("ALTER SEQUENCE entry_ids RESTART")
         connection.exec_driver_sql("ALTER SEQUENCE entry_seq RESTART")
+        connection.exec_driver_sql("ALTER SEQUENCE fence_tokens RESTART")
         connection.exec_driver_sql(f"ALTER TABLE accounts DROP CONSTRAINT IF EXISTS {BALANCE_CHECK}")
         if constraint:
             connection.exec_driver_sql(f"ALTER TABLE accounts ADD CONSTRAINT {BALANCE_CHECK} CHECK (balance >= 0)")

@@ -1,0 +1,304 @@
+"""Every order in which a few transfers can meet: enumerated, run, audited."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from bank.audit import Audit, audit
+from bank.database import Database
+from bank.errors import CannotStart
+from bank.orders import Order
+from bank.settings import Settings
+from bank.strategies import Claim, Strategy
+from lab.scheduler import Choose, Execution, Scheduler, Step
+
+ACCOUNTS = (101, 102, 103)
+OPENING = 100
+INSTANCES = ("same", "two")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A few transfers that are about to meet. ``legs`` are (debit, credit, amount); the same number is the same transfer."""
+
+    name: str
+    summary: str
+    legs: tuple[tuple[int, int, int], ...]
+    numbers: tuple[int, ...]
+    leases_expire: bool = False
+
+    def orders(self) -> dict[str, Order]:
+        """Return the orders by the name of the one that applies it: A, B, …"""
+        named = zip("ABC", self.numbers, self.legs, strict=False)
+        return {name: Order(UUID(int=number), *leg) for name, number, leg in named}
+
+
+A, B, C = ACCOUNTS
+CASES = {
+    case.name: case
+    for case in (
+        Case("same-pair", "both move money from 101 to 102", ((A, B, 10), (A, B, 5)), (1, 2)),
+        Case("one-common", "one account in common", ((A, B, 10), (B, C, 5)), (1, 2)),
+        Case("opposite", "from 101 to 102, and back", ((A, B, 10), (B, A, 5)), (1, 2)),
+        Case("duplicate", "one transfer, delivered twice", ((A, B, 10), (A, B, 10)), (1, 1)),
+        Case("drain", "each fits, both together do not", ((A, B, 60), (A, C, 60)), (1, 2)),
+        Case("paused-holder", "a lease runs out between read and write", ((A, B, 10), (A, B, 5)), (1, 2), True),
+    )
+}
+THREE = Case("three", "three on the same pair", ((A, B, 10), (A, B, 5), (A, B, 3)), (1, 2, 3))
+
+
+@dataclass(slots=True)
+class _Node:
+    """A point at which somebody had to be chosen."""
+
+    able: Mapping[str, Step]
+    sleep: Mapping[str, Step]
+    last: str
+    preemptions: int
+    tried: list[str] = field(default_factory=list)
+    chosen: str = ""
+
+
+class Explorer:
+    """Depth first over all choices, leaving out orders that only swap steps which do not depend on each other.
+
+    The pruning is by sleep sets (Godefroid, 1996): once a step was explored at a node, it sleeps in the branches of its
+    siblings until something happens that it depends on. ``preemptions_max`` bounds how often a transfer is interrupted
+    although it could go on; sleep sets are not sound under such a bound, so they are off then.
+    """
+
+    def __init__(self, *, prune: bool = True, preemptions_max: int | None = None) -> None:
+        self._prune = prune and preemptions_max is None
+        self._preemptions_max = preemptions_max
+        self._stack: list[_Node] = []
+
+    def executions(self, run: Callable[[Choose], Execution]) -> Iterator[Execution]:
+        """Run one execution after another until there is none left."""
+        while True:
+            execution = run(self._choose)
+            if execution.complete or execution.truncated:
+                yield execution
+            while self._stack and not self._next_branch(self._stack[-1]):
+                self._stack.pop()
+            if not self._stack:
+                return
+
+    def _next_branch(self, node: _Node) -> bool:
+        node.tried.append(node.chosen)
+        return self._pick(node) is not None
+
+    def _choose(self, able: Mapping[str, Step], depth: int) -> str | None:
+        if depth < len(self._stack):
+            node = self._stack[depth]
+            if node.chosen in able:
+                node.able = able
+                return node.chosen
+            # It could not go after all: its guard was taken. That is not another execution.
+            node.able = able
+            del self._stack[depth + 1 :]
+            return self._pick(node)
+        node = self._child(able)
+        self._stack.append(node)
+        return self._pick(node)
+
+    def _child(self, able: Mapping[str, Step]) -> _Node:
+        if not self._stack:
+            return _Node(able, {}, "", 0)
+        parent = self._stack[-1]
+        step = parent.able[parent.chosen]
+        slept = {**parent.sleep, **{name: parent.able[name] for name in parent.tried if name in parent.able}}
+        sleep = {name: other for name, other in slept.items() if name != parent.chosen and not other.depends_on(step)}
+        return _Node(able, sleep if self._prune else {}, parent.chosen, parent.preemptions + self._preempts(parent))
+
+    def _preempts(self, node: _Node, name: str | None = None) -> bool:
+        return node.last in node.able and (name or node.chosen) != node.last
+
+    def _pick(self, node: _Node) -> str | None:
+        options = [name for name in sorted(node.able) if name not in node.sleep and name not in node.tried]
+        if self._preemptions_max is not None:
+            free = self._preemptions_max - node.preemptions
+            options = [name for name in options if not self._preempts(node, name) or free > 0]
+        if not options:
+            return None
+        node.chosen = node.last if node.last in options else options[0]
+        return node.chosen
+
+
+def canonical(steps: Sequence[tuple[str, Step]]) -> str:
+    """Return the same text for all orders of these steps that differ only in steps that commute."""
+    left, order = list(steps), []
+    while left:
+        free = [
+            position
+            for position, (name, step) in enumerate(left)
+            if not any(name == before or step.depends_on(other) for before, other in left[:position])
+        ]
+        chosen = min(free, key=lambda position: left[position][0])
+        order.append(left.pop(chosen)[0])
+    return "".join(order)
+
+
+@dataclass(slots=True)
+class CaseResult:
+    """All executions of one case, counted. ``shortest_broken`` is an id that ``bankrun replay`` takes."""
+
+    strategy: str
+    instances: str
+    case: str
+    transfers: int
+    claim: str
+    expected: str
+    interleavings: int = 0
+    broken: int = 0
+    truncated: int = 0
+    deadlocks: int = 0
+    conflicts: int = 0
+    shortest_broken: str | None = None
+    kinds: list[str] = field(default_factory=list)
+    broken_ids: list[str] = field(default_factory=list)
+    outcomes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether a claim was refuted."""
+        return self.expected == "safe" and self.broken > 0
+
+
+class Prover:
+    """Runs cases on one bank. Owns its scheduler; use as a context manager."""
+
+    def __init__(self, database: Database, settings: Settings, *, transfers: int = 2) -> None:
+        self._database = database
+        self._settings = settings
+        self._scheduler = Scheduler(database.url, settings, "ABC"[:transfers])
+
+    def __enter__(self) -> Prover:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._scheduler.__exit__(*error)
+
+    def prove(
+        self,
+        strategy: type[Strategy],
+        instances: str,
+        case: Case,
+        *,
+        prune: bool = True,
+        preemptions_max: int | None = None,
+    ) -> CaseResult:
+        """Run every execution of a case and audit each."""
+        started = time.perf_counter()
+        covered = strategy.claim.covers(instances=1 + (instances == "two"), threads=2, hosts=1)
+        safe = covered and (strategy.survives_pause or not case.leases_expire)
+        result = CaseResult(
+            strategy.name, instances, case.name, len(case.legs), strategy.claim.value, "safe" if safe else "unsafe"
+        )
+        seen: set[str] = set()
+        outcomes: set[str] = set()
+        kinds: dict[str, None] = {}
+        explorer = Explorer(prune=prune, preemptions_max=preemptions_max)
+        for execution in explorer.executions(lambda choose: self.run(strategy, instances, case, choose)):
+            key = canonical(execution.steps)
+            if key in seen:
+                continue
+            seen.add(key)
+            result.interleavings += 1
+            result.truncated += execution.truncated
+            result.deadlocks += execution.deadlocks
+            result.conflicts += execution.conflicts
+            found = audit(self._database)
+            outcomes.add(outcome(found))
+            if not found.passed:
+                result.broken += 1
+                kinds |= dict.fromkeys(finding.kind for finding in found.findings)
+                result.broken_ids.append(interleaving_id(strategy.name, instances, case, execution.choices))
+        result.broken_ids.sort(key=lambda name: (len(name), name))
+        result.shortest_broken = next(iter(result.broken_ids), None)
+        result.kinds, result.outcomes = list(kinds), sorted(outcomes)
+        result.seconds = round(time.perf_counter() - started, 3)
+        return result
+
+    def run(self, strategy: type[Strategy], instances: str, case: Case, choose: Choose) -> Execution:
+        """Run one execution on a bank that looks the same each time."""
+        orders = case.orders()
+        self._reset(orders, strategy.name)
+        one = strategy.open(self._settings)
+        strategies = {name: one if instances == "same" else strategy.open(self._settings) for name in orders}
+        return self._scheduler.run(orders, strategies, ACCOUNTS, choose, leases_expire=case.leases_expire)
+
+    def replay(self, strategy: type[Strategy], instances: str, case: Case, choices: str) -> tuple[Execution, Audit]:
+        """Run exactly one interleaving again. Raises CannotStart if these choices are not possible."""
+
+        def choose(able: Mapping[str, Step], depth: int) -> str | None:
+            wanted = choices[depth] if depth < len(choices) else min(able)
+            if wanted not in able:
+                raise CannotStart(f"step {depth + 1} of {choices}: {wanted} cannot go; {', '.join(sorted(able))} can")
+            return wanted
+
+        execution = self.run(strategy, instances, case, choose)
+        return execution, audit(self._database)
+
+    def _reset(self, orders: Mapping[str, Order], strategy: str) -> None:
+        with self._database.transaction() as transaction:
+            transaction.execute("TRUNCATE accounts, transfers, entries")
+            transaction.execute("SELECT setval('entry_ids', 1, false), setval('entry_seq', 1, false)")
+            transaction.execute(
+                "INSERT INTO accounts (id, opening, balance) SELECT unnest(%(ids)s::int[]), %(opening)s, %(opening)s",
+                {"ids": list(ACCOUNTS), "opening": OPENING},
+            )
+            for order in {order.id: order for order in orders.values()}.values():
+                transaction.execute(
+                    "INSERT INTO transfers (id, debit, credit, amount, strategy)"
+                    " VALUES (%(id)s, %(debit)s, %(credit)s, %(amount)s, %(strategy)s)",
+                    {
+                        "id": order.id,
+                        "debit": order.debit,
+                        "credit": order.credit,
+                        "amount": order.amount,
+                        "strategy": strategy,
+                    },
+                )
+
+
+def outcome(found: Audit) -> str:
+    """Return what an execution came to, in a form that can be compared."""
+    statuses = ",".join(f"{count} {status}" for status, count in found.transfers.items() if count)
+    return f"{statuses}; drift {found.drift:+d}; {found.lost_postings} lost"
+
+
+def interleaving_id(strategy: str, instances: str, case: Case, choices: str) -> str:
+    """Return the id by which an interleaving can be run again: it says all there is to know."""
+    return f"{strategy}/{instances}/{case.name}/{choices}"
+
+
+def applies(strategy: type[Strategy], instances: str, case: Case) -> bool:
+    """Whether a case says anything about a strategy: only a lease can run out."""
+    return not case.leases_expire or not strategy.survives_pause or strategy.claim is Claim.NOTHING
+
+
+def as_json(result: CaseResult) -> dict[str, Any]:
+    """Return a case as the contract has it."""
+    return {
+        name: getattr(result, name)
+        for name in (
+            *(
+                "strategy",
+                "instances",
+                "case",
+                "transfers",
+                "claim",
+                "expected",
+                "interleavings",
+                "broken",
+                "truncated",
+            ),
+            *("deadlocks", "conflicts", "shortest_broken", "kinds", "outcomes", "seconds"),
+        )
+    }
