@@ -36,6 +36,9 @@ entry_seq = Sequence("entry_seq", metadata=metadata, data_type=BigInteger)
 """Orders entries. Drawn when an entry is inserted, when its account's row is already locked by having been written:
 the next writer of that row draws later, so within one account ``seq`` is the physical order of the writes."""
 
+fence_tokens = Sequence("fence_tokens", metadata=metadata, data_type=BigInteger)
+"""Numbers the holders of a lease, so that a later one is told from an earlier one."""
+
 
 class Bank(SQLModel):
     """The base of all tables: they share one metadata, in a schema of their own."""
@@ -113,3 +116,12 @@ class Entry(Bank, table=True):
     written_at: datetime | None = Field(
         None, sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.clock_timestamp()}
     )
+
+
+class Fence(Bank, table=True):
+    """The highest token that a holder of a lease has shown, for each strategy that uses tokens."""
+
+    __tablename__ = "fences"
+
+    name: str = Field(primary_key=True)
+    fence: int = Field(sa_type=BigInteger)

@@ -161,7 +161,9 @@ class Lab:
         progress: Progress | None,
     ) -> tuple[str, list[InstanceInfo]]:
         """Send a workload to a fresh bank and wait for its outcomes. Returns the run's name and who took part."""
-        chosen = self.instances[: topology.instances]
+        chosen, threads = self.instances[: topology.instances], topology.threads
+        if STRATEGIES[strategy].routed_to_one:
+            chosen, threads = chosen[:1], 1
         name = self.next_name()
         orders = list(workload.orders(seed))
         open_bank(self.database, accounts=workload.accounts, opening=workload.opening, constraint=workload.constraint)
@@ -175,7 +177,7 @@ class Lab:
             strategy=strategy,
             chunk=workload.chunk,
             think_ms=workload.think_ms,
-            threads=topology.threads,
+            threads=threads,
         )
         try:
             self.fleet.join(name, chosen)

@@ -16,7 +16,7 @@ from bank.strategies import strategy_named
 from lab.experiment import Lab
 from lab.workload import Workload
 from workers.app import QUEUE
-from workers.submission import accept, publish
+from workers.submission import accept, check_queue, publish
 
 POLL_SECONDS = 0.1
 RESEND_SECONDS = 3.0
@@ -40,9 +40,11 @@ def open_fresh_bank(lab: Lab, workload: Workload) -> None:
 def trigger(lab: Lab, workload: Workload, strategy: str, *, seed: int) -> None:
     """Accept a workload's transfers, and tell the workers. Returns when all messages are sent, not when they are done.
 
-    Raises CannotStart for a strategy that does not exist, and for transfers that were accepted before.
+    Raises CannotStart for a strategy that does not exist or must not use this queue, and for transfers that were
+    accepted before.
     """
     name = strategy_named(strategy).name
+    check_queue(QUEUE, name)
     orders = list(workload.orders(seed))
     try:
         accept(lab.database, orders, strategy=name)

@@ -7,7 +7,6 @@ import os
 import platform
 import socket
 import sys
-import tempfile
 import threading
 import uuid
 from pathlib import Path
@@ -17,6 +16,7 @@ from bank.database import Database, bank_id
 from bank.errors import BankError, CannotStart, Rejected
 from bank.settings import Settings
 from bank.strategies import Strategy, strategy_named
+from bank.strategies.file_lock import lock_directory
 from bank.teller import Teller
 from workers.jobs import Job
 from workers.meter import Meter
@@ -53,7 +53,10 @@ class Instance:
         self._meters: dict[str, Meter] = {}
 
     def close(self) -> None:
-        """Close the database connections."""
+        """Close the strategies' connections and the database's."""
+        with self._lock:
+            for strategy in self._strategies.values():
+                strategy.close()
         self.database.close()
 
     def apply(self, job: Job) -> None:
@@ -106,12 +109,19 @@ class Instance:
             "instance": self.name,
             "pid": os.getpid(),
             "threads": self.threads,
-            "host": file_lock_host(Path(tempfile.gettempdir())),
+            "host": self._host(),
             "hostname": socket.gethostname(),
             "python": platform.python_version(),
             "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
             "bank": bank,
         }
+
+    def _host(self) -> str:
+        try:
+            return file_lock_host(lock_directory())
+        except CannotStart as error:
+            logger.warning("shares no lock file: %s", error)
+            return f"{self.name}:{os.getpid()}"
 
 
 def file_lock_host(directory: Path) -> str:

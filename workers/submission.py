@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from celery import Celery
 
 from bank.database import Database
+from bank.errors import CannotStart
 from bank.orders import Order
-from workers.app import TASK
+from bank.strategies import STRATEGIES
+from workers.app import QUEUE, TASK
 from workers.jobs import message
 
 PUBLISH_BATCH = 500
@@ -23,6 +25,15 @@ def accept(database: Database, orders: Iterable[Order], *, strategy: str) -> Non
         "COPY transfers (id, debit, credit, amount, strategy) FROM STDIN",
         ((order.id, order.debit, order.credit, order.amount, strategy) for order in orders),
     )
+
+
+def check_queue(queue: str, strategy: str) -> None:
+    """Raise CannotStart if a strategy's claim rests on routing, and this queue goes to every instance."""
+    if queue == QUEUE and strategy in STRATEGIES and STRATEGIES[strategy].routed_to_one:
+        raise CannotStart(
+            f"{strategy} holds only where one instance gets all of its transfers, and every instance takes from the "
+            f"queue {queue!r}: use `bankrun compare --strategy {strategy}`, or another strategy"
+        )
 
 
 def publish(
@@ -40,8 +51,9 @@ def publish(
 ) -> None:
     """Publish accepted orders to a queue, ``chunk`` of them in a message, many messages in a round trip.
 
-    ``progress`` is called with the number of orders published so far.
+    ``progress`` is called with the number of orders published so far. Raises CannotStart as ``check_queue`` does.
     """
+    check_queue(queue, strategy)
     with app.producer_or_acquire() as producer:
         for begin in range(0, len(orders), PUBLISH_BATCH * chunk):
             end = min(begin + PUBLISH_BATCH * chunk, len(orders))

@@ -5,20 +5,67 @@ from __future__ import annotations
 import difflib
 
 from bank.errors import CannotStart
+from bank.strategies.advisory_lock import AdvisoryLock
+from bank.strategies.advisory_lock_early import AdvisoryLockEarly
 from bank.strategies.atomic_update import AtomicUpdate
-from bank.strategies.base import Claim, Guard, Strategy, ThreadGuard
+from bank.strategies.base import Claim, Guard, Lease, Strategy, ThreadGuard
+from bank.strategies.check_then_debit import CheckThenDebit
+from bank.strategies.file_lock import FileLock
+from bank.strategies.no_key_lock import NoKeyLock
 from bank.strategies.none import NoLock
+from bank.strategies.redis_lock import RedisLock
+from bank.strategies.redis_lock_fenced import RedisLockFenced
+from bank.strategies.redis_lock_fenced_late import RedisLockFencedLate
+from bank.strategies.repeatable_read import RepeatableRead
+from bank.strategies.retry_without_reread import RetryWithoutReread
 from bank.strategies.row_lock import RowLock
+from bank.strategies.row_lock_nowait import RowLockNowait
 from bank.strategies.row_lock_orm import RowLockOrm
+from bank.strategies.row_lock_unordered import RowLockUnordered
 from bank.strategies.serializable import Serializable
+from bank.strategies.share_lock import ShareLock
+from bank.strategies.single_writer import SingleWriter
+from bank.strategies.striped_lock import StripedLock
+from bank.strategies.table_lock import TableLock
 from bank.strategies.thread_lock import ThreadLock
+from bank.strategies.thread_lock_early import ThreadLockEarly
 from bank.strategies.version_check import VersionCheck
 
-__all__ = ["CONTROL", "STRATEGIES", "Claim", "Guard", "Strategy", "ThreadGuard", "strategy_named"]
+__all__ = ["CONTROL", "STRATEGIES", "Claim", "Guard", "Lease", "Strategy", "ThreadGuard", "strategy_named"]
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
-    for strategy in (NoLock, ThreadLock, RowLock, RowLockOrm, AtomicUpdate, VersionCheck, Serializable)
+    for strategy in (
+        NoLock,
+        # one process, one host
+        ThreadLock,
+        StripedLock,
+        FileLock,
+        # the row itself
+        RowLock,
+        RowLockOrm,
+        RowLockUnordered,
+        RowLockNowait,
+        NoKeyLock,
+        ShareLock,
+        AtomicUpdate,
+        VersionCheck,
+        # the transaction
+        RepeatableRead,
+        Serializable,
+        # another lock that all instances share
+        AdvisoryLock,
+        TableLock,
+        RedisLock,
+        RedisLockFenced,
+        SingleWriter,
+        # almost right
+        ThreadLockEarly,
+        AdvisoryLockEarly,
+        RedisLockFencedLate,
+        CheckThenDebit,
+        RetryWithoutReread,
+    )
 }
 """In the order in which they are shown."""
 

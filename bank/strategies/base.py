@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from enum import StrEnum
-from typing import ClassVar, LiteralString, Protocol, Self
+from typing import ClassVar, LiteralString, Protocol, Self, runtime_checkable
 
 from bank.database import Database, Transaction
 from bank.errors import InsufficientFunds, NotAcquired, UnknownAccount
@@ -48,6 +48,14 @@ class Guard(Protocol):
         """Give the guard back."""
 
 
+@runtime_checkable
+class Lease(Guard, Protocol):
+    """A guard that another can take once its time is over, whether or not its holder has noticed."""
+
+    def expire(self) -> None:
+        """Do to the lease what running out of time does. Its holder learns nothing of it."""
+
+
 class ThreadGuard:
     """A ``threading.Lock`` as a guard."""
 
@@ -87,6 +95,8 @@ class Strategy:
     """Whether a refusal can come after an account was written; the move then runs under a savepoint."""
     guards_commit: ClassVar[bool] = True
     """Whether the guard is held until after COMMIT. If not, it is given back as soon as everything is written."""
+    routed_to_one: ClassVar[bool] = False
+    """Whether the claim rests on routing: all of its transfers go to one instance, one at a time."""
 
     READ: ClassVar[LiteralString] = """
         SELECT id, balance, last_entry, version, clock_timestamp() FROM accounts
@@ -101,8 +111,15 @@ class Strategy:
         """Return the object that one instance uses. ``settings`` say where the servers are, and how long to wait."""
         return cls()
 
+    def close(self) -> None:
+        """Give back what ``open`` took."""
+
     def guard(self, order: Order) -> Guard | None:
-        """Return what to hold around the transaction that applies ``order``, if anything."""
+        """Return what to hold around the transaction that applies ``order``, if anything.
+
+        Two threads may hold guards of one strategy at the same time: a guard that remembers its acquisition is made
+        anew for each call.
+        """
         return None
 
     def prepare(self, database: Database, order: Order) -> object:

@@ -32,6 +32,7 @@ class Branch:
     def close(self) -> None:
         """Let the threads finish and close the connections."""
         self.pool.shutdown()
+        self.strategy.close()
         self.database.close()
 
 

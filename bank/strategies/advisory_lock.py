@@ -1,0 +1,31 @@
+"""Locks that Postgres keeps and does not understand."""
+
+from __future__ import annotations
+
+from typing import ClassVar, LiteralString
+
+from bank.database import Transaction
+from bank.orders import Order, Snapshot
+from bank.strategies.base import Claim, Strategy
+
+
+class AdvisoryLock(Strategy):
+    """``pg_advisory_xact_lock`` on both accounts' numbers, in id order, before the read; COMMIT frees them.
+
+    Claims everywhere, among those who ask: Postgres keeps the lock and attaches no meaning to it (manual, section
+    13.3.5), so one UPDATE that does not ask walks past it. The lock needs a statement of its own before the read: under
+    READ COMMITTED a statement sees what was committed when *it* began (section 13.2.1), and one that waited for the
+    lock inside would read what was there before the wait. Two numbers, since a lock with one is the lab's.
+    """
+
+    name = "advisory-lock"
+    summary = "pg_advisory_xact_lock per account, in id order"
+    claim = Claim.EVERYWHERE
+
+    LOCK: ClassVar[LiteralString] = "SELECT pg_advisory_xact_lock(1, %(account)s)"
+
+    def read(self, transaction: Transaction, order: Order) -> tuple[Snapshot, Snapshot]:
+        """Lock both numbers, then read."""
+        for account in order.accounts:
+            transaction.execute(self.LOCK, {"account": account})
+        return super().read(transaction, order)

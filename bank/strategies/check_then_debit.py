@@ -1,0 +1,45 @@
+"""Almost right: no posting is ever lost, and the account is overdrawn."""
+
+from __future__ import annotations
+
+from typing import ClassVar, LiteralString
+
+from bank.database import Database, Transaction
+from bank.errors import InsufficientFunds
+from bank.orders import Order
+from bank.strategies.atomic_update import AtomicUpdate
+from bank.strategies.base import Claim
+
+
+class CheckThenDebit(AtomicUpdate):
+    """Look whether there is enough, in a transaction of its own; then let the database add and subtract.
+
+    Claims nothing. People believe in it because each half is right: the check is a check, and the UPDATE is atomic, so
+    every total adds up and no posting is lost. But what was checked is not locked. Two transfers that each fit both see
+    enough, and both are booked (time of check, time of use). ``atomic-update`` is the same with the check where it
+    belongs, in the UPDATE's own WHERE, which is looked at again after a wait (manual, section 13.2.1). A
+    ``CHECK (balance >= 0)``, as with ``--constraint``, would stop it.
+    """
+
+    name = "check-then-debit"
+    summary = "almost right: funds checked in another transaction"
+    claim = Claim.NOTHING
+
+    CHECK: ClassVar[LiteralString] = "SELECT balance FROM accounts WHERE id = %(id)s"
+    ADD = """
+        UPDATE accounts SET balance = balance + %(delta)s, last_entry = %(entry_id)s WHERE id = %(account_id)s
+        RETURNING old.balance, new.balance, old.last_entry, clock_timestamp()
+    """
+
+    def prepare(self, database: Database, order: Order) -> object:
+        """Return what the debit account holds, or None if there is no such account."""
+        with database.transaction() as transaction:
+            row = transaction.execute(self.CHECK, {"id": order.debit}).fetchone()
+        return None if row is None else row[0]
+
+    def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:
+        """Believe what ``prepare`` saw, and change both balances in place."""
+        seen = transaction.prepared
+        if isinstance(seen, int) and seen < order.amount:
+            raise InsufficientFunds(f"account {order.debit} holds {seen}, less than {order.amount}")
+        super().move(transaction, order, entry_ids)
