@@ -26,9 +26,12 @@ from lab.bench import benchmark
 from lab.doctor import examine
 from lab.environment import bankrun_version, environment
 from lab.experiment import CELL_SECONDS_MAX, WARMUP, Plan
-from lab.progress import BarProgress, LineProgress
+from lab.interleavings import CASES, INSTANCES, THREE, Case, CaseResult, Prover, applies, as_json
+from lab.progress import BarProgress, LineProgress, Steps
+from lab.replay import money, parse_id, psql_script, steps_table
 from lab.results import Comparison
-from lab.session import open_lab, open_servers
+from lab.scheduler import RETRIES_MAX, Execution
+from lab.session import hold_bank, open_lab, open_servers
 from lab.story import explain
 from lab.topology import Topology
 from lab.worker import become_worker
@@ -40,6 +43,8 @@ HEADLINE_TOPOLOGIES = ["1x8", "3x8"]
 DEFAULT = Workload()
 BENCH_STRATEGIES = ["row-lock", "row-lock-orm", "atomic-update"]
 ROUNDS_MAX = 1_000
+ALL = ["all"]
+PREEMPTIONS_MAX = 10
 SETTINGS_SAVED = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "visibility_timeout_ms", "patience_ms")
 
 cli = typer.Typer(
@@ -212,6 +217,147 @@ def _export(
         files.write(as_markdown, tables.comparison_markdown(comparison))
     if as_junit is not None:
         files.write(as_junit, tables.comparison_junit(comparison))
+
+
+@cli.command()
+def prove(
+    strategy: Annotated[list[str], typer.Option(help="A strategy, or `all`. Repeatable.")] = ALL,
+    instances: Annotated[
+        Literal["same", "two", "both"], typer.Option(help="In one instance, in two, or both.")
+    ] = "both",
+    case: Annotated[list[str], typer.Option(help="How they meet, or `all`. Repeatable.")] = ALL,
+    transfers: Annotated[int, typer.Option(help="2, or 3 on one pair of accounts.")] = 2,
+    preemptions: Annotated[int, typer.Option(help="With 3 transfers: how often one may be interrupted.")] = 2,
+    show: Annotated[int, typer.Option(help="Tell this many broken interleavings, the shortest first.")] = 0,
+    export_json: Annotated[str | None, typer.Option(metavar="FILE", help="Write everything; `-` is stdout.")] = None,
+    export_markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the matrix.")] = None,
+) -> None:
+    """Run every order in which two transfers can meet, on a real Postgres, and audit each.
+
+    The same strategies and the same teller as in a worker. Exits with 3 if a claim is refuted.
+    """
+    exports = [name for name in (export_json, export_markdown) if name is not None]
+    for name in exports:
+        files.check_writable(name)
+    cases = _cases(case, transfers)
+    if show < 0 or not 0 <= preemptions <= PREEMPTIONS_MAX:
+        raise CannotStart(
+            f"show={show}, preemptions={preemptions}: show is 0 or more, preemptions 0 to {PREEMPTIONS_MAX}"
+        )
+    wanted = [STRATEGIES[name] for name in _strategies(strategy) if not STRATEGIES[name].routed_to_one]
+    if not wanted:
+        raise CannotStart("nothing to prove: its transfers are routed to one instance, one at a time, and never meet")
+    console = Console(stderr=files.STDOUT in exports, highlight=False)
+    with open_servers(read_settings()) as servers, hold_bank(servers):
+        plan = [
+            (one, where, meeting)
+            for one in wanted
+            for where in (INSTANCES if instances == "both" else (instances,))
+            for meeting in cases
+            if applies(one, meeting)
+        ]
+        depends = environment(servers.database, servers.app, [], embedded=servers.endpoints.embedded)
+        results = []
+        with Prover(servers.database, servers.settings, transfers=transfers) as prover, Steps(len(plan)) as steps:
+            for one, where, meeting in plan:
+                steps.begin(f"{one.name} on {where}, {meeting.name}")
+                results.append(
+                    prover.prove(one, where, meeting, preemptions_max=preemptions if transfers > 2 else None)
+                )
+            told = [name for result in results for name in result.broken_ids][:show]
+            stories = [(name, *_replayed(prover, name)) for name in told]
+    if export_json is not None:
+        proof = {
+            "schema": 1,
+            "bankrun": bankrun_version(),
+            "environment": depends,
+            "cases": [as_json(one) for one in results],
+        }
+        files.write(export_json, json.dumps(proof, indent=1) + "\n")
+    if export_markdown is not None:
+        files.write(export_markdown, tables.proof_markdown(results))
+    _show_proof(console, results)
+    for name, execution, found in stories:
+        _show_replay(console, name, execution, found)
+    if any(result.contradicts for result in results):
+        raise typer.Exit(CONTRADICTED)
+
+
+def _cases(names: Sequence[str], transfers: int) -> list[Case]:
+    if transfers not in (2, 3):
+        raise CannotStart(f"transfers={transfers}: the proof is for 2 transfers, or for 3 on one pair of accounts")
+    if transfers == 3:
+        return [THREE]
+    for name in names:
+        if name != "all" and name not in CASES:
+            raise CannotStart(f"there is no case {name!r}: there are {', '.join(CASES)}")
+    return [case for case in CASES.values() if "all" in names or case.name in names]
+
+
+def _show_proof(console: Console, results: Sequence[CaseResult]) -> None:
+    total, broken = sum(result.interleavings for result in results), sum(result.broken for result in results)
+    seconds = sum(result.seconds for result in results)
+    console.print(
+        f"{total:,} interleavings run and audited in {seconds:,.0f} s; {broken:,} broken. Broken of all:", style="bold"
+    )
+    console.print(tables.proof_table(results))
+    shortest: dict[tuple[str, str], str] = {}
+    for result in results:
+        known = shortest.get((result.strategy, result.instances))
+        if result.shortest_broken is not None and (known is None or len(result.shortest_broken) < len(known)):
+            shortest[result.strategy, result.instances] = result.shortest_broken
+    for name in shortest.values():
+        console.print(f"bankrun replay {name}", markup=False, soft_wrap=True)
+    truncated = sum(result.truncated for result in results)
+    if truncated:
+        console.print(f"warning: {truncated} were cut short after {RETRIES_MAX} retries", style="yellow")
+    for result in results:
+        if result.contradicts:
+            console.print(
+                f"{result.strategy} claims to hold ({result.claim}), and does not: "
+                f"{result.shortest_broken} ends with {', '.join(result.kinds)}",
+                style="bold red",
+                soft_wrap=True,
+            )
+
+
+@cli.command()
+def replay(
+    interleaving: Annotated[str, typer.Argument(help="An id that `prove` printed.")],
+    export_sql: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write it for psql windows; `-` is stdout.")
+    ] = None,
+) -> None:
+    """Run exactly one interleaving again, and tell it step by step."""
+    parse_id(interleaving)
+    if export_sql is not None:
+        files.check_writable(export_sql)
+    console = Console(stderr=export_sql == files.STDOUT, highlight=False)
+    name, _, case, _ = parse_id(interleaving)
+    strategy = STRATEGIES[strategy_named(name).name]
+    with open_servers(read_settings()) as servers, hold_bank(servers):
+        with Prover(servers.database, servers.settings, transfers=len(case.legs)) as prover:
+            execution, found = _replayed(prover, interleaving)
+    if export_sql is not None:
+        script = psql_script(execution, case, list(case.orders()), title=interleaving, isolation=strategy.isolation)
+        files.write(export_sql, "\n".join(script) + "\n")
+    _show_replay(console, interleaving, execution, found)
+
+
+def _replayed(prover: Prover, interleaving: str) -> tuple[Execution, Audit]:
+    name, where, case, choices = parse_id(interleaving)
+    return prover.replay(strategy_named(name), where, case, choices)
+
+
+def _show_replay(console: Console, name: str, execution: Execution, found: Audit) -> None:
+    strategy, where, case, _ = parse_id(name)
+    console.print(
+        f"{strategy}, {'in one instance' if where == 'same' else 'in two instances'}: {case.summary}", style="bold"
+    )
+    console.print(steps_table(execution, list(case.orders())))
+    for line in money(found):
+        console.print(line, markup=False, soft_wrap=True, style="green" if found.passed else "red")
+    console.print()
 
 
 @cli.command()

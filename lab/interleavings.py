@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from bank.audit import Audit, audit
@@ -23,7 +23,10 @@ INSTANCES = ("same", "two")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A few transfers that are about to meet. ``legs`` are (debit, credit, amount); the same number is the same transfer."""
+    """A few transfers that are about to meet.
+
+    ``legs`` are (debit, credit, amount). The same number twice is the same transfer, delivered twice.
+    """
 
     name: str
     summary: str
@@ -32,7 +35,7 @@ class Case:
     leases_expire: bool = False
 
     def orders(self) -> dict[str, Order]:
-        """Return the orders by the name of the one that applies it: A, B, …"""
+        """Return each order by the name of who applies it: A, B, C."""
         named = zip("ABC", self.numbers, self.legs, strict=False)
         return {name: Order(UUID(int=number), *leg) for name, number, leg in named}
 
@@ -178,7 +181,7 @@ class Prover:
         self._settings = settings
         self._scheduler = Scheduler(database.url, settings, "ABC"[:transfers])
 
-    def __enter__(self) -> Prover:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -89,3 +89,33 @@ class Silence:
 
     def cell_ends(self, run: Run) -> None:
         """Say nothing."""
+
+
+class Steps:
+    """A bar for work of several steps on a terminal, and nothing elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        console = Console(stderr=True, highlight=False)
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bars.add_task("", total=total, completed=-1)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def begin(self, what: str) -> None:
+        """Say what begins."""
+        self._bars.update(self._task, advance=1, description=what)

@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -27,9 +28,8 @@ from bank.strategies import Guard, Strategy
 from bank.teller import Pace, Receipt, Teller
 
 DEADLOCK_TIMEOUT_MS = 2
-SETTLED_MS = 3 * DEADLOCK_TIMEOUT_MS
-"""A waiter has looked for a deadlock once after the timeout, found none, and never looks again (manual, 13.3.4): after
-three times that, the one that closes a circle is its victim, every time."""
+"""A waiter looks for a deadlock once, this long after it began to wait (manual, 19.12). Once it has looked, in vain,
+the one that closes a circle is the victim, every time: so a waiter is left alone for three times as long."""
 RETRIES_MAX = 2
 STEP_SECONDS_MAX = 10.0
 CLOCK = "t"
@@ -37,7 +37,8 @@ CLOCK = "t"
 
 _TOUCHES = re.compile(r"\b(accounts|fences|LOCK TABLE)\b|advisory|ROLLBACK TO", re.IGNORECASE)
 _LOCKS = re.compile(
-    r"\b(UPDATE|INSERT INTO|DELETE FROM)\s+(accounts|fences)\b|\bFOR\s+(NO KEY\s+)?(UPDATE|SHARE)\b|LOCK TABLE|advisory|ROLLBACK TO",
+    r"\b(UPDATE|INSERT INTO|DELETE FROM)\s+(accounts|fences)\b|\bFOR\s+(NO KEY\s+)?(UPDATE|SHARE)\b"
+    r"|LOCK TABLE|advisory|ROLLBACK TO",
     re.IGNORECASE,
 )
 _CLAIMS = re.compile(r"\b(UPDATE|FROM)\s+transfers\b", re.IGNORECASE)
@@ -53,7 +54,10 @@ class Truncated(BankError):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a transfer is about to do. Two steps commute unless one locks what the other locks, or shows what it reads."""
+    """What a transfer is about to do.
+
+    Two steps commute unless both lock the same thing, or one shows what the other reads.
+    """
 
     kind: str
     text: str
@@ -148,9 +152,9 @@ class Participant:
         }
         claims = bool(shared and _CLAIMS.search(query))
         first_in_snapshot = isolation is not None and not self.in_snapshot
-        if not (_TOUCHES.search(query) or claims or first_in_snapshot):
-            if not (isolation is psycopg.IsolationLevel.SERIALIZABLE and touched):
-                return None
+        is_tracked = isolation is psycopg.IsolationLevel.SERIALIZABLE and bool(touched)
+        if not (_TOUCHES.search(query) or claims or first_in_snapshot or is_tracked):
+            return None
         if not touched and (first_in_snapshot or not claims):
             touched = set(self.scheduler.everything)
         if claims:
@@ -342,8 +346,9 @@ class Scheduler:
         self._databases = {name: self._database(url, name) for name in names}
         self._threads = ThreadPoolExecutor(len(names), thread_name_prefix="participant")
         self._monitor = psycopg.connect(psql_url(url), autocommit=True, application_name="bankrun scheduler")
+        self._settled_ms = 3 * self._connect()
 
-    def __enter__(self) -> Scheduler:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -353,10 +358,25 @@ class Scheduler:
             database.close()
         self._monitor.close()
 
+    def _connect(self) -> float:
+        """Open the participants' connections, and return the deadlock timeout that they have, in milliseconds."""
+        timeout_ms = 0.0
+        for name, database in self._databases.items():
+            self.participants[name].reset()
+            with database.transaction() as transaction:
+                for (seconds,) in transaction.execute(
+                    "SELECT extract(epoch FROM current_setting('deadlock_timeout')::interval)"
+                ):
+                    timeout_ms = float(seconds) * 1000
+            self.participants[name].done = True
+        return timeout_ms
+
     def _database(self, url: str, name: str) -> Database:
         def connect(conninfo: str, **arguments: Any) -> WatchedConnection:
             connection = WatchedConnection.connect(conninfo, cursor_factory=WatchedCursor, autocommit=True, **arguments)
-            connection.execute(f"SET deadlock_timeout = '{DEADLOCK_TIMEOUT_MS}ms'")
+            connection.execute("SET synchronous_commit = off")
+            with suppress(psycopg.errors.InsufficientPrivilege):  # without it a deadlock takes longer, that is all
+                connection.execute(f"SET deadlock_timeout = '{DEADLOCK_TIMEOUT_MS}ms'")
             connection.autocommit = False
             connection.participant = self.participants[name]
             connection.participant.backend_pid = connection.info.backend_pid
@@ -381,12 +401,15 @@ class Scheduler:
         self._events = []
         self.leases_expire = leases_expire
         futures: dict[str, Future[Receipt]] = {}
-        for name, order in orders.items():
+        for name in orders:
             self.participants[name].reset()
             self._events.append(self.participants[name].event)
-            futures[name] = self._threads.submit(self._take_part, name, order, strategies[name])
         steps: list[tuple[str, Step]] = []
         try:
+            for number, (name, order) in enumerate(orders.items(), start=1):
+                # One after the other: they draw from the same sequences on the way to their first steps.
+                futures[name] = self._threads.submit(self._take_part, name, order, strategies[name])
+                self._settle(list(orders)[:number])
             complete = self._schedule(list(orders), steps, choose)
         finally:
             self._abandon()
@@ -521,7 +544,8 @@ class Scheduler:
         pids = [self.participants[name].backend_pid for name in running]
         rows = self._monitor.execute(
             """
-            SELECT pid, pg_blocking_pids(pid), coalesce(extract(epoch FROM clock_timestamp() - min(waitstart)) * 1000, 0)
+            SELECT pid, pg_blocking_pids(pid),
+                   coalesce(extract(epoch FROM clock_timestamp() - min(waitstart)) * 1000, 0)
             FROM pg_locks WHERE pid = ANY(%s) AND NOT granted GROUP BY pid
             """,
             [pids],
@@ -529,8 +553,8 @@ class Scheduler:
         waiting = {pid: (set(blockers), age_ms) for pid, blockers, age_ms in rows if blockers}
         if len(waiting) < len(running):
             return False
-        if any(age_ms < SETTLED_MS for _, age_ms in waiting.values()):
-            time.sleep(SETTLED_MS / 1000 / 2)
+        if any(age_ms < self._settled_ms for _, age_ms in waiting.values()):
+            time.sleep(self._settled_ms / 2000)
             return False
         # Whoever waits, directly or not, for one that stands before a step, waits until that one goes on. If somebody
         # is left, they wait in a circle, and Postgres is about to choose its victim.

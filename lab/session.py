@@ -95,6 +95,17 @@ def tell(sentence: str) -> None:
 
 
 @contextmanager
+def hold_bank(servers: Servers) -> Iterator[None]:
+    """Make the schema if it is missing, and keep other labs away for the block.
+
+    Raises CannotStart if one is at it.
+    """
+    create_schema(servers.database)
+    with only_lab(servers.database):
+        yield
+
+
+@contextmanager
 def open_lab(servers: Servers, *, instances: int, threads: int, any_running: bool = False) -> Iterator[Lab]:
     """Open the bank and gather the instances for the block: those that run already, or else some of our own.
 
@@ -105,8 +116,7 @@ def open_lab(servers: Servers, *, instances: int, threads: int, any_running: boo
     connections for them.
     """
     with ExitStack() as stack:
-        create_schema(servers.database)
-        stack.enter_context(only_lab(servers.database))
+        stack.enter_context(hold_bank(servers))
         least = (1, 1) if any_running else (instances, threads)
         found = [] if servers.endpoints.embedded else _gather(servers, instances=least[0], threads=least[1])
         if not found:

@@ -6,13 +6,14 @@ import csv
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from lab.bench import Benchmark
+from lab.interleavings import CaseResult
 from lab.results import Cell, Comparison
 
 COLOURS = {"safe": "green", "broken": "red", "inconclusive": "yellow"}
@@ -81,6 +82,40 @@ def comparison_svg(comparison: Comparison) -> str:
     console.print(comparison_table(comparison))
     picture = console.export_svg(title=f"bankrun compare --seed {comparison.seed}")
     return re.sub(r"@font-face\s*\{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code,", "")
+
+
+def proof_columns(results: Sequence[CaseResult]) -> tuple[list[str], list[list[str]]]:
+    """Return a proof as a matrix: a row for each strategy and number of instances, a column for each case."""
+    cases = list(dict.fromkeys(result.case for result in results))
+    rows: dict[tuple[str, str], dict[str, CaseResult]] = {}
+    for result in results:
+        rows.setdefault((result.strategy, result.instances), {})[result.case] = result
+    lines = []
+    for (strategy, instances), found in rows.items():
+        counts = [f"{found[case].broken}/{found[case].interleavings}" if case in found else "n/a" for case in cases]
+        conflicts = sum(result.conflicts for result in found.values())
+        lines.append([strategy, instances, *counts, _number(conflicts)])
+    return ["strategy", "inst.", *cases, "conflicts"], lines
+
+
+def proof_table(results: Sequence[CaseResult]) -> Table:
+    """Return a proof as a table for the terminal: broken interleavings of all, red where a claim is refuted."""
+    names, lines = proof_columns(results)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, name in enumerate(names):
+        table.add_column(name, justify="left" if number < 2 else "right", overflow="fold")
+    refuted = {(result.strategy, result.instances) for result in results if result.contradicts}
+    for line in lines:
+        styled = [f"[red]{cell}[/]" if "/" in cell and not cell.startswith(("0/", "n/")) else cell for cell in line]
+        table.add_row(*styled, style="bold" if (line[0], line[1]) in refuted else None)
+    return table
+
+
+def proof_markdown(results: Sequence[CaseResult]) -> str:
+    """Return a proof as a Markdown table."""
+    names, lines = proof_columns(results)
+    head = ["| " + " | ".join(names) + " |", "|---|---|" + "---:|" * (len(names) - 2)]
+    return "\n".join([*head, *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
 
 
 def comparison_markdown(comparison: Comparison) -> str:
