@@ -5,10 +5,10 @@ SHELL = /bin/sh
 # -P: the working directory is not importable, so a stranger's bank/ or workers/ cannot be picked up for ours.
 py = .venv/bin/python -P
 
-.PHONY: help setup demo bench test check lock clean venv-run venv-dev
+.PHONY: help setup demo bench test test-compose check lock clean venv-run venv-dev
 
 help: ## show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: venv-dev ## make .venv with everything, for users and developers
 	@echo "bankrun: .venv is ready"
@@ -25,6 +25,9 @@ bench: venv-run ## measure how fast this machine moves money
 
 test: venv-dev ## run all tests
 	@$(py) -m pytest
+
+test-compose: venv-dev ## run the tests of the compose stack, with a Docker engine that is up
+	@$(py) -m pytest tests/compose
 
 check: venv-dev ## formatting, lint, types, import layers, no machine's address in the tree
 	$(py) -m ruff format --check
