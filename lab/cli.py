@@ -335,9 +335,12 @@ def replay(
     console = Console(stderr=export_sql == files.STDOUT, highlight=False)
     name, _, case, _ = parse_id(interleaving)
     strategy = STRATEGIES[strategy_named(name).name]
-    with open_servers(read_settings()) as servers, hold_bank(servers):
-        with Prover(servers.database, servers.settings, transfers=len(case.legs)) as prover:
-            execution, found = _replayed(prover, interleaving)
+    with (
+        open_servers(read_settings()) as servers,
+        hold_bank(servers),
+        Prover(servers.database, servers.settings, transfers=len(case.legs)) as prover,
+    ):
+        execution, found = _replayed(prover, interleaving)
     if export_sql is not None:
         script = psql_script(execution, case, list(case.orders()), title=interleaving, isolation=strategy.isolation)
         files.write(export_sql, "\n".join(script) + "\n")

@@ -281,7 +281,7 @@ def interleaving_id(strategy: str, instances: str, case: Case, choices: str) -> 
     return f"{strategy}/{instances}/{case.name}/{choices}"
 
 
-def applies(strategy: type[Strategy], instances: str, case: Case) -> bool:
+def applies(strategy: type[Strategy], case: Case) -> bool:
     """Whether a case says anything about a strategy: only a lease can run out."""
     return not case.leases_expire or not strategy.survives_pause or strategy.claim is Claim.NOTHING
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +23,13 @@ from bank.audit import Audit
 from bank.errors import CannotStart
 from lab.interleavings import ACCOUNTS, CASES, INSTANCES, OPENING, THREE, Case
 from lab.scheduler import CLOCK, Event, Execution
+
+BRIEF = {
+    "UPDATE transfers SET status = 'applied'": "claims its transfer",
+    "UPDATE transfers SET status = 'refused'": "refuses it",
+    "INSERT INTO entries": "writes its two entries",
+}
+"""What the teller does for every strategy alike, in few words."""
 
 SCRIPT_SCHEMA = "bankrun_replay"
 
@@ -66,6 +74,10 @@ def _said(event: Event) -> Iterator[Text]:
     if event.kind == "begin":
         yield Text("begins", style="bold")
         return
+    for begin, brief in BRIEF.items():
+        if event.text.startswith(begin):
+            yield Text(brief + (f": {event.result}" if event.result.startswith("fails") else ""))
+            return
     yield Text(statement(event.text, event.parameters), style="bold" if event.kind in ("commit", "rollback") else "")
     if event.waited_for:
         yield Text(f"waits for {event.waited_for}, then goes on:", style="yellow")
@@ -78,13 +90,13 @@ def statement(text: str, parameters: Mapping[str, Any]) -> str:
 
     def value(match: re.Match[str]) -> str:
         found = parameters.get(match[1])
-        return str(found) if isinstance(found, int) else sql.Literal(_plain(found)).as_string(None)
+        if isinstance(found, datetime):
+            return "clock_timestamp()"  # it is another one each time
+        if isinstance(found, int):
+            return str(found)
+        return sql.Literal(str(found) if isinstance(found, UUID) else found).as_string(None)
 
     return re.sub(r"%\((\w+)\)s(?:::\w+)?", value, text).replace("%%", "%")
-
-
-def _plain(value: object) -> Any:
-    return str(value) if isinstance(value, UUID) or hasattr(value, "isoformat") else value
 
 
 def money(found: Audit) -> Iterator[str]:
@@ -102,7 +114,7 @@ def psql_script(execution: Execution, case: Case, names: Sequence[str], *, title
     """Yield a script: set-up, and then each statement under the name of the window in which to run it."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     yield f"-- {title}"
-    yield f"-- Open {len(names)} psql windows on a scratch database. Run the set-up in one, then each step in its window."
+    yield f"-- Open {len(names)} psql windows on a scratch database; run the set-up in one, then each step in its window."
     yield "-- Guards and leases live outside the database: they are told as comments."
     yield f"DROP SCHEMA IF EXISTS {SCRIPT_SCHEMA} CASCADE;\nCREATE SCHEMA {SCRIPT_SCHEMA};"
     yield f"SET search_path TO {SCRIPT_SCHEMA};"
