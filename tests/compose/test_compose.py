@@ -220,7 +220,7 @@ def test_a_script_outside_uses_the_workers_inside(stack: Compose) -> None:
     assert stack("--profile", "ports", "up", "--detach", "ports").returncode == 0
     printed = stack("exec", "--no-TTY", "ports", "cat", "/run/secrets/outside.sh").stdout
     words = f"exec {sys.executable} scripts/trigger.py --transfers 200 --reset"
-    script = "\n".join([printed, "unset BANKRUN_POSTGRES_PORT BANKRUN_REDIS_PORT", words])
+    script = f"{printed}\nunset BANKRUN_POSTGRES_PORT BANKRUN_REDIS_PORT\n{words}"
     done = subprocess.run(
         ["sh", "-c", script], cwd=ROOT, env=stack.environment, capture_output=True, text=True, timeout=60, check=False
     )
