@@ -114,7 +114,7 @@ def psql_script(execution: Execution, case: Case, names: Sequence[str], *, title
     """Yield a script: set-up, and then each statement under the name of the window in which to run it."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     yield f"-- {title}"
-    yield f"-- Open {len(names)} psql windows on a scratch database; run the set-up in one, then each step in its window."
+    yield f"-- Open {len(names)} psql windows on a scratch database; run the set-up in one, each step in its window."
     yield "-- Guards and leases live outside the database: they are told as comments."
     yield f"DROP SCHEMA IF EXISTS {SCRIPT_SCHEMA} CASCADE;\nCREATE SCHEMA {SCRIPT_SCHEMA};"
     yield f"SET search_path TO {SCRIPT_SCHEMA};"

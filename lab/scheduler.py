@@ -281,10 +281,11 @@ class ScheduledPace(Pace):
     def leave(self, guard: Guard) -> None:
         """Give the guard back when the scheduler says so."""
         participant, step = self._participant, Step("leave", "leave the guard", locks=self._resource(guard))
-        if not participant.scheduler.abandoned:
+        try:
             participant.stop_before(step)
-        guard.leave()
-        participant.held = None
+        finally:  # also when the rest is not needed: the guard may be one that outlives this execution
+            guard.leave()
+            participant.held = None
         participant.scheduler.guard_left()
         participant.note("leave", "leaves the guard", {}, "", step)
 

@@ -60,7 +60,7 @@ TEXT_COLUMNS = {"strategy", "topology", "claim", "verdict", "reason"}
 def comparison_table(comparison: Comparison, *, wide: bool = False) -> Table:
     """Return the comparison as a table for the terminal."""
     # Not wider than it must be: in a compose log each line begins with the container's name.
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
     columns = WIDE if wide else NARROW
     for name, _ in columns:
         table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right", no_wrap=name != "reason")
@@ -84,6 +84,16 @@ def comparison_svg(comparison: Comparison) -> str:
     return re.sub(r"@font-face\s*\{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code,", "")
 
 
+HEADINGS = {
+    "same-pair": "pair",
+    "one-common": "one",
+    "opposite": "back",
+    "duplicate": "twice",
+    "paused-holder": "pause",
+}
+"""Cases whose names are too long for a column's head."""
+
+
 def proof_columns(results: Sequence[CaseResult]) -> tuple[list[str], list[list[str]]]:
     """Return a proof as a matrix: a row for each strategy and number of instances, a column for each case."""
     cases = list(dict.fromkeys(result.case for result in results))
@@ -95,15 +105,15 @@ def proof_columns(results: Sequence[CaseResult]) -> tuple[list[str], list[list[s
         counts = [f"{found[case].broken}/{found[case].interleavings}" if case in found else "n/a" for case in cases]
         conflicts = sum(result.conflicts for result in found.values())
         lines.append([strategy, instances, *counts, _number(conflicts)])
-    return ["strategy", "inst.", *cases, "conflicts"], lines
+    return ["strategy", "in", *(HEADINGS.get(case, case) for case in cases), "retried"], lines
 
 
 def proof_table(results: Sequence[CaseResult]) -> Table:
     """Return a proof as a table for the terminal: broken interleavings of all, red where a claim is refuted."""
     names, lines = proof_columns(results)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
     for number, name in enumerate(names):
-        table.add_column(name, justify="left" if number < 2 else "right", overflow="fold")
+        table.add_column(name, justify="left" if number < 2 else "right", no_wrap=True)
     refuted = {(result.strategy, result.instances) for result in results if result.contradicts}
     for line in lines:
         styled = [f"[red]{cell}[/]" if "/" in cell and not cell.startswith(("0/", "n/")) else cell for cell in line]
