@@ -12,18 +12,18 @@ from typing import LiteralString
 
 from bank.database import Database, Transaction
 from bank.errors import BankError, Conflict, NotAcquired, OutcomeUnknown, Refused, Rejected
-from bank.models import PENDING, REFUSED
+from bank.models import APPLIED, PENDING, REFUSED
 from bank.orders import Order
 from bank.strategies import Guard, Strategy
 
 BACKOFF_SECONDS = 0.001
-BACKOFF_SECONDS_MAX = 0.1
+BACKOFF_SECONDS_MAX = 1.0
 
 CLAIM: LiteralString = """
     UPDATE transfers SET status = 'applied', instance = %(instance)s, thread = %(thread)s, attempts = %(attempts)s,
            decided_at = clock_timestamp()
     WHERE id = %(id)s AND status = 'pending'
-    RETURNING debit, credit, amount, nextval('entry_ids'), nextval('entry_ids')
+    RETURNING strategy, debit, credit, amount, nextval('entry_ids'), nextval('entry_ids')
 """
 REFUSE: LiteralString = """
     UPDATE transfers SET status = 'refused', reason = %(reason)s, instance = %(instance)s, thread = %(thread)s,
@@ -67,9 +67,9 @@ class Pace:
         if seconds:
             time.sleep(seconds)
 
-    def before_retry(self, attempts: int) -> None:
-        """Let the others finish, for a random time that grows with the number of failed attempts."""
-        time.sleep(random.uniform(0, min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2 ** min(attempts, 16))))
+    def before_retry(self, seconds_max: float) -> None:
+        """Let the others finish, for a random time."""
+        time.sleep(random.uniform(0, seconds_max))
 
 
 class Teller:
@@ -102,6 +102,7 @@ class Teller:
         try:
             while True:
                 receipt.attempts += 1
+                begun = time.perf_counter()
                 try:
                     self._attempt(order, strategy, think_seconds, receipt)
                     return receipt
@@ -109,7 +110,7 @@ class Teller:
                     receipt.conflicts[_kind(error)] += 1
                     if time.perf_counter() - started > self.patience_seconds:
                         raise
-                self.pace.before_retry(receipt.attempts)
+                self.pace.before_retry(_backoff_seconds(receipt.attempts, time.perf_counter() - begun))
         finally:
             receipt.seconds = time.perf_counter() - started
 
@@ -144,7 +145,9 @@ class Teller:
         if claimed is None:
             self._find_decided(transaction, order, receipt)
             return
-        debit, credit, amount, *entry_ids = claimed
+        accepted_for, debit, credit, amount, *entry_ids = claimed
+        if accepted_for != strategy.name:
+            raise Rejected(f"transfer {order.id} was accepted for {accepted_for}, not for {strategy.name}")
         if (debit, credit, amount) != (order.debit, order.credit, order.amount):
             raise Rejected(
                 f"transfer {order.id}: the message says {order.amount} from {order.debit} to {order.credit}, "
@@ -158,9 +161,9 @@ class Teller:
         except Refused as refusal:
             if strategy.refuses_after_write:
                 transaction.execute("ROLLBACK TO SAVEPOINT move")
-            self._refuse(transaction, order, refusal, receipt, [PENDING, "applied"])
+            self._refuse(transaction, order, refusal, receipt, [PENDING, APPLIED])
         else:
-            receipt.outcome, receipt.first = "applied", True
+            receipt.outcome, receipt.first = APPLIED, True
         finally:
             receipt.lock_wait_seconds += transaction.statements_seconds - claim_seconds
 
@@ -186,6 +189,14 @@ class Teller:
             "thread": threading.current_thread().name,
             "attempts": receipt.attempts,
         }
+
+
+def _backoff_seconds(attempts: int, lost_seconds: float) -> float:
+    """Return how long to wait at most: twice as long each time, in units of what the failed attempt took.
+
+    Whoever is back before a deadlock could be noticed only closes the next circle, and all of them starve.
+    """
+    return min(BACKOFF_SECONDS_MAX, max(BACKOFF_SECONDS, lost_seconds) * 2 ** min(attempts, 16))
 
 
 def _kind(error: BankError) -> str:

@@ -33,6 +33,9 @@ SETTINGS: Mapping[str, str] = {
     "unix_socket_permissions": "0700",
     "track_commit_timestamp": "on",
     "shared_buffers": "128MB",
+    # A transfer takes a few milliseconds here. With the default of one second (manual, section 19.12), the strategies
+    # that are right by deadlocks would spend minutes waiting to be told.
+    "deadlock_timeout": "20ms",
 }
 
 
