@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
+from uuid import uuid5
 
 from celery import Celery
 from sqlalchemy import text
@@ -26,6 +28,7 @@ POLL_SECONDS = 0.05
 REPEAT_MAX = 1_000
 WARMUP = 100
 CELL_SECONDS_MAX = 120.0
+CELL_SECONDS_LIMIT = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,12 @@ class Plan:
             raise CannotStart(f"repeat={self.repeat}: it must be between 1 and {REPEAT_MAX}")
         if not 0 <= self.warmup <= self.workload.transfers * 100:
             raise CannotStart(f"warmup={self.warmup}: it must be 0 or more, and at most 100 times the transfers")
-        if self.cell_seconds_max <= 0:
-            raise CannotStart(f"cell-timeout={self.cell_seconds_max:g}: a cell needs time")
+        if not 0 < self.cell_seconds_max <= CELL_SECONDS_LIMIT:
+            raise CannotStart(
+                f"cell-timeout={self.cell_seconds_max:g}: it must be between 0 and {CELL_SECONDS_LIMIT} s"
+            )
+        if self.seed < 0:
+            raise CannotStart(f"seed={self.seed}: it must be 0 or more")
 
     @property
     def instances(self) -> int:
@@ -165,7 +172,8 @@ class Lab:
         if STRATEGIES[strategy].routed_to_one:
             chosen, threads = chosen[:1], 1
         name = self.next_name()
-        orders = list(workload.orders(seed))
+        # The run's number goes into the ids: a message that a cell before this one left behind then finds nothing.
+        orders = [dataclasses.replace(order, id=uuid5(order.id, str(self._runs))) for order in workload.orders(seed)]
         open_bank(self.database, accounts=workload.accounts, opening=workload.opening, constraint=workload.constraint)
         accept(self.database, orders, strategy=strategy)
         # All messages are there before the first one is taken: publishing is not part of what is measured.

@@ -11,29 +11,57 @@ from bank.errors import BankError, CannotStart
 STDOUT = "-"
 
 
-def check_writable(destination: str) -> None:
-    """Raise CannotStart, in one sentence, if a result could not be written there."""
+def check_writable(*destinations: str) -> None:
+    """Raise CannotStart, in one sentence, if results could not be written there, or two of them to one place."""
+    seen: set[str] = set()
+    for destination in destinations:
+        place = destination if destination == STDOUT else os.path.realpath(destination)
+        if place in seen:
+            raise CannotStart(f"two exports to {destination} would be mixed up: give one of them another file")
+        seen.add(place)
+        try:
+            _try(destination)
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"cannot write {destination!r}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _try(destination: str) -> None:
     if destination == STDOUT:
         return
-    path = Path(destination)
+    if not destination:
+        raise ValueError("a file needs a name")
+    path = _resolved(destination)
     if path.is_dir():
-        raise CannotStart(f"cannot write {destination}: it is a directory")
-    try:
+        raise IsADirectoryError(None, "it is a directory")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(None, "it is read-only")
+    if not path.exists() or path.is_file():
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
             pass
-    except OSError as error:
-        raise CannotStart(f"cannot write {destination}: {error.strerror or error}") from error
+
+
+def _resolved(destination: str) -> Path:
+    """Return the file behind a link: replacing the link itself would leave the file as it was."""
+    return Path(os.path.realpath(destination))
 
 
 def write(destination: str, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a half. ``-`` is stdout."""
+    """Write a file so that a reader sees the old one or the new one, never a half. ``-`` is stdout.
+
+    What is no regular file, a pipe or a device, is written to and never replaced.
+    """
     if destination == STDOUT:
         print(text, end="")
         return
-    path = Path(destination)
+    path = _resolved(destination)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
         with temporary.open("w", encoding="utf-8") as file:
+            if path.exists():
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -292,7 +292,7 @@ class ScheduledPace(Pace):
     def think(self, transaction: Transaction, seconds: float) -> None:
         """Take no time: how long it takes is the scheduler's choice."""
 
-    def before_retry(self, attempts: int) -> None:
+    def before_retry(self, seconds_max: float) -> None:
         """Rest until the other has taken a step. Raises Truncated after ``RETRIES_MAX`` retries."""
         participant = self._participant
         if participant.retries >= RETRIES_MAX:
