@@ -139,7 +139,7 @@ def audit(database: Database) -> Audit:
 def _check_accounts(transaction: Transaction, result: Audit) -> None:
     example: LostPosting | None = None
     unexplained = 0
-    for lineage in _lineages(transaction):
+    for lineage in _lineages(transaction, result):
         account = lineage.account
         result.accounts += 1
         result.entries += lineage.entries
@@ -193,7 +193,7 @@ def _plainness(lost: LostPosting) -> tuple[bool, bool, int]:
     return lost.same_read, lost.direct, abs(lost.delta)
 
 
-def _lineages(transaction: Transaction) -> Iterator[AccountLineage]:
+def _lineages(transaction: Transaction, result: Audit) -> Iterator[AccountLineage]:
     """Yield every account's lineage, and, last, what belongs to no account."""
 
     def exists(entry_id: int) -> bool:
@@ -211,12 +211,21 @@ def _lineages(transaction: Transaction) -> Iterator[AccountLineage]:
         group = next(groups, None)
         for account in accounts:
             while group is not None and group[0] > account.id:
-                group = next(groups, None)  # of an account that does not exist: the check of the transfers names it
+                _no_account(result, *group)
+                group = next(groups, None)
             if group is not None and group[0] == account.id:
                 yield trace(account, group[1], exists)
                 group = next(groups, None)
             else:
                 yield trace(account, (), exists)
+        while group is not None:
+            _no_account(result, *group)
+            group = next(groups, None)
+
+
+def _no_account(result: Audit, account_id: int, entries: Iterator[EntryRow]) -> None:
+    count = sum(1 for _ in entries)
+    result.found("accounts", "no account", f"{count} entries belong to account {account_id}, which does not exist")
 
 
 def _check_transfers(transaction: Transaction, result: Audit) -> None:

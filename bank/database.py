@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, LiteralString
 
 import psycopg
@@ -41,6 +41,9 @@ CONFLICTS = {
     "57014": "statement timeout",
 }
 """The SQLSTATEs after which the whole transaction is run again (manual, section 13.5 and appendix A)."""
+
+TIMED_OUT = ("25P03", "25P04", "57P05")
+"""The server ended the session because it was idle, or its transaction took too long."""
 
 
 class Database:
@@ -123,14 +126,13 @@ class Database:
             yield transaction
             transaction.raw.commit()
         except BaseException as error:
-            if transaction.is_lost:
-                if pooled.is_valid:
-                    pooled.invalidate()
-            else:
-                transaction.raw.rollback()
-                if transaction.holds_session_locks:
-                    pooled.invalidate()
             named = _named(error)
+            try:
+                transaction.raw.rollback()
+            except psycopg.Error as lost:
+                named = named or OutcomeUnknown(f"the connection died: {first_line(lost)}")
+            if (transaction.is_lost or transaction.holds_session_locks) and pooled.is_valid:
+                pooled.invalidate()
             if named is not None:
                 raise named from error
             raise
@@ -253,7 +255,7 @@ def _named(error: BaseException) -> BankError | None:
         return Conflict(f"{CONFLICTS[cause.sqlstate]}: {first_line(cause)}", sqlstate=cause.sqlstate)
     if isinstance(cause, pg.CheckViolation) and cause.diag.constraint_name == BALANCE_CHECK:
         return InsufficientFunds(f"the database's CHECK refused it: {first_line(cause)}")
-    if isinstance(cause, psycopg.OperationalError):
+    if isinstance(cause, psycopg.OperationalError) or cause.sqlstate in TIMED_OUT:
         return OutcomeUnknown(f"the connection died: {first_line(cause)}")
     return None
 
@@ -377,7 +379,8 @@ def only_lab(database: Database) -> Iterator[None]:
         try:
             yield
         finally:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LAB_LOCK_KEY})
+            with suppress(DBAPIError):  # a server that is gone has given the lock back
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LAB_LOCK_KEY})
 
 
 def check_connection_budget(database: Database, *, instances: int, threads: int) -> str:

@@ -35,11 +35,15 @@ class Settings(BaseSettings):
     state_dir: Path | None = Field(None, description="where the embedded servers keep their data and logs")
     instance: str | None = Field(None, pattern=INSTANCE_PATTERN, description="this worker's name")
     threads: int = Field(8, ge=1, le=512, description="threads in each instance's pool")
-    lease_ttl_ms: int = Field(2_000, ge=10, description="a lock with a lease expires after this")
-    lock_timeout_ms: int = Field(5_000, ge=10, description="Postgres: the longest wait for one lock")
-    idle_timeout_ms: int = Field(15_000, ge=10, description="Postgres: the longest idle time inside a transaction")
-    visibility_timeout_ms: int = Field(60_000, ge=1_000, description="Redis: an unacknowledged message comes back")
-    patience_ms: int = Field(30_000, ge=100, description="a worker retries one delivery for this long")
+    lease_ttl_ms: int = Field(2_000, ge=10, le=2**30 - 1, description="a lock with a lease expires after this")
+    lock_timeout_ms: int = Field(5_000, ge=10, le=2**30 - 1, description="Postgres: the longest wait for one lock")
+    idle_timeout_ms: int = Field(
+        15_000, ge=10, le=2**31 - 1, description="Postgres: the longest idle time inside a transaction"
+    )
+    visibility_timeout_ms: int = Field(
+        60_000, ge=1_000, le=2**40, description="Redis: an unacknowledged message comes back"
+    )
+    patience_ms: int = Field(30_000, ge=100, le=2**31 - 1, description="a worker retries one delivery for this long")
     startup_wait_ms: int | None = Field(
         None, ge=0, description="how long a worker (by default 30 s) or a lab (not) waits for what is starting"
     )

@@ -196,7 +196,8 @@ def _backoff_seconds(attempts: int, lost_seconds: float) -> float:
 
     Whoever is back before a deadlock could be noticed only closes the next circle, and all of them starve.
     """
-    return min(BACKOFF_SECONDS_MAX, max(BACKOFF_SECONDS, lost_seconds) * 2 ** min(attempts, 16))
+    doubled: int = 2 ** min(attempts, 16)
+    return min(BACKOFF_SECONDS_MAX, max(BACKOFF_SECONDS, lost_seconds) * doubled)
 
 
 def _kind(error: BankError) -> str:

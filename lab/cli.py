@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+import psycopg
 import typer
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.exc import DBAPIError
 
 from bank.audit import Audit
 from bank.audit import audit as audit_bank
-from bank.database import bank_id, check_connection_budget
+from bank.database import bank_id, check_connection_budget, first_line
 from bank.errors import BankError, CannotStart
 from bank.settings import read_settings
 from bank.strategies import STRATEGIES, strategy_named
@@ -25,11 +31,11 @@ from lab import files, tables
 from lab.bench import benchmark
 from lab.doctor import examine
 from lab.environment import bankrun_version, environment
-from lab.experiment import CELL_SECONDS_MAX, WARMUP, Plan
+from lab.experiment import CELL_SECONDS_MAX, WARMUP, Plan, judged
 from lab.interleavings import CASES, INSTANCES, THREE, Case, CaseResult, Prover, applies, as_json
 from lab.progress import BarProgress, LineProgress, Steps
 from lab.replay import money, parse_id, psql_script, steps_table
-from lab.results import Comparison
+from lab.results import Comparison, Run
 from lab.scheduler import RETRIES_MAX, Execution
 from lab.session import hold_bank, open_lab, open_servers
 from lab.story import explain
@@ -109,10 +115,7 @@ def compare(
     Without options: no lock, the talk's thread lock and its row lock, in one instance and in three.
     """
     exports = [name for name in (export_json, export_csv, export_markdown, export_svg, junitxml) if name is not None]
-    if exports.count(files.STDOUT) > 1:
-        raise CannotStart("two exports to stdout would be mixed up: give one of them a file")
-    for name in exports:
-        files.check_writable(name)
+    files.check_writable(*exports)
     plan = Plan(
         strategies=_strategies(strategy),
         topologies=tuple(dict.fromkeys(Topology.parse(text) for text in topology)),
@@ -124,6 +127,11 @@ def compare(
     )
     console = Console(stderr=files.STDOUT in exports, highlight=False)
     settings = read_settings()
+    if think_ms >= settings.idle_timeout_ms:
+        raise CannotStart(
+            f"think-ms={think_ms:g} is as long as Postgres lets a transaction idle: {settings.idle_timeout_ms}"
+        )
+    runs: list[Run] = []
     with open_servers(settings) as servers:
         if dry_run:
             _show_plan(console, plan)
@@ -142,14 +150,38 @@ def compare(
                 workload=plan.workload,
             )
             notes = Console(stderr=True, highlight=False)
-            with BarProgress(notes) if notes.is_terminal else LineProgress(notes) as progress:
-                comparison.cells = lab.compare(plan, progress)
-    _export(comparison, export_json, export_csv, export_markdown, junitxml)
+            with (
+                BarProgress(notes) if notes.is_terminal else LineProgress(notes) as progress,
+                _kept(comparison, runs, console),
+            ):
+                lab.compare(plan, progress, runs)
+    comparison.cells = judged(runs)
     _show_comparison(console, comparison, wide=wide)
-    if export_svg is not None:
-        files.write(export_svg, tables.comparison_svg(comparison))
+    written: list[tuple[str | None, Callable[[Comparison], str]]] = [
+        (export_json, tables.comparison_json),
+        (export_csv, tables.comparison_csv),
+        (export_markdown, tables.comparison_markdown),
+        (junitxml, tables.comparison_junit),
+        (export_svg, tables.comparison_svg),
+    ]
+    for destination, make in written:
+        if destination is not None:
+            files.write(destination, make(comparison))
     if comparison.contradictions or (strict and comparison.inconclusive):
         raise typer.Exit(CONTRADICTED)
+
+
+@contextmanager
+def _kept(comparison: Comparison, runs: list[Run], console: Console) -> Iterator[None]:
+    """Show what was found so far if the block is cut short: by a server that is lost, or by the user."""
+    try:
+        yield
+    except BaseException:
+        comparison.cells = judged(runs)
+        if comparison.cells:
+            console.print(tables.comparison_table(comparison))
+            console.print(f"cut short after {len(runs)} runs; nothing was exported", style="yellow")
+        raise
 
 
 def _strategies(names: Sequence[str]) -> tuple[str, ...]:
@@ -167,6 +199,7 @@ def _command(plan: Plan) -> str:
     words += ["--skew", load.skew, "--amount-max", str(load.amount_max), "--think-ms", f"{load.think_ms:g}"]
     words += ["--chunk", str(load.chunk), *(["--constraint"] if load.constraint else [])]
     words += ["--repeat", str(plan.repeat), "--warmup", str(plan.warmup), "--seed", str(plan.seed)]
+    words += ["--cell-timeout", f"{plan.cell_seconds_max:g}"]
     return shlex.join(words)
 
 
@@ -206,19 +239,6 @@ def _show_comparison(console: Console, comparison: Comparison, *, wide: bool) ->
         )
 
 
-def _export(
-    comparison: Comparison, as_json: str | None, as_csv: str | None, as_markdown: str | None, as_junit: str | None
-) -> None:
-    if as_json is not None:
-        files.write(as_json, json.dumps(comparison.as_json(), indent=1) + "\n")
-    if as_csv is not None:
-        files.write(as_csv, tables.comparison_csv(comparison))
-    if as_markdown is not None:
-        files.write(as_markdown, tables.comparison_markdown(comparison))
-    if as_junit is not None:
-        files.write(as_junit, tables.comparison_junit(comparison))
-
-
 @cli.command()
 def prove(
     strategy: Annotated[list[str], typer.Option(help="A strategy, or `all`. Repeatable.")] = ALL,
@@ -237,8 +257,7 @@ def prove(
     The same strategies and the same teller as in a worker. Exits with 3 if a claim is refuted.
     """
     exports = [name for name in (export_json, export_markdown) if name is not None]
-    for name in exports:
-        files.check_writable(name)
+    files.check_writable(*exports)
     cases = _cases(case, transfers)
     if show < 0 or not 0 <= preemptions <= PREEMPTIONS_MAX:
         raise CannotStart(
@@ -496,14 +515,26 @@ def _run() -> int:
         message = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
         print(f"bankrun: {message}", file=sys.stderr)
         return CANNOT_START
-    except BankError as error:
-        print(f"bankrun: {error}", file=sys.stderr)
-        return FAILED
+    except (BankError, DBAPIError, psycopg.Error, RedisError, KombuError, OSError) as error:
+        return _failed(error)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Terminated:
         return 128 + signal.SIGTERM
     return code if isinstance(code, int) else OK
+
+
+def _failed(error: Exception) -> int:
+    """Say what went wrong in one sentence. A lost server raises its driver's errors, wherever we happen to be."""
+    if isinstance(error, OSError) and not isinstance(error, BankError):
+        # The output itself may be what is broken: a pipe that nobody reads, a full disk.
+        with suppress(OSError):
+            sys.stdout.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sentence = str(error) if isinstance(error, BankError) else f"failed while running: {first_line(error)}"
+    with suppress(OSError):
+        print(f"bankrun: {sentence}", file=sys.stderr)
+    return FAILED
 
 
 if __name__ == "__main__":

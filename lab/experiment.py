@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 from uuid import uuid5
@@ -25,6 +26,7 @@ from workers.fleet import Fleet, InstanceInfo
 from workers.submission import accept, publish
 
 POLL_SECONDS = 0.05
+CHECK_SECONDS = 1.0
 REPEAT_MAX = 1_000
 WARMUP = 100
 CELL_SECONDS_MAX = 120.0
@@ -88,29 +90,46 @@ class Progress(Protocol):
         """Say what a run found."""
 
 
+def judged(runs: Sequence[Run]) -> list[Cell]:
+    """Judge runs, each cell by all of its own and by the control's on the same topology."""
+    by_cell: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        by_cell.setdefault((run.strategy, run.topology), []).append(run)
+    return [judge(found, by_cell.get((CONTROL, topology), [])) for (_, topology), found in by_cell.items()]
+
+
 class Lab:
     """A bank, a broker and a fleet that are ready to run cells. Owns none of them."""
 
-    def __init__(self, database: Database, app: Celery, fleet: Fleet, instances: Sequence[InstanceInfo]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        app: Celery,
+        fleet: Fleet,
+        instances: Sequence[InstanceInfo],
+        check_processes: Callable[[], None] = lambda: None,
+    ) -> None:
         self.database = database
+        self._check_processes = check_processes
         self.app = app
         self.fleet = fleet
         self.instances = list(instances)
         self._name = secrets.token_hex(4)
         self._runs = 0
 
-    def compare(self, plan: Plan, progress: Progress) -> list[Cell]:
-        """Run every cell of the plan, repetitions outermost so that a slow minute hits all of them, and judge them."""
+    def compare(self, plan: Plan, progress: Progress, runs: list[Run] | None = None) -> list[Cell]:
+        """Run every cell of the plan, repetitions outermost so that a slow minute hits all of them, and judge them.
+
+        Each finished run is added to ``runs``: what was found is there also if the comparison is cut short.
+        """
         cells = list(plan.cells())
-        runs: dict[tuple[str, Topology], list[Run]] = {cell: [] for cell in cells}
-        total = len(cells) * plan.repeat
+        runs = [] if runs is None else runs
         for repeat in range(plan.repeat):
             for strategy, topology in cells:
-                progress.cell_begins(strategy, topology, 1 + sum(map(len, runs.values())), total)
-                run = self.run(strategy, topology, plan, progress, repeat=repeat + 1)
-                runs[strategy, topology].append(run)
-                progress.cell_ends(run)
-        return [judge(runs[strategy, topology], runs.get((CONTROL, topology), [])) for strategy, topology in cells]
+                progress.cell_begins(strategy, topology, 1 + len(runs), len(cells) * plan.repeat)
+                runs.append(self.run(strategy, topology, plan, progress, repeat=repeat + 1))
+                progress.cell_ends(runs[-1])
+        return judged(runs)
 
     def run(self, strategy: str, topology: Topology, plan: Plan, progress: Progress, *, repeat: int = 1) -> Run:
         """Run one cell once: reset the bank, send the transfers, wait, audit."""
@@ -187,15 +206,18 @@ class Lab:
             think_ms=workload.think_ms,
             threads=threads,
         )
+        self._check_processes()
         try:
             self.fleet.join(name, chosen)
             self._wait(len(orders), seconds_max, progress)
         finally:
-            self.fleet.leave(name, chosen)
+            with suppress(OSError):  # a broker that is gone has forgotten the queue
+                self.fleet.leave(name, chosen)
         return name, chosen
 
     def _wait(self, total: int, seconds_max: float, progress: Progress | None) -> None:
         deadline = time.monotonic() + seconds_max
+        check_at = time.monotonic()
         with self.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             while True:
                 asked = time.monotonic()
@@ -206,6 +228,9 @@ class Lab:
                     progress.transfers(total - pending, total)
                 if not pending or time.monotonic() > deadline:
                     return
+                if time.monotonic() > check_at:
+                    self._check_processes()
+                    check_at = time.monotonic() + CHECK_SECONDS
                 # The question must not become the load: it gets at most a twentieth of the time.
                 time.sleep(max(POLL_SECONDS, 20 * (time.monotonic() - asked)))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from celery import Celery
 from pydantic import SecretStr
 
 from bank.database import Database, bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
-from bank.errors import CannotStart, NotReady
+from bank.errors import BankError, CannotStart, NotReady
 from bank.settings import Settings
 from lab.experiment import Lab
 from lab.stack import Endpoints, Keeper, default_state_dir, embedded_stack, keeper_only
@@ -100,8 +101,8 @@ def hold_bank(servers: Servers) -> Iterator[None]:
 
     Raises CannotStart if one is at it.
     """
-    create_schema(servers.database)
     with only_lab(servers.database):
+        create_schema(servers.database)
         yield
 
 
@@ -128,7 +129,20 @@ def open_lab(servers: Servers, *, instances: int, threads: int, any_running: boo
             )
             stack.callback(keeper.stop, names, grace_seconds=5)
             found = servers.fleet.wait_until_ready(names, keeper, servers.state_dir)
-        yield Lab(servers.database, servers.app, servers.fleet, found)
+            started = [*(("postgres", "valkey") if servers.endpoints.embedded else ()), *names]
+            check = partial(_check_processes, keeper, started, servers.state_dir)
+            yield Lab(servers.database, servers.app, servers.fleet, found, check)
+        else:
+            yield Lab(servers.database, servers.app, servers.fleet, found)
+
+
+def _check_processes(keeper: Keeper, names: Sequence[str], state_dir: Path) -> None:
+    """Raise BankError if one of the processes that were started here has ended."""
+    for name in names:
+        code = keeper.returncode(name)
+        if code is not None:
+            how = f"by signal {-code}" if code < 0 else f"with code {code}"
+            raise BankError(f"{name} was ended {how}; see {state_dir / 'logs'}")
 
 
 def _gather(servers: Servers, *, instances: int, threads: int) -> list[InstanceInfo]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ def _number(value: float | None, digits: int = 0) -> str:
 
 
 def _verdict(cell: Cell) -> str:
-    return cell.verdict + (" (claimed safe!)" if cell.contradicts else "")
+    return cell.verdict + ("!" if cell.contradicts else "")
 
 
 Column = tuple[str, Callable[[Cell], str]]
@@ -176,6 +177,11 @@ CSV_COLUMNS = (
     *("opening_total", "closing_total", "drift", "lost_postings", "lost_delta", "unexplained", "overdrawn"),
     *("retries", "deadlocks", "serialization_failures", "conflicts", "seconds", "transfers_per_s", "claim"),
 )
+
+
+def comparison_json(comparison: Comparison) -> str:
+    """Return everything, as the contract has it."""
+    return json.dumps(comparison.as_json(), indent=1) + "\n"
 
 
 def comparison_csv(comparison: Comparison) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from celery import Celery
@@ -19,6 +20,8 @@ QUEUE = "transfers"
 
 def configuration(settings: Settings) -> dict[str, Any]:
     """Return Celery's configuration for a broker that may lose and repeat messages."""
+    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
+        os.environ.pop(name, None)  # Celery prefers them to its configuration: we would work on somebody else's broker
     if settings.broker_url is None:
         raise CannotStart("BANKRUN_BROKER_URL is not set: a worker needs to know where its jobs come from")
     return {

@@ -170,7 +170,7 @@ class Fleet:
                 command, arguments=arguments, destination=nodes, reply=True, timeout=timeout_seconds, limit=limit
             )
         except (BrokerError, OSError) as error:
-            raise CannotStart(f"no Redis at {without_password(self._broker_url)}: {_why(error)}") from error
+            raise BankError(f"no Redis at {without_password(self._broker_url)}: {_why(error)}") from error
         return {
             node: said
             for reply in replies or []

@@ -22,7 +22,7 @@ from workers.jobs import Job
 from workers.meter import Meter
 
 METERS_MAX = 100
-READING_WAIT_SECONDS = 5.0
+READING_WAIT_SECONDS = 2.0
 
 logger = logging.getLogger("bankrun")
 

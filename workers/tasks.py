@@ -16,6 +16,7 @@ from workers.instance import Instance
 from workers.jobs import Job
 
 RETRY_SECONDS_MAX = 2.0
+FAULTS_MAX = 5
 
 logger = logging.getLogger("bankrun")
 
@@ -53,6 +54,12 @@ def apply_transfers(self: Task, message: object) -> None:
     except BankError as error:
         # Nothing that is wrong with the transfers: a lock, a conflict or a connection. They are pending; try again.
         logger.warning("will be delivered again: %s", error)
+        raise self.retry(exc=error, countdown=random.uniform(0, RETRY_SECONDS_MAX)) from error
+    except Exception as error:
+        # A fault in a strategy, or in us. It may stay, but an accepted transfer is not dropped for the first one.
+        if self.request.retries >= FAULTS_MAX:
+            raise
+        logger.exception("will be delivered again")
         raise self.retry(exc=error, countdown=random.uniform(0, RETRY_SECONDS_MAX)) from error
 
 

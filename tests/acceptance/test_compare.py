@@ -184,6 +184,32 @@ def test_a_cell_that_times_out_is_unfinished_and_never_broken(bankrun: Bankrun, 
     assert "warning: thread-lock on 2x2 is inconclusive: unfinished" in done.stdout
 
 
+def test_what_an_unfinished_cell_left_behind_does_not_touch_the_next_one(bankrun: Bankrun, tmp_path: Path) -> None:
+    # A thread still works on its chunk of thread-lock's transfers when row-lock's turn comes.
+    done = bankrun(
+        *("compare", "--strategy", "thread-lock", "--strategy", "row-lock", "--topology", "2x4", "--transfers", "800"),
+        *(
+            "--chunk",
+            "100",
+            "--think-ms",
+            "15",
+            "--accounts",
+            "20",
+            "--cell-timeout",
+            "3",
+            "--warmup",
+            "0",
+            "--seed",
+            "3",
+        ),
+        *("--export-json", "r.json"),
+    )
+    assert done.returncode == 0, done.stdout
+    found = cells(json.loads((tmp_path / "r.json").read_text()))
+    assert found["thread-lock", "2x4"]["verdict"] == "inconclusive"
+    assert found["row-lock", "2x4"]["lost_postings"] == 0
+
+
 def test_an_inconclusive_cell_fails_a_strict_comparison(bankrun: Bankrun) -> None:
     # Ten transfers cannot make the control lose twenty postings.
     quick = ("compare", "--strategy", "row-lock", "--topology", "1x2", "--transfers", "10", "--warmup", "0")

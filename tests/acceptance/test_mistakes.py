@@ -27,6 +27,12 @@ from tests.acceptance.conftest import Bankrun, command, environment, processes_o
         ("compare", "--warmup", "-1"),
         ("compare", "--think-ms", "-1"),
         ("compare", "--cell-timeout", "0"),
+        ("compare", "--cell-timeout", "nan"),
+        ("compare", "--seed", "-1"),
+        ("compare", "--think-ms", "15000"),
+        ("compare", "--export-json", "same", "--export-csv", "./same"),
+        ("compare", "--export-json", ""),
+        ("compare", "--export-json", "é" * 200),
         ("compare", "--chunk", "0"),
         ("compare", "--export-json", "no/such/folder/r.json"),
         ("compare", "--export-json", "."),
@@ -143,3 +149,40 @@ def test_a_second_lab_on_the_same_state_directory_is_told_so(bankrun: Bankrun, c
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=10)
     assert wait_until(lambda: not processes_of(cli_state), 3)
+
+
+@pytest.mark.parametrize("server", ["postgres", "valkey"])
+def test_a_server_that_is_killed_in_mid_run_is_named_and_nothing_is_left(
+    cli_state: Path, tmp_path: Path, server: str
+) -> None:
+    process = long_run(cli_state, tmp_path)
+    pid_file = next(cli_state.rglob("postmaster.pid" if server == "postgres" else "valkey.pid"))
+    os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "Traceback" not in out + err
+    assert err.splitlines()[-1].startswith("bankrun: ")
+    assert wait_until(lambda: not processes_of(cli_state), 3), processes_of(cli_state)
+
+
+def test_what_is_no_regular_file_is_written_to_and_never_replaced(bankrun: Bankrun, tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "target").chmod(0o640)
+    (tmp_path / "link").symlink_to("target")
+    done = bankrun(
+        *("compare", "--strategy", "row-lock", "--topology", "1x1", "--transfers", "5", "--warmup", "0"),
+        *("--export-json", "link", "--export-csv", "/dev/null"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "link").is_symlink()
+    assert '"schema": 1' in (tmp_path / "target").read_text()
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o640
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_stranger_celerys_environment_changes_nothing(bankrun: Bankrun) -> None:
+    done = bankrun(
+        *("compare", "--strategy", "row-lock", "--topology", "1x1", "--transfers", "5", "--warmup", "0"),
+        CELERY_BROKER_URL="redis://127.0.0.1:1/0",
+    )
+    assert done.returncode == 0, done.stderr

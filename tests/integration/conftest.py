@@ -40,9 +40,14 @@ BranchMaker = Callable[..., Branch]
 
 
 @pytest.fixture
-def branch(database: Database, settings: Settings) -> Iterator[BranchMaker]:
+def opened() -> list[Branch]:
+    """The branches that this test has made so far."""
+    return []
+
+
+@pytest.fixture
+def branch(database: Database, settings: Settings, opened: list[Branch]) -> Iterator[BranchMaker]:
     """Return a maker of branches; they are closed after the test."""
-    opened: list[Branch] = []
 
     def make(strategy: str | Strategy, *, threads: int = 4) -> Branch:
         made = strategy_named(strategy).open(settings) if isinstance(strategy, str) else strategy
@@ -67,12 +72,12 @@ def order(number: int, debit: int, credit: int, amount: int) -> Order:
 
 
 @pytest.fixture
-def accepted(bank: Database) -> Callable[..., Order]:
-    """Return a function that makes an order and accepts it."""
+def accepted(bank: Database, opened: list[Branch]) -> Callable[..., Order]:
+    """Return a function that makes an order and accepts it for the latest branch's strategy."""
 
     def make(number: int, debit: int, credit: int, amount: int) -> Order:
         made = order(number, debit, credit, amount)
-        accept(bank, [made], strategy="none")
+        accept(bank, [made], strategy=opened[-1].strategy.name if opened else "none")
         return made
 
     return make

@@ -135,6 +135,12 @@ def test_entries_of_no_transfer_are_named(busy_bank: Database) -> None:
     assert ("once", "no transfer") in kinds(audit(busy_bank))
 
 
+def test_entries_of_a_deleted_account_are_named_whichever_it_is(busy_bank: Database) -> None:
+    for account in (1, 3):
+        by_hand(busy_bank, f"DELETE FROM accounts WHERE id = {account}")
+        assert ("accounts", "no account") in kinds(audit(busy_bank))
+
+
 def test_legs_that_are_not_what_was_ordered_are_named(busy_bank: Database) -> None:
     by_hand(busy_bank, "UPDATE transfers SET amount = 11 WHERE amount = 10")
     assert ("once", "wrong legs") in kinds(audit(busy_bank))
