@@ -13,7 +13,7 @@ from bank.database import Database
 from bank.errors import CannotStart
 from bank.orders import Order
 from bank.settings import Settings
-from bank.strategies import Claim, Strategy
+from bank.strategies import Strategy
 from lab.scheduler import Choose, Execution, Scheduler, Step
 
 ACCOUNTS = (101, 102, 103)
@@ -283,7 +283,7 @@ def interleaving_id(strategy: str, instances: str, case: Case, choices: str) -> 
 
 def applies(strategy: type[Strategy], case: Case) -> bool:
     """Whether a case says anything about a strategy: only a lease can run out."""
-    return not case.leases_expire or not strategy.survives_pause or strategy.claim is Claim.NOTHING
+    return strategy.has_lease or not case.leases_expire
 
 
 def as_json(result: CaseResult) -> dict[str, Any]:

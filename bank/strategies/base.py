@@ -95,6 +95,8 @@ class Strategy:
     """Whether a refusal can come after an account was written; the move then runs under a savepoint."""
     guards_commit: ClassVar[bool] = True
     """Whether the guard is held until after COMMIT. If not, it is given back as soon as everything is written."""
+    has_lease: ClassVar[bool] = False
+    """Whether its guard is a Lease."""
     routed_to_one: ClassVar[bool] = False
     """Whether the claim rests on routing: all of its transfers go to one instance, one at a time."""
 

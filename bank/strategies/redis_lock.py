@@ -75,6 +75,7 @@ class RedisLock(Strategy):
     name = "redis-lock"
     summary = "redis-py's Lock, one key with a time to live"
     claim = Claim.EVERYWHERE
+    has_lease = True
     survives_pause = False
 
     def __init__(self, client: redis.Redis, ttl_seconds: float) -> None:

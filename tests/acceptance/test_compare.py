@@ -147,7 +147,7 @@ def test_the_control_runs_also_where_nobody_asked_for_it_and_json_on_stdout_is_a
     assert "atomic-update" in done.stderr
 
 
-def test_every_strategy_keeps_its_claim_on_topologies_smaller_than_the_fleet(bankrun: Bankrun, tmp_path: Path) -> None:
+def test_strategies_keep_their_claims_on_topologies_smaller_than_the_fleet(bankrun: Bankrun, tmp_path: Path) -> None:
     done = bankrun(
         *(
             "compare",
