@@ -83,7 +83,14 @@ class Compose:
 
     def sql(self, statement: str) -> str:
         """Ask the stack's own psql."""
-        words = ["psql", "--username=bankrun", "--no-align", "--tuples-only", f"--command={statement}"]
+        words = [
+            "psql",
+            "--host=/var/run/postgresql",
+            "--username=bankrun",
+            "--no-align",
+            "--tuples-only",
+            f"--command={statement}",
+        ]
         code, output = self.containers("postgres")[0].exec_run(words)
         assert code == 0, output
         return output.decode().strip()
