@@ -19,7 +19,7 @@ class AdvisoryLock(Strategy):
     """
 
     name = "advisory-lock"
-    summary = "pg_advisory_xact_lock per account, in id order"
+    summary = "pg_advisory_xact_lock, in id order"
     claim = Claim.EVERYWHERE
 
     LOCK: ClassVar[LiteralString] = "SELECT pg_advisory_xact_lock(1, %(account)s)"

@@ -22,7 +22,7 @@ class CheckThenDebit(AtomicUpdate):
     """
 
     name = "check-then-debit"
-    summary = "almost right: funds checked in another transaction"
+    summary = "almost right: funds checked too early"
     claim = Claim.NOTHING
 
     CHECK: ClassVar[LiteralString] = "SELECT balance FROM accounts WHERE id = %(id)s"

@@ -15,7 +15,7 @@ class NoKeyLock(RowLock):
     """
 
     name = "no-key-lock"
-    summary = "SELECT … FOR NO KEY UPDATE, in id order"
+    summary = "FOR NO KEY UPDATE, in id order"
     claim = Claim.EVERYWHERE
 
     READ = """

@@ -73,7 +73,7 @@ class RedisLock(Strategy):
     """
 
     name = "redis-lock"
-    summary = "redis-py's Lock, one key with a time to live"
+    summary = "redis-py's Lock, a key that expires"
     claim = Claim.EVERYWHERE
     has_lease = True
     survives_pause = False

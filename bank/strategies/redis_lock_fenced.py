@@ -23,7 +23,7 @@ class RedisLockFenced(RedisLock):
     """
 
     name = "redis-lock-fenced"
-    summary = "the same, with a fencing token in Postgres"
+    summary = "the same, with a fence in Postgres"
     claim = Claim.EVERYWHERE
     survives_pause = True
 

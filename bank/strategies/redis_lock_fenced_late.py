@@ -22,7 +22,7 @@ class RedisLockFencedLate(RedisLock):
     """
 
     name = "redis-lock-fenced-late"
-    summary = "almost right: the token is checked on write only"
+    summary = "almost right: fenced on write only"
     claim = Claim.NOTHING
 
     DRAW: ClassVar[LiteralString] = "SELECT nextval('fence_tokens')"

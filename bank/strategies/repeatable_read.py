@@ -13,6 +13,6 @@ class RepeatableRead(Strategy):
     """
 
     name = "repeatable-read"
-    summary = "REPEATABLE READ, the whole transaction retried"
+    summary = "REPEATABLE READ, all of it retried"
     claim = Claim.EVERYWHERE
     isolation = "REPEATABLE READ"

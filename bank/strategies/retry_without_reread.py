@@ -21,7 +21,7 @@ class RetryWithoutReread(VersionCheck):
     """
 
     name = "retry-without-reread"
-    summary = "almost right: after a conflict only the write is retried"
+    summary = "almost right: retries the write only"
     claim = Claim.NOTHING
 
     VERSION: ClassVar[LiteralString] = "SELECT version FROM accounts WHERE id = %(id)s"

@@ -14,7 +14,7 @@ class RowLock(Strategy):
     """
 
     name = "row-lock"
-    summary = "SELECT … FOR UPDATE, both rows in id order"
+    summary = "FOR UPDATE, both rows in id order"
     claim = Claim.EVERYWHERE
 
     READ = """

@@ -14,7 +14,7 @@ class RowLockNowait(RowLock):
     """
 
     name = "row-lock-nowait"
-    summary = "SELECT … FOR UPDATE NOWAIT, retried"
+    summary = "FOR UPDATE NOWAIT, retried"
     claim = Claim.EVERYWHERE
 
     READ = """

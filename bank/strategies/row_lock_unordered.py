@@ -20,7 +20,7 @@ class RowLockUnordered(RowLock):
     """
 
     name = "row-lock-unordered"
-    summary = "SELECT … FOR UPDATE, debit first: right, deadlocks"
+    summary = "FOR UPDATE, debit first: it deadlocks"
     claim = Claim.EVERYWHERE
 
     READ_ONE: ClassVar[LiteralString] = """

@@ -12,6 +12,6 @@ class Serializable(Strategy):
     """
 
     name = "serializable"
-    summary = "SERIALIZABLE, the whole transaction retried"
+    summary = "SERIALIZABLE, all of it retried"
     claim = Claim.EVERYWHERE
     isolation = "SERIALIZABLE"

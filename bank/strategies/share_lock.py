@@ -14,7 +14,7 @@ class ShareLock(Strategy):
     """
 
     name = "share-lock"
-    summary = "SELECT … FOR SHARE, then UPDATE: right, by deadlocks"
+    summary = "FOR SHARE, then UPDATE: it deadlocks"
     claim = Claim.EVERYWHERE
 
     READ = """

@@ -14,6 +14,6 @@ class SingleWriter(Strategy):
     """
 
     name = "single-writer"
-    summary = "no lock: all go to one instance, one at a time"
+    summary = "no lock: one instance, one at a time"
     claim = Claim.EVERYWHERE
     routed_to_one = True

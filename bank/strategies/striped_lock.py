@@ -51,7 +51,7 @@ class StripedLock(Strategy):
     """
 
     name = "striped-lock"
-    summary = "one threading.Lock per account, in id order"
+    summary = "one threading.Lock per account"
     claim = Claim.PROCESS
 
     STRIPES = 1024

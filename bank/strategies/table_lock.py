@@ -19,7 +19,7 @@ class TableLock(Strategy):
     """
 
     name = "table-lock"
-    summary = "LOCK TABLE accounts, all transfers in one queue"
+    summary = "LOCK TABLE accounts: one queue for all"
     claim = Claim.EVERYWHERE
 
     LOCK: ClassVar[LiteralString] = "LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE"

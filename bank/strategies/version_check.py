@@ -15,7 +15,7 @@ class VersionCheck(Strategy):
     """
 
     name = "version-check"
-    summary = "a version column, checked on write, retried"
+    summary = "a version column, retried"
     claim = Claim.EVERYWHERE
 
     WRITE = """
