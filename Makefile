@@ -14,14 +14,14 @@ setup: venv-dev ## make .venv with everything, for users and developers
 	@echo "bankrun: .venv is ready"
 
 demo: venv-run ## see the race: compare locking strategies on one and on several workers
-	@$(py) -m lab.cli compare
+	@$(py) -m lab compare
 	@printf '\nTry next:\n  %s\n  %s\n  %s\n' \
 		'.venv/bin/bankrun compare --strategy all --topology 2x4' \
 		'.venv/bin/bankrun audit' \
 		'.venv/bin/bankrun compare --help'
 
 bench: venv-run ## measure how fast this machine moves money
-	@$(py) -m lab.cli bench
+	@$(py) -m lab bench
 
 test: venv-dev ## run all tests
 	@$(py) -m pytest

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psycopg
@@ -470,8 +471,19 @@ def worker() -> None:
 
 
 @cli.command()
-def strategies() -> None:
-    """List the strategies: name, claim, one line."""
+def strategies(
+    proof: Annotated[Path | None, typer.Option(metavar="JSON", help="A result of `prove`.")] = None,
+    comparison: Annotated[Path | None, typer.Option(metavar="JSON", help="A result of `compare`.")] = None,
+) -> None:
+    """List the strategies: name, claim, one line.
+
+    With a proof and a comparison, as a Markdown table of what those found.
+    """
+    if (proof is None) != (comparison is None):
+        raise CannotStart("give both a proof and a comparison, or neither")
+    if proof is not None and comparison is not None:
+        print(tables.gallery_markdown(files.read_result(proof), files.read_result(comparison)), end="")
+        return
     table = Table("name", "claims to hold", "how", box=None, pad_edge=False)
     for name, strategy in STRATEGIES.items():
         table.add_row(name, strategy.claim.value, strategy.summary)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bank.errors import BankError, CannotStart
 
@@ -69,3 +71,18 @@ def write(destination: str, text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise BankError(f"cannot write {destination}: {error.strerror or error}") from error
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Return a saved result. Raises CannotStart if that is none."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if (
+        not isinstance(result, dict)
+        or result.get("schema") != 1
+        or not isinstance(result.get("cells") or result.get("cases"), list)
+    ):
+        raise CannotStart(f"{path} is not a result of bankrun")
+    return result

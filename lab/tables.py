@@ -7,12 +7,14 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bank.strategies import CONTROL, STRATEGIES
 from lab.bench import Benchmark
 from lab.interleavings import CaseResult
 from lab.results import Cell, Comparison
@@ -75,6 +77,49 @@ def comparison_table(comparison: Comparison, *, wide: bool = False) -> Table:
         values[at] = f"[{COLOURS[cell.verdict]}]{values[at]}[/]"
         table.add_row(*values)
     return table
+
+
+def gallery_markdown(proof: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
+    """Return what a proof and a comparison found of each strategy, and what it cost beside no lock at all."""
+    largest = max(comparison["cells"], key=lambda cell: cell["instances"] * cell["threads"])["topology"]
+    cells = {cell["strategy"]: cell for cell in comparison["cells"] if cell["topology"] == largest}
+    control = cells[CONTROL]["transfers_per_s"]
+    head = ["strategy", "claims to hold", "in one", "in two", "paused holder", "retried", f"lost on {largest}", "speed"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
+    for name, strategy in STRATEGIES.items():
+        cases = [case for case in proof["cases"] if case["strategy"] == name]
+        paused = [case for case in cases if case["case"] == "paused-holder"]
+        met = [case for case in cases if case["case"] != "paused-holder"]
+        cell = cells.get(name)
+        values = [
+            f"`{name}`",
+            strategy.claim.value,
+            _broken_of([case for case in met if case["instances"] == "same"]),
+            _broken_of([case for case in met if case["instances"] == "two"]),
+            _broken_of(paused),
+            _number(sum(case["conflicts"] for case in cases)) if cases else "",
+            _number(cell["lost_postings"]) if cell else "",
+            f"{cell['transfers_per_s'] / control:.2f}" if cell else "",
+        ]
+        lines.append("| " + " | ".join(values) + " |")
+    environment = comparison["environment"]
+    total = sum(case["interleavings"] for case in proof["cases"])
+    footnote = (
+        f"*in one, in two*: broken of all {total:,} interleavings of two transfers (`bankrun prove`), in one instance and "
+        f"in two; *retried*: attempts that were run again, over all of them; *speed*: transfers/s on `{largest}` beside "
+        f"`none` (`{comparison['command']}`). {comparison['started'][:10]}, bankrun {comparison['bankrun']}, "
+        f"Python {environment['python']}, Postgres {environment['postgres']['server_version']}, "
+        f"{environment['redis']['server']} {environment['redis']['version']}, {environment['cores']} cores."
+    )
+    lines += ["", footnote]
+    return "\n".join(lines) + "\n"
+
+
+def _broken_of(cases: Sequence[Mapping[str, Any]]) -> str:
+    if not cases:
+        return "n/a"
+    broken, total = sum(case["broken"] for case in cases), sum(case["interleavings"] for case in cases)
+    return f"**{broken}**/{total}" if broken else f"0/{total}"
 
 
 def comparison_svg(comparison: Comparison) -> str:

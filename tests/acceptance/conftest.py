@@ -19,7 +19,7 @@ Bankrun = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def command(*words: str) -> list[str]:
     """Return the command line of bankrun."""
-    return [sys.executable, "-P", "-m", "lab.cli", *words]
+    return [sys.executable, "-P", "-m", "lab", *words]
 
 
 def environment(state_dir: Path, **extra: str) -> dict[str, str]:
