@@ -105,9 +105,9 @@ def gallery_markdown(proof: Mapping[str, Any], comparison: Mapping[str, Any]) ->
     environment = comparison["environment"]
     total = sum(case["interleavings"] for case in proof["cases"])
     footnote = (
-        f"*in one, in two*: broken of all {total:,} interleavings of two transfers (`bankrun prove`), in one instance and "
-        f"in two; *retried*: attempts that were run again, over all of them; *speed*: transfers/s on `{largest}` beside "
-        f"`none` (`{comparison['command']}`). {comparison['started'][:10]}, bankrun {comparison['bankrun']}, "
+        f"*in one, in two*: broken of all {total:,} interleavings of two transfers (`bankrun prove`), in one instance "
+        f"and in two; *retried*: attempts that were run again, over all of them; *speed*: transfers/s on `{largest}` "
+        f"beside `none` (`{comparison['command']}`). {comparison['started'][:10]}, bankrun {comparison['bankrun']}, "
         f"Python {environment['python']}, Postgres {environment['postgres']['server_version']}, "
         f"{environment['redis']['server']} {environment['redis']['version']}, {environment['cores']} cores."
     )
