@@ -12,6 +12,8 @@ from typing import Protocol
 from uuid import uuid5
 
 from celery import Celery
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
 from sqlalchemy import text
 
 from bank.audit import audit
@@ -205,13 +207,14 @@ class Lab:
             chunk=workload.chunk,
             think_ms=workload.think_ms,
             threads=threads,
+            progress=lambda published: self._check_processes(),
         )
         self._check_processes()
         try:
             self.fleet.join(name, chosen)
             self._wait(len(orders), seconds_max, progress)
         finally:
-            with suppress(OSError):  # a broker that is gone has forgotten the queue
+            with suppress(KombuError, RedisError, OSError):  # a broker that is gone has forgotten the queue
                 self.fleet.leave(name, chosen)
         return name, chosen
 

@@ -128,9 +128,9 @@ def open_lab(servers: Servers, *, instances: int, threads: int, any_running: boo
                 keeper, names, threads=threads, env=worker_environment(servers.settings), state_dir=servers.state_dir
             )
             stack.callback(keeper.stop, names, grace_seconds=5)
-            found = servers.fleet.wait_until_ready(names, keeper, servers.state_dir)
             started = [*(("postgres", "valkey") if servers.endpoints.embedded else ()), *names]
             check = partial(_check_processes, keeper, started, servers.state_dir)
+            found = servers.fleet.wait_until_ready(names, keeper, servers.state_dir, check)
             yield Lab(servers.database, servers.app, servers.fleet, found, check)
         else:
             yield Lab(servers.database, servers.app, servers.fleet, found)

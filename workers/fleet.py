@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,8 +111,13 @@ class Fleet:
         """Whether an instance of this name answers in time."""
         return bool(self._ask("ping", nodes=[f"{name}@{NODE}"], timeout_seconds=timeout_seconds, limit=1))
 
-    def wait_until_ready(self, names: Collection[str], processes: ProcessHost, state_dir: Path) -> list[InstanceInfo]:
-        """Wait until the started instances answer. Raises BankError if one ends, or does not answer in time."""
+    def wait_until_ready(
+        self, names: Collection[str], processes: ProcessHost, state_dir: Path, check_processes: Callable[[], None]
+    ) -> list[InstanceInfo]:
+        """Wait until the started instances answer. Raises BankError if one ends, or does not answer in time.
+
+        ``check_processes`` raises that if something that they need has ended.
+        """
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             found = [info for info in self.discover(len(names), timeout_seconds=0.5) if info.instance in names]
@@ -123,6 +128,7 @@ class Fleet:
                 if code is not None:
                     log = state_dir / "logs" / f"{name}.log"
                     raise BankError(f"worker {name} ended with code {code} before it was ready: {last_line(log)}")
+            check_processes()
         raise BankError(
             f"after {READY_SECONDS:g} s, {len(found)} of {len(names)} workers are ready; see {state_dir / 'logs'}"
         )

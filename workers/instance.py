@@ -12,6 +12,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError
+
 from bank.database import Database, bank_id
 from bank.errors import BankError, CannotStart, Rejected
 from bank.settings import Settings
@@ -102,7 +104,7 @@ class Instance:
         """Return who this is: for a lab that looks for instances."""
         try:
             bank = bank_id(self.database)
-        except (BankError, OSError) as error:
+        except (BankError, DBAPIError, OSError) as error:
             logger.warning("cannot tell which bank this is: %s", error)
             bank = None
         return {

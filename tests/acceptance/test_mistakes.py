@@ -106,7 +106,7 @@ def long_run(cli_state: Path, cwd: Path) -> subprocess.Popen[str]:
         "--think-ms",
         "50",
         "--transfers",
-        "100000",
+        "4000",
         "--warmup",
         "0",
         "--export-json",
@@ -158,7 +158,10 @@ def test_a_server_that_is_killed_in_mid_run_is_named_and_nothing_is_left(
     process = long_run(cli_state, tmp_path)
     pid_file = next(cli_state.rglob("postmaster.pid" if server == "postgres" else "valkey.pid"))
     os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
-    out, err = process.communicate(timeout=30)
+    try:
+        out, err = process.communicate(timeout=40)
+    finally:
+        process.kill()
     assert process.returncode == 1
     assert "Traceback" not in out + err
     assert err.splitlines()[-1].startswith("bankrun: ")
