@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Self
 from uuid import UUID
@@ -232,9 +233,16 @@ class Prover:
         """Run one execution on a bank that looks the same each time."""
         orders = case.orders()
         self._reset(orders, strategy.name)
-        one = strategy.open(self._settings)
-        strategies = {name: one if instances == "same" else strategy.open(self._settings) for name in orders}
-        return self._scheduler.run(orders, strategies, ACCOUNTS, choose, leases_expire=case.leases_expire)
+        with ExitStack() as opened:
+
+            def open_one() -> Strategy:
+                made = strategy.open(self._settings)
+                opened.callback(made.close)
+                return made
+
+            one = open_one()
+            strategies = {name: one if instances == "same" else open_one() for name in orders}
+            return self._scheduler.run(orders, strategies, ACCOUNTS, choose, leases_expire=case.leases_expire)
 
     def replay(self, strategy: type[Strategy], instances: str, case: Case, choices: str) -> tuple[Execution, Audit]:
         """Run exactly one interleaving again. Raises CannotStart if these choices are not possible."""
@@ -250,8 +258,10 @@ class Prover:
 
     def _reset(self, orders: Mapping[str, Order], strategy: str) -> None:
         with self._database.transaction() as transaction:
-            transaction.execute("TRUNCATE accounts, transfers, entries")
-            transaction.execute("SELECT setval('entry_ids', 1, false), setval('entry_seq', 1, false)")
+            transaction.execute("TRUNCATE accounts, transfers, entries, fences")
+            transaction.execute(
+                "SELECT setval('entry_ids', 1, false), setval('entry_seq', 1, false), setval('fence_tokens', 1, false)"
+            )
             transaction.execute(
                 "INSERT INTO accounts (id, opening, balance) SELECT unnest(%(ids)s::int[]), %(opening)s, %(opening)s",
                 {"ids": list(ACCOUNTS), "opening": OPENING},
