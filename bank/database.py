@@ -130,7 +130,8 @@ class Database:
             try:
                 transaction.raw.rollback()
             except psycopg.Error as lost:
-                named = named or OutcomeUnknown(f"the connection died: {first_line(lost)}")
+                if isinstance(error, Exception):  # an interruption stays one
+                    named = named or OutcomeUnknown(f"the connection died: {first_line(lost)}")
             if (transaction.is_lost or transaction.holds_session_locks) and pooled.is_valid:
                 pooled.invalidate()
             if named is not None:

@@ -69,7 +69,7 @@ def test_a_thread_lock_is_never_broken_in_one_instance_and_broken_in_two(prover:
     assert (same.expected, two.expected) == ("safe", "unsafe")
 
 
-@pytest.mark.parametrize("name", ["row-lock", "atomic-update", "version-check", "advisory-lock"])
+@pytest.mark.parametrize("name", ["row-lock", "row-lock-orm", "atomic-update", "version-check", "advisory-lock"])
 def test_a_lock_in_the_database_is_never_broken(prover: Prover, name: str) -> None:
     for instances in INSTANCES:
         for case in (PAIR, OPPOSITE, DRAIN, TWICE):
