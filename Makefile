@@ -16,7 +16,7 @@ setup: venv-dev ## make .venv with everything, for users and developers
 demo: venv-run ## see the race: compare locking strategies on one and on several workers
 	@$(py) -m lab compare
 	@printf '\nTry next:\n  %s\n  %s\n  %s\n' \
-		'.venv/bin/bankrun compare --strategy all --topology 2x4' \
+		'.venv/bin/bankrun prove --strategy thread-lock --strategy row-lock' \
 		'.venv/bin/bankrun audit' \
 		'.venv/bin/bankrun compare --help'
 
