@@ -194,7 +194,8 @@ def _command(plan: Plan) -> str:
     """Return the command that repeats a comparison."""
     load = plan.workload
     words = ["bankrun", "compare"]
-    words += [word for name in plan.strategies for word in ("--strategy", name)]
+    strategies = ["all"] if plan.strategies == tuple(STRATEGIES) else plan.strategies
+    words += [word for name in strategies for word in ("--strategy", name)]
     words += [word for topology in plan.topologies for word in ("--topology", str(topology))]
     words += ["--transfers", str(load.transfers), "--accounts", str(load.accounts), "--opening", str(load.opening)]
     words += ["--skew", load.skew, "--amount-max", str(load.amount_max), "--think-ms", f"{load.think_ms:g}"]

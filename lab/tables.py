@@ -104,12 +104,15 @@ def gallery_markdown(proof: Mapping[str, Any], comparison: Mapping[str, Any]) ->
         lines.append("| " + " | ".join(values) + " |")
     environment = comparison["environment"]
     total = sum(case["interleavings"] for case in proof["cases"])
+    load = comparison["workload"]
     footnote = (
-        f"*in one, in two*: broken of all {total:,} interleavings of two transfers (`bankrun prove`), in one instance "
-        f"and in two; *retried*: attempts that were run again, over all of them; *speed*: transfers/s on `{largest}` "
-        f"beside `none` (`{comparison['command']}`). {comparison['started'][:10]}, bankrun {comparison['bankrun']}, "
-        f"Python {environment['python']}, Postgres {environment['postgres']['server_version']}, "
-        f"{environment['redis']['server']} {environment['redis']['version']}, {environment['cores']} cores."
+        f"*in one, in two*: broken of all {total:,} interleavings of two transfers (`bankrun prove`), in one "
+        f"instance and in two; *retried*: attempts that were run again, over all of them; *lost, speed*: postings "
+        f"lost, and transfers/s beside `none`, of {load['transfers']:,} transfers over {load['accounts']} accounts "
+        f"on `{largest}` (`bankrun compare`, seed {comparison['seed']}). {comparison['started'][:10]}, "
+        f"bankrun {comparison['bankrun']}, Python {environment['python']}, "
+        f"Postgres {environment['postgres']['server_version']}, {environment['redis']['server']} "
+        f"{environment['redis']['version']}, {environment['cores']} cores: small differences in speed are noise."
     )
     lines += ["", footnote]
     return "\n".join(lines) + "\n"
