@@ -53,7 +53,10 @@ def configuration(settings: Settings) -> dict[str, Any]:
 def create_app(settings: Settings) -> Celery:
     """Return an application for a process that is no worker: it sends jobs and remote-control commands."""
     app = Celery("bankrun", set_as_current=False)
-    app.conf.update(configuration(settings))
+    options = configuration(settings)
+    # Kombu tries again for ever otherwise: a lab has to say that its broker is gone. A worker waits for it.
+    options["broker_transport_options"] |= {"max_retries": 2, "interval_start": 0.1, "interval_max": 0.5}
+    app.conf.update(options)
     return app
 
 

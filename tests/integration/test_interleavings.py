@@ -15,6 +15,7 @@ from bank.strategies import STRATEGIES, Claim, Strategy
 from lab.interleavings import CASES, INSTANCES, THREE, CaseResult, Prover, applies, canonical
 from lab.replay import parse_id, psql_script, steps_table
 from lab.scheduler import Step
+from tests.acceptance.conftest import wait_until
 
 PAIR, OPPOSITE, DRAIN, TWICE, PAUSED = (
     CASES[name] for name in ("same-pair", "opposite", "drain", "duplicate", "paused-holder")
@@ -168,7 +169,7 @@ def test_a_strategy_that_raises_leaves_no_thread_connection_or_lock(database: Da
 
     with pytest.raises(ZeroDivisionError):
         prove()
-    assert (threading.active_count(), connections(database)) == before
+    assert wait_until(lambda: (threading.active_count(), connections(database)) == before, 5)
     with database.transaction() as transaction:
         transaction.execute("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE NOWAIT")
 
@@ -187,7 +188,7 @@ def test_an_interruption_leaves_no_thread_or_connection(database: Database, sett
 
     with pytest.raises(KeyboardInterrupt):
         prove()
-    assert (threading.active_count(), connections(database)) == before
+    assert wait_until(lambda: (threading.active_count(), connections(database)) == before, 5)
 
 
 def test_orders_that_swap_independent_steps_have_one_canonical_form() -> None:
