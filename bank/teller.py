@@ -39,16 +39,26 @@ class Receipt:
     """What became of one delivery of one transfer, and what it cost.
 
     ``outcome`` is the transfer's status; ``first`` is whether this delivery decided it, rather than found it decided.
-    ``lock_wait_seconds`` is the time in the guard's queue and in the strategy's own statements, over all attempts:
-    what a statement waits for a lock cannot be told apart from its round trip.
+    ``seconds`` is the whole time, over all attempts. Parts of it: ``guard_seconds`` in the guard's queue,
+    ``move_seconds`` in the strategy's own statements, ``commit_seconds`` in the COMMIT that succeeded,
+    ``backoff_seconds`` between attempts; the rest is the claim, the think time, and Python. What a statement waits for
+    a lock cannot be told apart from its round trip.
     """
 
     outcome: str = PENDING
     first: bool = False
     attempts: int = 0
     seconds: float = 0.0
-    lock_wait_seconds: float = 0.0
+    guard_seconds: float = 0.0
+    move_seconds: float = 0.0
+    commit_seconds: float = 0.0
+    backoff_seconds: float = 0.0
     conflicts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def lock_wait_seconds(self) -> float:
+        """Return the time in the guard's queue and in the strategy's own statements."""
+        return self.guard_seconds + self.move_seconds
 
 
 class Pace:
@@ -110,7 +120,9 @@ class Teller:
                     receipt.conflicts[_kind(error)] += 1
                     if time.perf_counter() - started > self.patience_seconds:
                         raise
-                self.pace.before_retry(_backoff_seconds(receipt.attempts, time.perf_counter() - begun))
+                failed = time.perf_counter()
+                self.pace.before_retry(_backoff_seconds(receipt.attempts, failed - begun))
+                receipt.backoff_seconds += time.perf_counter() - failed
         finally:
             receipt.seconds = time.perf_counter() - started
 
@@ -125,6 +137,7 @@ class Teller:
                     self._apply(transaction, order, strategy, receipt)
                     if not strategy.guards_commit:
                         guarded.close()
+                receipt.commit_seconds += transaction.commit_seconds
             except Refused as refusal:
                 # Only the database's CHECK gets here. It ended the transaction, the claim included.
                 with self.database.transaction() as transaction:
@@ -137,7 +150,7 @@ class Teller:
         try:
             self.pace.enter(guard, self.guard_timeout_seconds)
         finally:
-            receipt.lock_wait_seconds += time.perf_counter() - started
+            receipt.guard_seconds += time.perf_counter() - started
         guarded.callback(self.pace.leave, guard)
 
     def _apply(self, transaction: Transaction, order: Order, strategy: Strategy, receipt: Receipt) -> None:
@@ -165,7 +178,7 @@ class Teller:
         else:
             receipt.outcome, receipt.first = APPLIED, True
         finally:
-            receipt.lock_wait_seconds += transaction.statements_seconds - claim_seconds
+            receipt.move_seconds += transaction.statements_seconds - claim_seconds
 
     def _refuse(
         self, transaction: Transaction, order: Order, refusal: Refused, receipt: Receipt, claimable: list[str]

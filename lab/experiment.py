@@ -20,6 +20,7 @@ from bank.audit import audit
 from bank.database import Database, open_bank
 from bank.errors import CannotStart
 from bank.strategies import CONTROL, STRATEGIES
+from lab.history import read_history, read_scene
 from lab.results import Cell, Run
 from lab.topology import Topology
 from lab.verdict import judge
@@ -172,6 +173,10 @@ class Lab:
             working_max=readings.working_max,
             audit=found.as_json(),
             repeat=repeat,
+            latency_counts=readings.latency_counts(),
+            cost_ms=readings.cost_ms(),
+            history=read_history(self.database),
+            scene=read_scene(self.database, found),
         )
 
     def next_name(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lab.history import History
 from lab.topology import Topology
 from lab.workload import Workload
 
@@ -15,7 +16,9 @@ SCHEMA = 1
 class Run:
     """One run of one cell. Money in minor units; ``seconds`` from the first claim to the last outcome.
 
-    ``hosts`` counts the places where a file lock would be shared. ``audit`` holds the findings and one example.
+    ``hosts`` counts the places where a file lock would be shared. ``audit`` holds the findings and one example,
+    ``scene`` that example with who else was at the account meanwhile. ``latency_counts`` are (up to ms, transfers),
+    ``cost_ms`` what the mean of the latency consists of.
     """
 
     strategy: str
@@ -47,6 +50,10 @@ class Run:
     working_max: dict[str, int]
     audit: dict[str, Any]
     repeat: int = 1
+    latency_counts: list[tuple[float, int]] = field(default_factory=list)
+    cost_ms: dict[str, float] = field(default_factory=dict)
+    history: History = field(default_factory=History)
+    scene: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def held(self) -> bool:

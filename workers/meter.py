@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,9 @@ from hdrh.histogram import HdrHistogram
 from bank.teller import Receipt
 
 MICROSECONDS_MAX = 3_600_000_000
+COSTS = ("guard", "move", "commit", "backoff")
+"""The parts of a transfer's time that are measured; a receipt says what each is."""
+BUCKETS_PER_OCTAVE = 4
 
 
 def _histogram() -> HdrHistogram:
@@ -33,6 +37,7 @@ class Meter:
         self.latency = _histogram()
         self.lock_wait = _histogram()
         self.counts: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self.working = 0
         self.working_max = 0
         self.began_at = 0.0
@@ -64,6 +69,9 @@ class Meter:
             if receipt.first:
                 self.latency.record_value(_microseconds(receipt.seconds))
                 self.lock_wait.record_value(_microseconds(receipt.lock_wait_seconds))
+                self.seconds["transfers"] += receipt.seconds
+                for cost in COSTS:
+                    self.seconds[cost] += getattr(receipt, f"{cost}_seconds")
 
     def count(self, what: str) -> None:
         """Count something that is not a delivery's receipt."""
@@ -76,6 +84,7 @@ class Meter:
             self._idle.wait_for(lambda: self.working == 0, timeout=wait_seconds)
             return {
                 "counts": dict(self.counts),
+                "seconds": dict(self.seconds),
                 "working_max": self.working_max,
                 "began_at": self.began_at,
                 "ended_at": self.ended_at,
@@ -93,6 +102,7 @@ class Readings:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self._costs: dict[str, float] = defaultdict(float)
         self.working_max: dict[str, int] = {}
         self._began_at: list[float] = []
         self._ended_at: list[float] = []
@@ -102,6 +112,8 @@ class Readings:
     def add(self, instance: str, reading: dict[str, Any]) -> None:
         """Add what one instance reported."""
         self.counts.update(reading["counts"])
+        for cost, seconds in reading["seconds"].items():
+            self._costs[cost] += seconds
         self.working_max[instance] = reading["working_max"]
         self._began_at.append(reading["began_at"])
         self._ended_at.append(reading["ended_at"])
@@ -115,6 +127,26 @@ class Readings:
     def latency_ms(self) -> dict[str, float]:
         """Return percentiles of the time from a transfer's delivery to its COMMIT, retries included."""
         return _percentiles(self._latency, (50, 95, 99, 100))
+
+    def latency_counts(self) -> list[tuple[float, int]]:
+        """Return how many transfers took up to how many milliseconds, and more than the bound before."""
+        counts: Counter[int] = Counter()
+        for item in self._latency.get_recorded_iterator():
+            bucket = math.ceil(BUCKETS_PER_OCTAVE * math.log2(item.value_iterated_to))
+            counts[bucket] += item.count_added_in_this_iter_step
+        return [
+            (round(2 ** (bucket / BUCKETS_PER_OCTAVE) / 1000, 4), counts[bucket])
+            for bucket in range(min(counts, default=0), max(counts, default=-1) + 1)
+        ]
+
+    def cost_ms(self) -> dict[str, float]:
+        """Return what a transfer's time went into, on average; ``rest`` is what was not measured by itself."""
+        transfers = self._latency.get_total_count()
+        if not transfers:
+            return {}
+        parts = {cost: self._costs[cost] for cost in COSTS}
+        parts["rest"] = max(0.0, self._costs["transfers"] - sum(parts.values()))
+        return {cost: round(1000 * seconds / transfers, 4) for cost, seconds in parts.items()}
 
     def lock_wait_ms(self) -> dict[str, float]:
         """Return percentiles of the time spent in guards and in the strategy's statements."""
