@@ -13,18 +13,24 @@ from lab.results import Run
 from lab.topology import Topology
 
 
+def _bars(console: Console) -> Bars:
+    """Return bars that leave nothing behind, and that are seen on a terminal only."""
+    return Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
 class BarProgress:
     """Two bars: the cells of the comparison, and the transfers of the cell that runs."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
+        self._bars = _bars(console)
         self._cells = self._bars.add_task("cells", total=None)
         self._transfers = self._bars.add_task("transfers", total=None)
 
@@ -95,16 +101,7 @@ class Steps:
     """A bar for work of several steps on a terminal, and nothing elsewhere."""
 
     def __init__(self, total: int) -> None:
-        console = Console(stderr=True, highlight=False)
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bars = _bars(Console(stderr=True, highlight=False))
         self._task = self._bars.add_task("", total=total, completed=-1)
 
     def __enter__(self) -> Self:

@@ -1,0 +1,136 @@
+"""What all commands share: the list of them, where they print, the exit codes, and the sentence for each error.
+
+A command is the function of its own name in the file of its own name: it parses its options, calls one function, and
+prints. Its file is imported when it is called, or listed: a wrong word costs no database driver.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from bank.errors import BankError, CannotStart
+from lab import files
+
+COMMANDS = ("compare", "prove", "replay", "bench", "audit", "worker", "strategies", "doctor")
+"""In the order of ``bankrun --help``."""
+
+OK, FAILED, CANNOT_START, CONTRADICTED = 0, 1, 2, 3
+
+
+class Terminated(BaseException):
+    """The process was asked to end, with SIGTERM."""
+
+
+class Commands(TyperGroup):
+    """The commands of COMMANDS, each imported when it is asked for."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes | {"commands": dict.fromkeys(COMMANDS)})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by name, or None if there is none."""
+        if cmd_name in self.commands and self.commands[cmd_name] is None:
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            alone.command(cmd_name)(getattr(import_module(f"lab.cli.{cmd_name}"), cmd_name))
+            self.commands[cmd_name] = typer.main.get_command(alone)
+        return self.commands.get(cmd_name)
+
+
+cli = typer.Typer(
+    name="bankrun",
+    cls=Commands,
+    help="Run the same bank on many workers, and see which locks keep the money.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from lab.environment import bankrun_version
+
+        print(f"bankrun {bankrun_version()}")
+        raise typer.Exit
+
+
+@cli.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Run the same bank on many workers, and see which locks keep the money."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def open_console(*exports: str | None) -> Console:
+    """Return where to print: stdout, or stderr where an export takes that.
+
+    Raises CannotStart if an export could not be written; an option that was not given is None.
+    """
+    wanted = [destination for destination in exports if destination is not None]
+    files.check_writable(*wanted)
+    return Console(stderr=files.STDOUT in wanted, highlight=False)
+
+
+def main() -> None:
+    """Run the command line. Every error that a user can cause ends in one sentence and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run())
+
+
+def _terminate(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
+
+
+def _run() -> int:
+    try:
+        code = cli(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return 128 + signal.SIGINT
+    except Terminated:
+        return 128 + signal.SIGTERM
+    except (typer.TyperException, CannotStart) as error:
+        # Typer's own errors, for which only this method puts the parameter's name into the sentence.
+        message = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
+        print(f"bankrun: {message}", file=sys.stderr)
+        return CANNOT_START
+    except BankError as error:
+        return _failed(error, str(error))
+    except Exception as error:
+        # A lost server raises its driver's errors, wherever we happen to be.
+        from kombu.exceptions import KombuError
+        from psycopg import Error as PostgresError
+        from redis.exceptions import RedisError
+        from sqlalchemy.exc import DBAPIError
+
+        from bank.database import first_line
+
+        if not isinstance(error, (DBAPIError, PostgresError, RedisError, KombuError, OSError)):
+            raise
+        return _failed(error, f"failed while running: {first_line(error)}")
+    return code if isinstance(code, int) else OK
+
+
+def _failed(error: Exception, sentence: str) -> int:
+    """Say in one sentence what went wrong."""
+    if isinstance(error, OSError):
+        # The output itself may be what is broken: a pipe that nobody reads, a full disk.
+        with suppress(OSError):
+            sys.stdout.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError):
+        print(f"bankrun: {sentence}", file=sys.stderr)
+    return FAILED

@@ -1,0 +1,184 @@
+"""``bankrun compare``: several strategies on several topologies under the same load, audited and judged."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bank.database import check_connection_budget
+from bank.errors import CannotStart
+from bank.settings import read_settings
+from bank.strategies import STRATEGIES
+from lab import files, tables
+from lab.cli.app import CONTRADICTED, open_console
+from lab.cli.options import Strategies, chosen_strategies
+from lab.environment import bankrun_version, environment
+from lab.experiment import CELL_SECONDS_MAX, WARMUP, Plan, judged
+from lab.progress import BarProgress, LineProgress
+from lab.results import Comparison, Run
+from lab.session import open_lab, open_servers
+from lab.story import explain
+from lab.topology import Topology
+from lab.workload import Workload
+
+HEADLINE_STRATEGIES = ["none", "thread-lock", "row-lock"]
+HEADLINE_TOPOLOGIES = ["1x8", "3x8"]
+DEFAULT = Workload()
+SETTINGS_SAVED = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "visibility_timeout_ms", "patience_ms")
+
+
+def compare(
+    strategy: Strategies = HEADLINE_STRATEGIES,
+    topology: Annotated[list[str], typer.Option(help="Instances x threads. Repeatable.")] = HEADLINE_TOPOLOGIES,
+    transfers: Annotated[int, typer.Option(help="Transfers in each cell.")] = DEFAULT.transfers,
+    accounts: Annotated[int, typer.Option(help="Accounts in the bank: fewer, more contention.")] = DEFAULT.accounts,
+    opening: Annotated[int, typer.Option(help="Minor units in each account at opening.")] = DEFAULT.opening,
+    skew: Annotated[Literal["uniform", "zipf"], typer.Option(help="How often each account is wanted.")] = DEFAULT.skew,
+    amount_max: Annotated[int, typer.Option(help="The largest transfer, in minor units.")] = DEFAULT.amount_max,
+    think_ms: Annotated[float, typer.Option(help="Time between the read and the write.")] = DEFAULT.think_ms,
+    chunk: Annotated[int, typer.Option(help="Transfers in one message.")] = DEFAULT.chunk,
+    constraint: Annotated[bool, typer.Option("--constraint", help="Add CHECK (balance >= 0).")] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed sends the same transfers; without it, a fresh one.")
+    ] = None,
+    repeat: Annotated[int, typer.Option(help="Runs of each cell; one broken run makes it broken.")] = 1,
+    warmup: Annotated[int, typer.Option(help="Transfers before each cell that are not counted.")] = WARMUP,
+    cell_timeout: Annotated[float, typer.Option(help="Seconds after which a cell is unfinished.")] = CELL_SECONDS_MAX,
+    wide: Annotated[bool, typer.Option("--wide", help="Show every column.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 for an inconclusive cell too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the connections it needs.")] = False,
+    export_json: Annotated[str | None, typer.Option(metavar="FILE", help="Write everything; `-` is stdout.")] = None,
+    export_csv: Annotated[str | None, typer.Option(metavar="FILE", help="Write a line for each run.")] = None,
+    export_markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the table.")] = None,
+    export_svg: Annotated[str | None, typer.Option(metavar="FILE", help="Write the table as a picture.")] = None,
+    junitxml: Annotated[str | None, typer.Option(metavar="FILE", help="Write a test case for each cell.")] = None,
+) -> None:
+    """Send the same transfers through several strategies on several topologies, and audit what is left.
+
+    Without options: no lock, the talk's thread lock and its row lock, in one instance and in three.
+    """
+    console = open_console(export_json, export_csv, export_markdown, export_svg, junitxml)
+    plan = Plan(
+        strategies=chosen_strategies(strategy),
+        topologies=tuple(dict.fromkeys(Topology.parse(text) for text in topology)),
+        workload=Workload(accounts, transfers, opening, amount_max, think_ms, skew, chunk, constraint),
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+        repeat=repeat,
+        warmup=warmup,
+        cell_seconds_max=cell_timeout,
+    )
+    settings = read_settings()
+    if think_ms >= settings.idle_timeout_ms:
+        raise CannotStart(
+            f"think-ms={think_ms:g} is as long as Postgres lets a transaction idle: {settings.idle_timeout_ms}"
+        )
+    runs: list[Run] = []
+    with open_servers(settings) as servers:
+        if dry_run:
+            _show_plan(console, plan)
+            console.print(check_connection_budget(servers.database, instances=plan.instances, threads=plan.threads))
+            return
+        with open_lab(servers, instances=plan.instances, threads=plan.threads) as lab:
+            comparison = Comparison(
+                bankrun=bankrun_version(),
+                seed=plan.seed,
+                started=datetime.now(UTC).isoformat(timespec="seconds"),
+                command=_command(plan),
+                environment=environment(
+                    servers.database, servers.app, lab.instances, embedded=servers.endpoints.embedded
+                ),
+                settings={name: getattr(settings, name) for name in SETTINGS_SAVED},
+                workload=plan.workload,
+            )
+            notes = Console(stderr=True, highlight=False)
+            with (
+                BarProgress(notes) if notes.is_terminal else LineProgress(notes) as progress,
+                _kept(comparison, runs, console),
+            ):
+                lab.compare(plan, progress, runs)
+    comparison.cells = judged(runs)
+    _show_comparison(console, comparison, wide=wide)
+    written: list[tuple[str | None, Callable[[Comparison], str]]] = [
+        (export_json, tables.comparison_json),
+        (export_csv, tables.comparison_csv),
+        (export_markdown, tables.comparison_markdown),
+        (junitxml, tables.comparison_junit),
+        (export_svg, tables.comparison_svg),
+    ]
+    for destination, make in written:
+        if destination is not None:
+            files.write(destination, make(comparison))
+    if comparison.contradictions or (strict and comparison.inconclusive):
+        raise typer.Exit(CONTRADICTED)
+
+
+@contextmanager
+def _kept(comparison: Comparison, runs: list[Run], console: Console) -> Iterator[None]:
+    """Show what was found so far if the block is cut short: by a server that is lost, or by the user."""
+    try:
+        yield
+    except BaseException:
+        comparison.cells = judged(runs)
+        if comparison.cells:
+            console.print(tables.comparison_table(comparison))
+            console.print(f"cut short after {len(runs)} runs; nothing was exported", style="yellow")
+        raise
+
+
+def _command(plan: Plan) -> str:
+    """Return the command that repeats a comparison."""
+    load = plan.workload
+    words = ["bankrun", "compare"]
+    strategies = ["all"] if plan.strategies == tuple(STRATEGIES) else plan.strategies
+    words += [word for name in strategies for word in ("--strategy", name)]
+    words += [word for topology in plan.topologies for word in ("--topology", str(topology))]
+    words += ["--transfers", str(load.transfers), "--accounts", str(load.accounts), "--opening", str(load.opening)]
+    words += ["--skew", load.skew, "--amount-max", str(load.amount_max), "--think-ms", f"{load.think_ms:g}"]
+    words += ["--chunk", str(load.chunk), *(["--constraint"] if load.constraint else [])]
+    words += ["--repeat", str(plan.repeat), "--warmup", str(plan.warmup), "--seed", str(plan.seed)]
+    words += ["--cell-timeout", f"{plan.cell_seconds_max:g}"]
+    return shlex.join(words)
+
+
+def _show_plan(console: Console, plan: Plan) -> None:
+    table = Table(
+        title=f"{plan.workload.transfers:,} transfers over {plan.workload.accounts} accounts, seed {plan.seed}"
+    )
+    table.add_column("strategy")
+    table.add_column("topology")
+    table.add_column("runs", justify="right")
+    for strategy, topology in plan.cells():
+        table.add_row(strategy, str(topology), str(plan.repeat))
+    console.print(table)
+
+
+def _show_comparison(console: Console, comparison: Comparison, *, wide: bool) -> None:
+    load = comparison.workload
+    console.print(
+        f"{load.transfers:,} transfers over {load.accounts} accounts with {load.opening:,} each, "
+        f"up to {load.amount_max:,} at a time; seed {comparison.seed}",
+        style="bold",
+    )
+    console.print(tables.comparison_table(comparison, wide=wide), width=None if not wide else max(console.width, 200))
+    for cell in comparison.cells:
+        if cell.verdict == "broken":
+            for line in explain(cell):
+                console.print(line, markup=False, soft_wrap=True)
+            console.print()
+    for cell in comparison.inconclusive:
+        console.print(
+            f"warning: {cell.shown.strategy} on {cell.shown.topology} is inconclusive: {cell.reason}", style="yellow"
+        )
+    for cell in comparison.contradictions:
+        console.print(
+            f"{cell.shown.strategy} claims to hold on {cell.shown.topology}, and does not: {cell.reason}",
+            style="bold red",
+        )

@@ -1,0 +1,123 @@
+"""``bankrun prove``: every interleaving of two transfers, run and audited."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from bank.errors import CannotStart
+from bank.settings import read_settings
+from bank.strategies import STRATEGIES
+from lab import files, tables
+from lab.cli.app import CONTRADICTED, open_console
+from lab.cli.options import ALL, Strategies, chosen_strategies
+from lab.cli.replay import replayed, show_replay
+from lab.environment import bankrun_version, environment
+from lab.interleavings import CASES, INSTANCES, THREE, Case, CaseResult, Prover, applies, as_json
+from lab.progress import Steps
+from lab.scheduler import RETRIES_MAX
+from lab.session import hold_bank, open_servers
+
+PREEMPTIONS_MAX = 10
+
+
+def prove(
+    strategy: Strategies = ALL,
+    instances: Annotated[
+        Literal["same", "two", "both"], typer.Option(help="In one instance, in two, or both.")
+    ] = "both",
+    case: Annotated[list[str], typer.Option(help="How they meet, or `all`. Repeatable.")] = ALL,
+    transfers: Annotated[int, typer.Option(help="2, or 3 on one pair of accounts.")] = 2,
+    preemptions: Annotated[int, typer.Option(help="With 3 transfers: how often one may be interrupted.")] = 2,
+    show: Annotated[int, typer.Option(help="Tell this many broken interleavings, the shortest first.")] = 0,
+    export_json: Annotated[str | None, typer.Option(metavar="FILE", help="Write everything; `-` is stdout.")] = None,
+    export_markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the matrix.")] = None,
+) -> None:
+    """Run every order in which two transfers can meet, on a real Postgres, and audit each.
+
+    The same strategies and the same teller as in a worker. Exits with 3 if a claim is refuted.
+    """
+    console = open_console(export_json, export_markdown)
+    cases = _cases(case, transfers)
+    if show < 0 or not 0 <= preemptions <= PREEMPTIONS_MAX:
+        raise CannotStart(
+            f"show={show}, preemptions={preemptions}: show is 0 or more, preemptions 0 to {PREEMPTIONS_MAX}"
+        )
+    wanted = [STRATEGIES[name] for name in chosen_strategies(strategy) if not STRATEGIES[name].routed_to_one]
+    if not wanted:
+        raise CannotStart("nothing to prove: its transfers are routed to one instance, one at a time, and never meet")
+    with open_servers(read_settings()) as servers, hold_bank(servers):
+        plan = [
+            (one, where, meeting)
+            for one in wanted
+            for where in (INSTANCES if instances == "both" else (instances,))
+            for meeting in cases
+            if applies(one, meeting)
+        ]
+        depends = environment(servers.database, servers.app, [], embedded=servers.endpoints.embedded)
+        results = []
+        with Prover(servers.database, servers.settings, transfers=transfers) as prover, Steps(len(plan)) as steps:
+            for one, where, meeting in plan:
+                steps.begin(f"{one.name} on {where}, {meeting.name}")
+                results.append(
+                    prover.prove(one, where, meeting, preemptions_max=preemptions if transfers > 2 else None)
+                )
+            told = [name for result in results for name in result.broken_ids][:show]
+            stories = [(name, *replayed(prover, name)) for name in told]
+    if export_json is not None:
+        proof = {
+            "schema": 1,
+            "bankrun": bankrun_version(),
+            "environment": depends,
+            "cases": [as_json(one) for one in results],
+        }
+        files.write(export_json, json.dumps(proof, indent=1) + "\n")
+    if export_markdown is not None:
+        files.write(export_markdown, tables.proof_markdown(results))
+    _show_proof(console, results)
+    for name, execution, found in stories:
+        show_replay(console, name, execution, found)
+    if any(result.contradicts for result in results):
+        raise typer.Exit(CONTRADICTED)
+
+
+def _cases(names: Sequence[str], transfers: int) -> list[Case]:
+    if transfers not in (2, 3):
+        raise CannotStart(f"transfers={transfers}: the proof is for 2 transfers, or for 3 on one pair of accounts")
+    if transfers == 3:
+        return [THREE]
+    for name in names:
+        if name != "all" and name not in CASES:
+            raise CannotStart(f"there is no case {name!r}: there are {', '.join(CASES)}")
+    return [case for case in CASES.values() if "all" in names or case.name in names]
+
+
+def _show_proof(console: Console, results: Sequence[CaseResult]) -> None:
+    total, broken = sum(result.interleavings for result in results), sum(result.broken for result in results)
+    seconds = sum(result.seconds for result in results)
+    console.print(
+        f"{total:,} interleavings run and audited in {seconds:,.0f} s; {broken:,} broken. Broken of all:", style="bold"
+    )
+    console.print(tables.proof_table(results))
+    shortest: dict[tuple[str, str], str] = {}
+    for result in results:
+        known = shortest.get((result.strategy, result.instances))
+        if result.shortest_broken is not None and (known is None or len(result.shortest_broken) < len(known)):
+            shortest[result.strategy, result.instances] = result.shortest_broken
+    for name in shortest.values():
+        console.print(f"bankrun replay {name}", markup=False, soft_wrap=True)
+    truncated = sum(result.truncated for result in results)
+    if truncated:
+        console.print(f"warning: {truncated} were cut short after {RETRIES_MAX} retries", style="yellow")
+    for result in results:
+        if result.contradicts:
+            console.print(
+                f"{result.strategy} claims to hold ({result.claim}), and does not: "
+                f"{result.shortest_broken} ends with {', '.join(result.kinds)}",
+                style="bold red",
+                soft_wrap=True,
+            )

@@ -1,0 +1,59 @@
+"""``bankrun replay``: one interleaving, told step by step."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bank.audit import Audit
+from bank.settings import read_settings
+from bank.strategies import STRATEGIES, strategy_named
+from lab import files
+from lab.cli.app import open_console
+from lab.interleavings import Prover
+from lab.replay import money, parse_id, psql_script, steps_table
+from lab.scheduler import Execution
+from lab.session import hold_bank, open_servers
+
+
+def replay(
+    interleaving: Annotated[str, typer.Argument(help="An id that `prove` printed.")],
+    export_sql: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write it for psql windows; `-` is stdout.")
+    ] = None,
+) -> None:
+    """Run exactly one interleaving again, and tell it step by step."""
+    parse_id(interleaving)
+    console = open_console(export_sql)
+    name, _, case, _ = parse_id(interleaving)
+    strategy = STRATEGIES[strategy_named(name).name]
+    with (
+        open_servers(read_settings()) as servers,
+        hold_bank(servers),
+        Prover(servers.database, servers.settings, transfers=len(case.legs)) as prover,
+    ):
+        execution, found = replayed(prover, interleaving)
+    if export_sql is not None:
+        script = psql_script(execution, case, list(case.orders()), title=interleaving, isolation=strategy.isolation)
+        files.write(export_sql, "\n".join(script) + "\n")
+    show_replay(console, interleaving, execution, found)
+
+
+def replayed(prover: Prover, interleaving: str) -> tuple[Execution, Audit]:
+    """Run an interleaving by its id."""
+    name, where, case, choices = parse_id(interleaving)
+    return prover.replay(strategy_named(name), where, case, choices)
+
+
+def show_replay(console: Console, name: str, execution: Execution, found: Audit) -> None:
+    """Tell it step by step, and what became of the money."""
+    strategy, where, case, _ = parse_id(name)
+    console.print(
+        f"{strategy}, {'in one instance' if where == 'same' else 'in two instances'}: {case.summary}", style="bold"
+    )
+    console.print(steps_table(execution, list(case.orders())))
+    for line in money(found):
+        console.print(line, markup=False, soft_wrap=True, style="green" if found.passed else "red")
+    console.print()

@@ -1,0 +1,33 @@
+"""``bankrun strategies``: which there are, and what was found of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from bank.errors import CannotStart
+from bank.strategies import STRATEGIES
+from lab import files, tables
+from lab.cli.app import open_console
+
+
+def strategies(
+    proof: Annotated[Path | None, typer.Option(metavar="JSON", help="A result of `prove`.")] = None,
+    comparison: Annotated[Path | None, typer.Option(metavar="JSON", help="A result of `compare`.")] = None,
+) -> None:
+    """List the strategies: name, claim, one line.
+
+    With a proof and a comparison, as a Markdown table of what those found.
+    """
+    if (proof is None) != (comparison is None):
+        raise CannotStart("give both a proof and a comparison, or neither")
+    if proof is not None and comparison is not None:
+        print(tables.gallery_markdown(files.read_result(proof), files.read_result(comparison)), end="")
+        return
+    table = Table("name", "claims to hold", "how", box=None, pad_edge=False)
+    for name, strategy in STRATEGIES.items():
+        table.add_row(name, strategy.claim.value, strategy.summary)
+    open_console().print(table)
