@@ -11,15 +11,25 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, create_engine, make_url, text
+from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, create_engine, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.schema import CreateColumn
 from sqlmodel import Session
 
 from bank import models
-from bank.errors import BankError, CannotStart, Conflict, InsufficientFunds, NotReady, OutcomeUnknown
+from bank.errors import (
+    BankError,
+    CannotStart,
+    Conflict,
+    InsufficientFunds,
+    NotReady,
+    OutcomeUnknown,
+    Unavailable,
+)
 from bank.orders import Posting
 from bank.settings import Settings, without_password
+from bank.watchdog import Watchdog
 
 POSTGRES_MIN = 180_000  # RETURNING old.… and new.… came with 18
 LAB_CONNECTIONS = 8  # the lab's own: audit, progress, its advisory lock, and a user's psql
@@ -46,6 +56,12 @@ TIMED_OUT = ("25P03", "25P04", "57P05")
 """The server ended the session because it was idle, or its transaction took too long."""
 
 
+UNAVAILABLE_CLASSES = ("53", "58")
+UNAVAILABLE = ("25006", "42501", "42P01", "3F000")
+"""What the server answers while it has no resources, or is a standby, or while somebody changes its schema or rights:
+not the transfer's fault, so it is tried again (manual, appendix A)."""
+
+
 class Database:
     """One process' access to the bank: a pool of ``connections_max`` connections and not one more."""
 
@@ -56,9 +72,11 @@ class Database:
         connections_max: int,
         application_name: str,
         options: Mapping[str, object],
+        transaction_seconds_max: float | None = None,
         connect: Callable[..., psycopg.Connection[Any]] = psycopg.Connection.connect,
     ) -> None:
         self.url = url
+        self._watchdog = None if transaction_seconds_max is None else Watchdog(transaction_seconds_max)
         everywhere = {"search_path": models.SCHEMA, "default_transaction_isolation": "read committed", **options}
         arguments = {
             "application_name": application_name,
@@ -99,20 +117,24 @@ class Database:
                 # predicate lock on the whole table: transfers that share no account would conflict (section 13.2.3).
                 "enable_seqscan": "off",
             },
+            transaction_seconds_max=settings.attempt_timeout_ms / 1000,
             connect=connect,
         )
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+        if self._watchdog is not None:
+            self._watchdog.close()
 
     @contextmanager
     def transaction(self, isolation: str = "READ COMMITTED") -> Iterator[Transaction]:
         """Run one transaction: COMMIT at the end of the block, ROLLBACK if it raises.
 
         Raises Conflict where another transaction was in the way and running the whole block again is right;
-        OutcomeUnknown where the connection died, at COMMIT or before; InsufficientFunds where the database's own
-        CHECK refused a balance.
+        OutcomeUnknown where the connection died, at COMMIT or before, or was shut because the block took too long;
+        Unavailable where the server cannot do it now; InsufficientFunds where the database's own CHECK refused a
+        balance.
         """
         # The pool's own connection, not an SQLAlchemy one around it: that would cost a tenth of a transfer.
         try:
@@ -122,6 +144,7 @@ class Database:
         except psycopg.OperationalError as error:
             raise OutcomeUnknown(f"no connection: {first_line(error)}") from error
         transaction = Transaction(self.engine, pooled, isolation)
+        ticket = None if self._watchdog is None else self._watchdog.watch(transaction.raw)
         try:
             yield transaction
             transaction.commit()
@@ -132,19 +155,19 @@ class Database:
             except psycopg.Error as lost:
                 if isinstance(error, Exception):  # an interruption stays one
                     named = named or OutcomeUnknown(f"the connection died: {first_line(lost)}")
+            self._release(ticket)
             if (transaction.is_lost or transaction.holds_session_locks) and pooled.is_valid:
                 pooled.invalidate()
             if named is not None:
                 raise named from error
             raise
         finally:
+            self._release(ticket)
             pooled.close()
 
-    def copy(self, statement: LiteralString, rows: Iterator[Sequence[Any]]) -> None:
-        """Write rows by COPY, in a transaction of its own."""
-        with self.transaction() as transaction, transaction.raw.cursor().copy(statement) as copy:
-            for row in rows:
-                copy.write_row(row)
+    def _release(self, ticket: int | None) -> None:
+        if self._watchdog is not None and ticket is not None:
+            self._watchdog.release(ticket)
 
 
 class Transaction:
@@ -265,6 +288,8 @@ def _named(error: BaseException) -> BankError | None:
         return Conflict(f"{CONFLICTS[cause.sqlstate]}: {first_line(cause)}", sqlstate=cause.sqlstate)
     if isinstance(cause, pg.CheckViolation) and cause.diag.constraint_name == BALANCE_CHECK:
         return InsufficientFunds(f"the database's CHECK refused it: {first_line(cause)}")
+    if cause.sqlstate is not None and (cause.sqlstate[:2] in UNAVAILABLE_CLASSES or cause.sqlstate in UNAVAILABLE):
+        return Unavailable(f"Postgres cannot do it now: {first_line(cause)}")
     if isinstance(cause, psycopg.OperationalError) or cause.sqlstate in TIMED_OUT:
         return OutcomeUnknown(f"the connection died: {first_line(cause)}")
     return None
@@ -344,6 +369,17 @@ def create_schema(database: Database) -> None:
             connection.exec_driver_sql(f"CREATE SCHEMA {models.SCHEMA}")
             connection.exec_driver_sql(f"COMMENT ON SCHEMA {models.SCHEMA} IS '{MARKER}{uuid.uuid4()}'")
         models.metadata.create_all(connection)
+        _add_columns(connection)
+
+
+def _add_columns(connection: Connection) -> None:
+    """Add the columns that tables of an older bankrun lack. Nothing is locked where there is nothing to add."""
+    for table in models.metadata.sorted_tables:
+        there = {column["name"] for column in inspect(connection).get_columns(table.name, schema=models.SCHEMA)}
+        for column in table.columns:
+            if column.name not in there:
+                definition = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {models.SCHEMA}.{table.name} ADD COLUMN {definition}")
 
 
 def drop_schema(database: Database) -> None:
@@ -359,7 +395,7 @@ def open_bank(database: Database, *, accounts: int, opening: int, constraint: bo
         if not _refuse_strangers(connection, database.url):
             raise CannotStart(f"{without_password(database.url)} holds no bank yet")
         # In the order in which a teller locks them: one that is still at work would otherwise deadlock with this.
-        connection.exec_driver_sql("TRUNCATE transfers, accounts, entries, fences")
+        connection.exec_driver_sql("TRUNCATE transfers, accounts, entries, fences, runs")
         connection.exec_driver_sql("ALTER SEQUENCE entry_ids RESTART")
         connection.exec_driver_sql("ALTER SEQUENCE entry_seq RESTART")
         connection.exec_driver_sql("ALTER SEQUENCE fence_tokens RESTART")
@@ -401,8 +437,11 @@ def check_connection_budget(database: Database, *, instances: int, threads: int)
             "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int"
             " + current_setting('reserved_connections')::int"
         ).one()
-    needed = instances * threads + LAB_CONNECTIONS
-    sum_ = f"{instances} instances x {threads} threads + {LAB_CONNECTIONS} for the lab = {needed} connections"
+    needed = instances * (threads + 1) + LAB_CONNECTIONS
+    sum_ = (
+        f"{instances} instances x ({threads} threads + 1 reconciler) + {LAB_CONNECTIONS} for the lab"
+        f" = {needed} connections"
+    )
     free = f"Postgres gives {maximum} - {reserved} reserved = {maximum - reserved}"
     if needed > maximum - reserved:
         raise CannotStart(f"{sum_}, but {free}: use fewer instances or threads, or raise max_connections")

@@ -4,9 +4,11 @@
     ├── Refused              a business rule said no: definite, never retried
     │   ├── InsufficientFunds
     │   └── UnknownAccount
-    ├── NotAcquired          a lock was not taken in time: definite, retried
-    ├── Conflict             another transaction was in the way: the whole transaction again
-    ├── OutcomeUnknown       the connection died around COMMIT: ask the transfer's row
+    ├── Transient            nothing is wrong with the transfer: the whole transaction again, bounded
+    │   ├── NotAcquired      a lock was not taken in time: definite
+    │   ├── Conflict         another transaction was in the way: definite
+    │   ├── Unavailable      the server cannot do it now, a full disk for example: definite
+    │   └── OutcomeUnknown   the connection died around COMMIT: ask the transfer's row
     ├── Rejected             a message that is not, or does not match, an accepted transfer
     └── CannotStart          nothing was started: wrong usage, or a server that will not do
         └── NotReady         a server does not answer, and may only be starting: waiting can help
@@ -36,11 +38,15 @@ class UnknownAccount(Refused):
     """The transfer names an account that does not exist."""
 
 
-class NotAcquired(BankError):
+class Transient(BankError):
+    """Nothing is wrong with the transfer, and it did not take effect now."""
+
+
+class NotAcquired(Transient):
     """The lock was not taken in time."""
 
 
-class Conflict(BankError):
+class Conflict(Transient):
     """Another transaction was in the way."""
 
     def __init__(self, message: str | None = None, *, sqlstate: str | None = None) -> None:
@@ -48,7 +54,11 @@ class Conflict(BankError):
         self.sqlstate = sqlstate
 
 
-class OutcomeUnknown(BankError):
+class Unavailable(Transient):
+    """The server cannot do it now."""
+
+
+class OutcomeUnknown(Transient):
     """The connection died while the transaction was in flight."""
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -60,8 +61,35 @@ class Account(Bank, table=True):
     version: int = Field(0, sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
 
 
+class Run(Bank, table=True):
+    """What was accepted together, and where its messages go: all that is needed to publish one of them again.
+
+    The last five columns are the reconciler's notes: when to look again, what it saw, and how often it had to publish.
+    """
+
+    __tablename__ = "runs"
+
+    id: int | None = Field(None, sa_column=Column(Integer, Identity(), primary_key=True))
+    name: str = Field(unique=True)
+    strategy: str
+    queue: str
+    chunk: int
+    think_ms: float
+    threads: int | None = None
+    look_at: datetime | None = Field(
+        None, sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.clock_timestamp()}
+    )
+    pending: int | None = None
+    idle_looks: int = Field(0, sa_column_kwargs={"server_default": "0"})
+    republished: int = Field(0, sa_column_kwargs={"server_default": "0"})
+    closed: bool = Field(False, sa_column_kwargs={"server_default": "false"})
+
+
 class Transfer(Bank, table=True):
     """An accepted order. Its ``id`` is its idempotency key; ``status`` is the only word on whether it took effect.
+
+    ``redeliveries`` counts the deliveries after the first that never came to an end: the instance died, or the strategy
+    raised what is no outcome.
 
     Its status carries no index: a changed index entry would end HOT updates, and under SERIALIZABLE two claims on one
     index page would conflict although they share nothing (manual, section 13.2.3).
@@ -80,11 +108,13 @@ class Transfer(Bank, table=True):
     credit: int
     amount: int = Field(sa_type=BigInteger)
     strategy: str
+    run: int | None = None
     status: str = Field(PENDING, sa_column_kwargs={"server_default": PENDING})
     reason: str | None = None
     instance: str | None = None
     thread: str | None = None
     attempts: int = Field(0, sa_column_kwargs={"server_default": "0"})
+    redeliveries: int = Field(0, sa_column_kwargs={"server_default": "0"})
     accepted_at: datetime | None = Field(
         None, sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()}
     )

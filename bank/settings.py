@@ -17,6 +17,8 @@ from bank.errors import CannotStart
 
 PREFIX = "BANKRUN_"
 INSTANCE_PATTERN = r"^[A-Za-z0-9_.-]{1,60}$"
+WAITS = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "attempt_timeout_ms", "visibility_timeout_ms")
+"""From the shortest to the longest: whoever holds a lock gives up before whoever waits for it is cut off."""
 SECRETS_DIR = Path("/run/secrets")
 """Where containers find their secrets: a file ``bankrun_database_url``, and so on."""
 
@@ -25,7 +27,8 @@ class Settings(BaseSettings):
     """Where the servers are, how big an instance is, and how long anything may wait.
 
     The waits stand in this order, each shorter than the next, so that whoever holds a lock gives up before whoever
-    waits for it is cut off: ``lease_ttl_ms`` < ``lock_timeout_ms`` < ``idle_timeout_ms`` < ``visibility_timeout_ms``.
+    waits for it is cut off: ``lease_ttl_ms`` < ``lock_timeout_ms`` < ``idle_timeout_ms`` < ``attempt_timeout_ms`` <
+    ``visibility_timeout_ms``.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
@@ -40,10 +43,15 @@ class Settings(BaseSettings):
     idle_timeout_ms: int = Field(
         15_000, ge=10, le=2**31 - 1, description="Postgres: the longest idle time inside a transaction"
     )
+    attempt_timeout_ms: int = Field(
+        20_000, ge=10, le=2**31 - 1, description="a worker shuts a connection that says nothing for this long"
+    )
     visibility_timeout_ms: int = Field(
         60_000, ge=1_000, le=2**40, description="Redis: an unacknowledged message comes back"
     )
     patience_ms: int = Field(30_000, ge=100, le=2**31 - 1, description="a worker retries one delivery for this long")
+    reconcile_ms: int = Field(2_000, ge=50, le=2**31 - 1, description="forgotten transfers are published after this")
+    redeliveries_max: int = Field(5, ge=1, le=1_000, description="a transfer that ends no delivery fails after so many")
     startup_wait_ms: int | None = Field(
         None, ge=0, description="how long a worker (by default 30 s) or a lab (not) waits for what is starting"
     )
@@ -74,8 +82,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _waits_are_in_order(self) -> Settings:
-        names = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "visibility_timeout_ms")
-        for shorter, longer in itertools.pairwise(names):
+        for shorter, longer in itertools.pairwise(WAITS):
             if getattr(self, shorter) >= getattr(self, longer):
                 raise ValueError(
                     f"{PREFIX}{shorter.upper()}={getattr(self, shorter)} must be less than "

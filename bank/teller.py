@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import LiteralString
 
 from bank.database import Database, Transaction
-from bank.errors import BankError, Conflict, NotAcquired, OutcomeUnknown, Refused, Rejected
+from bank.errors import Conflict, NotAcquired, Refused, Rejected, Transient, Unavailable
 from bank.models import APPLIED, PENDING, REFUSED
 from bank.orders import Order
 from bank.strategies import Guard, Strategy
@@ -20,8 +20,8 @@ BACKOFF_SECONDS = 0.001
 BACKOFF_SECONDS_MAX = 1.0
 
 CLAIM: LiteralString = """
-    UPDATE transfers SET status = 'applied', instance = %(instance)s, thread = %(thread)s, attempts = %(attempts)s,
-           decided_at = clock_timestamp()
+    UPDATE transfers SET status = 'applied', reason = NULL, instance = %(instance)s, thread = %(thread)s,
+           attempts = %(attempts)s, decided_at = clock_timestamp()
     WHERE id = %(id)s AND status = 'pending'
     RETURNING strategy, debit, credit, amount, nextval('entry_ids'), nextval('entry_ids')
 """
@@ -103,9 +103,9 @@ class Teller:
     def apply(self, order: Order, strategy: Strategy, *, think_seconds: float = 0.0) -> Receipt:
         """Apply an accepted transfer, once, however often it is delivered.
 
-        Tries again after a conflict, after a lock that was not acquired, and after a connection that died, each time
-        from the claim on. Raises the last of these once ``patience_seconds`` are over: the transfer then is as pending
-        as before. Raises Rejected if no such transfer was accepted.
+        Tries again after a conflict, after a lock that was not acquired, while the server cannot do it, and after a
+        connection that died, each time from the claim on. Raises the last of these once ``patience_seconds`` are over:
+        the transfer then is as pending as before. Raises Rejected if no such transfer was accepted.
         """
         receipt = Receipt()
         started = time.perf_counter()
@@ -116,7 +116,7 @@ class Teller:
                 try:
                     self._attempt(order, strategy, think_seconds, receipt)
                     return receipt
-                except (Conflict, NotAcquired, OutcomeUnknown) as error:
+                except Transient as error:
                     receipt.conflicts[_kind(error)] += 1
                     if time.perf_counter() - started > self.patience_seconds:
                         raise
@@ -213,8 +213,10 @@ def _backoff_seconds(attempts: int, lost_seconds: float) -> float:
     return min(BACKOFF_SECONDS_MAX, max(BACKOFF_SECONDS, lost_seconds) * doubled)
 
 
-def _kind(error: BankError) -> str:
+def _kind(error: Transient) -> str:
     """Return the name under which a failed attempt is counted."""
     if isinstance(error, Conflict):
         return {"40001": "serialization_failures", "40P01": "deadlocks"}.get(error.sqlstate or "", "conflicts")
+    if isinstance(error, Unavailable):
+        return "unavailable"
     return "not_acquired" if isinstance(error, NotAcquired) else "connection_losses"

@@ -21,7 +21,7 @@ from lab.servers import find_binaries
 from lab.topology import Topology
 from lab.workload import Workload
 from workers.app import NOOP_TASK
-from workers.submission import accept, publish
+from workers.submission import Submission, accept, publish
 
 PGBENCH, NOOP = "pgbench", "celery-noop"
 NOISE_WIDE = 0.25
@@ -162,7 +162,8 @@ def _pgbench_rate(pgbench: str, database: Database, workload: Workload, topology
     clients = topology.instances * topology.threads
     each = workload.transfers // clients
     open_bank(database, accounts=workload.accounts, opening=workload.opening)
-    accept(database, _numbered(workload.orders(seed)), strategy="row-lock")
+    orders = _numbered(workload.orders(seed))
+    accept(database, orders, Submission("pgbench", "row-lock"), forgettable=True)
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(SCRIPT)
         script.flush()
@@ -198,11 +199,7 @@ def _noop_rate(lab: Lab, workload: Workload, topology: Topology, seed: int) -> f
     publish(
         lab.app,
         orders,
-        queue=name,
-        run=name,
-        strategy="none",
-        chunk=workload.chunk,
-        threads=topology.threads,
+        Submission(name, "none", name, workload.chunk, threads=topology.threads),
         task=NOOP_TASK,
     )
     try:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bank.database import LAB_CONNECTIONS, bank_id, server_settings
+from bank.settings import WAITS
 from lab.environment import POSTGRES_SETTINGS, redis_info
 from lab.session import Servers
 
@@ -56,10 +57,9 @@ def _redis(servers: Servers) -> Iterator[Check]:
 
 def _waits(servers: Servers) -> Iterator[Check]:
     settings = servers.settings
-    names = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "visibility_timeout_ms")
-    values = [getattr(settings, name) for name in names]
+    values = [getattr(settings, name) for name in WAITS]
     order = " < ".join(
-        f"{name.removesuffix('_ms')} {value / 1000:g} s" for name, value in zip(names, values, strict=True)
+        f"{name.removesuffix('_ms')} {value / 1000:g} s" for name, value in zip(WAITS, values, strict=True)
     )
     yield Check("waits", values == sorted(set(values)), order, "they must rise from left to right")
 

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from bank.audit import audit
 from bank.database import Database, open_bank
-from bank.errors import CannotStart
+from bank.errors import BankError, CannotStart
 from bank.strategies import CONTROL, STRATEGIES
 from lab.history import read_history, read_scene
 from lab.results import Cell, Run
@@ -26,7 +26,7 @@ from lab.topology import Topology
 from lab.verdict import judge
 from lab.workload import Workload
 from workers.fleet import Fleet, InstanceInfo
-from workers.submission import accept, publish
+from workers.submission import Submission, abandon, accept, publish
 
 POLL_SECONDS = 0.05
 CHECK_SECONDS = 1.0
@@ -201,25 +201,17 @@ class Lab:
         # The run's number goes into the ids: a message that a cell before this one left behind then finds nothing.
         orders = [dataclasses.replace(order, id=uuid5(order.id, str(self._runs))) for order in workload.orders(seed)]
         open_bank(self.database, accounts=workload.accounts, opening=workload.opening, constraint=workload.constraint)
-        accept(self.database, orders, strategy=strategy)
+        submission = Submission(name, strategy, name, workload.chunk, workload.think_ms, threads)
+        accept(self.database, orders, submission)
         # All messages are there before the first one is taken: publishing is not part of what is measured.
-        publish(
-            self.app,
-            orders,
-            queue=name,
-            run=name,
-            strategy=strategy,
-            chunk=workload.chunk,
-            think_ms=workload.think_ms,
-            threads=threads,
-            progress=lambda published: self._check_processes(),
-        )
+        publish(self.app, orders, submission, progress=lambda published: self._check_processes())
         self._check_processes()
         try:
             self.fleet.join(name, chosen)
             self._wait(len(orders), seconds_max, progress)
         finally:
-            with suppress(KombuError, RedisError, OSError):  # a broker that is gone has forgotten the queue
+            with suppress(KombuError, RedisError, OSError, BankError):  # a server that is gone has forgotten it
+                abandon(self.database, name)
                 self.fleet.leave(name, chosen)
         return name, chosen
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
-from itertools import groupby
 
 from psycopg.errors import UniqueViolation
 
 from bank.database import open_bank
 from bank.errors import BankError, CannotStart
-from bank.orders import Order
 from bank.strategies import strategy_named
 from lab.experiment import Lab
 from lab.workload import Workload
 from workers.app import QUEUE
-from workers.submission import accept, check_queue, publish
+from workers.submission import Submission, accept, publish
 
 POLL_SECONDS = 0.1
-RESEND_SECONDS = 3.0
 STALLED_SECONDS = 120.0
 
 
@@ -43,42 +40,33 @@ def trigger(lab: Lab, workload: Workload, strategy: str, *, seed: int) -> None:
     Raises CannotStart for a strategy that does not exist or must not use this queue, and for transfers that were
     accepted before.
     """
-    name = strategy_named(strategy).name
-    check_queue(QUEUE, name)
+    run = f"trigger-{secrets.token_hex(4)}"
+    submission = Submission(run, strategy_named(strategy).name, QUEUE, workload.chunk, workload.think_ms)
     orders = list(workload.orders(seed))
     try:
-        accept(lab.database, orders, strategy=name)
+        accept(lab.database, orders, submission)
     except UniqueViolation as error:
         raise CannotStart(f"seed {seed}: these transfers are in the bank already; use another seed") from error
-    _publish(lab, orders, name, chunk=workload.chunk, think_ms=workload.think_ms)
-
-
-def _publish(lab: Lab, orders: list[Order], strategy: str, *, chunk: int = 1, think_ms: float = 0.0) -> None:
-    run = f"trigger-{secrets.token_hex(4)}"
-    publish(lab.app, orders, queue=QUEUE, run=run, strategy=strategy, chunk=chunk, think_ms=think_ms)
+    publish(lab.app, orders, submission)
 
 
 def watch(lab: Lab) -> Iterator[int]:
     """Yield how many transfers are pending, every now and then, until none is.
 
-    A worker that is killed takes the jobs it was at with it. Redis brings them back when their time is over, all but
-    those that were on the wire. So what stays pending while the queue is empty is published again: a transfer that is
-    delivered twice is applied once. Raises BankError when nothing has moved for two minutes.
+    A worker that is killed takes the jobs it was at with it, and Redis may lose others: the workers' reconcilers
+    publish again what stays pending. Raises BankError when nothing has moved for two minutes.
     """
-    before, moved_at, resend_after = -1, time.monotonic(), RESEND_SECONDS
+    before, moved_at = -1, time.monotonic()
     while True:
         pending = _pending(lab)
         yield pending
         if not pending:
             return
         if pending != before:
-            before, moved_at, resend_after = pending, time.monotonic(), RESEND_SECONDS
+            before, moved_at = pending, time.monotonic()
         idle = time.monotonic() - moved_at
         if idle > STALLED_SECONDS:
             raise BankError(f"{pending} transfers are pending, and nothing has moved for {idle:.0f} s: is a worker up?")
-        if idle > resend_after and not lab.fleet.queue_length(QUEUE):
-            resend(lab)
-            resend_after += 2 * resend_after
         time.sleep(POLL_SECONDS)
 
 
@@ -86,16 +74,6 @@ def _pending(lab: Lab) -> int:
     with lab.database.transaction() as transaction:
         row = transaction.execute("SELECT count(*) FROM transfers WHERE status = 'pending'").fetchone()
     return int(row[0]) if row is not None else 0
-
-
-def resend(lab: Lab) -> None:
-    """Publish every pending transfer again, with the strategy it was accepted for."""
-    with lab.database.transaction() as transaction:
-        rows = transaction.execute(
-            "SELECT strategy, id, debit, credit, amount FROM transfers WHERE status = 'pending' ORDER BY strategy"
-        ).fetchall()
-    for strategy, group in groupby(rows, key=lambda row: str(row[0])):
-        _publish(lab, [Order(*row[1:]) for row in group], strategy)
 
 
 def decided_by(lab: Lab) -> dict[str, int]:

@@ -27,6 +27,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.broker_url.get_secret_value(),
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # an outage may last as long as it likes
         "broker_transport_options": {
             "visibility_timeout": settings.visibility_timeout_ms / 1000,
             # Messages of a killed instance come back when their time is over, not minutes later.

@@ -9,13 +9,16 @@ import socket
 import sys
 import threading
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
 from bank.database import Database, bank_id
-from bank.errors import BankError, CannotStart, Rejected
+from bank.errors import BankError, CannotStart, Rejected, Transient
+from bank.orders import Order
+from bank.redelivery import Redeliveries
 from bank.settings import Settings
 from bank.strategies import Strategy, strategy_named
 from bank.strategies.file_lock import lock_directory
@@ -41,18 +44,27 @@ class Instance:
         self.settings = settings
         self.name = settings.instance or socket.gethostname()
         self.threads = settings.threads
-        self.database = Database.for_instance(
-            settings.database_url.get_secret_value(), instance=self.name, threads=settings.threads, settings=settings
-        )
+        self._database_url = settings.database_url.get_secret_value()
+        self.database = self.open_database(self.name, settings.threads)
         self.teller = Teller(
             self.database,
             instance=self.name,
             guard_timeout_seconds=settings.lock_timeout_ms / 1000,
             patience_seconds=settings.patience_ms / 1000,
         )
+        self.redeliveries = Redeliveries(
+            self.database,
+            instance=self.name,
+            maximum=settings.redeliveries_max,
+            wait_seconds_max=settings.patience_ms / 1000,
+        )
         self._lock = threading.Lock()
         self._strategies: dict[str, Strategy] = {}
         self._meters: dict[str, Meter] = {}
+
+    def open_database(self, name: str, threads: int) -> Database:
+        """Return an access of its own for so many threads of this instance. Whoever takes it closes it."""
+        return Database.for_instance(self._database_url, instance=name, threads=threads, settings=self.settings)
 
     def close(self) -> None:
         """Close the strategies' connections and the database's."""
@@ -61,20 +73,42 @@ class Instance:
                 strategy.close()
         self.database.close()
 
-    def apply(self, job: Job) -> None:
+    def apply(self, job: Job, *, redelivered: bool = False) -> None:
         """Apply a job's orders, one after another, each in a transaction of its own.
 
-        Raises what the teller raises when its patience is over: the job then has to be delivered again.
+        ``redelivered`` is what the broker says of a message that was delivered before and never acknowledged. Raises
+        Transient when the teller's patience is over, and what a strategy raised that is no outcome, once all orders
+        have been tried: the job then has to be delivered again. Raises Rejected for a strategy that does not exist,
+        which fails the transfers that were accepted for it.
         """
-        strategy = self._strategy(job.strategy)
+        orders = job.parsed_orders()
+        strategy = self._strategy_for(job, orders)
         meter = self.meter(job.run, job.threads)
+        fault: Exception | None = None
         with meter.working_slot():
-            for order in job.parsed_orders():
+            for order in orders:
                 try:
-                    meter.book(self.teller.apply(order, strategy, think_seconds=job.think_ms / 1000))
+                    with self.redeliveries.counted(order.id) if job.again or redelivered else nullcontext():
+                        meter.book(self.teller.apply(order, strategy, think_seconds=job.think_ms / 1000))
                 except Rejected as error:
                     meter.count("rejected")
                     logger.warning("rejected: %s", error)
+                except Transient:
+                    raise
+                except Exception as error:
+                    fault = error
+                    logger.exception("transfer %s: %s failed", order.id, job.strategy)
+                    self.redeliveries.note(order.id, f"{type(error).__name__}: {error}")
+        if fault is not None:
+            raise fault
+
+    def _strategy_for(self, job: Job, orders: list[Order]) -> Strategy:
+        try:
+            return self._strategy(job.strategy)
+        except Rejected as error:
+            for order in orders:
+                self.redeliveries.fail(order.id, str(error), strategy=job.strategy)
+            raise
 
     def _strategy(self, name: str) -> Strategy:
         with self._lock:

@@ -19,7 +19,10 @@ Amount = Annotated[int, Strict(), Field(gt=0, le=AMOUNT_MAX)]
 
 
 class Job(BaseModel):
-    """A chunk of orders. ``run`` is what their cost is booked under; ``threads`` bounds who works at a time."""
+    """A chunk of orders. ``run`` is what their cost is booked under; ``threads`` bounds who works at a time.
+
+    ``again`` says that they were delivered before, and that it did not end well.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,6 +31,7 @@ class Job(BaseModel):
     orders: Annotated[list[tuple[UUID, AccountId, AccountId, Amount]], Field(min_length=1, max_length=ORDERS_MAX)]
     think_ms: Annotated[float, Field(ge=0, le=THINK_MS_MAX)] = 0.0
     threads: Annotated[int, Strict(), Field(gt=0)] | None = None
+    again: Annotated[bool, Strict()] = False
 
     @classmethod
     def parse(cls, message: object) -> Job:
@@ -48,7 +52,13 @@ class Job(BaseModel):
 
 
 def message(
-    orders: Sequence[Order], *, run: str, strategy: str, think_ms: float = 0.0, threads: int | None = None
+    orders: Sequence[Order],
+    *,
+    run: str,
+    strategy: str,
+    think_ms: float = 0.0,
+    threads: int | None = None,
+    again: bool = False,
 ) -> dict[str, Any]:
     """Return the message for a chunk of orders: what ``Job.parse`` reads."""
     return {
@@ -57,4 +67,5 @@ def message(
         "orders": [(str(order.id), order.debit, order.credit, order.amount) for order in orders],
         "think_ms": think_ms,
         "threads": threads,
+        "again": again,
     }

@@ -6,6 +6,7 @@ In this order: from the acceptance on Postgres holds the truth, and a message is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 
 from celery import Celery
 
@@ -19,41 +20,71 @@ from workers.jobs import message
 PUBLISH_BATCH = 500
 
 
-def accept(database: Database, orders: Iterable[Order], *, strategy: str) -> None:
-    """Write the orders into the bank as pending transfers, all or none of them, in one COPY."""
-    database.copy(
-        "COPY transfers (id, debit, credit, amount, strategy) FROM STDIN",
-        ((order.id, order.debit, order.credit, order.amount, strategy) for order in orders),
-    )
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """How the transfers of a run are published: to which queue, ``chunk`` in a message, and what the messages say.
+
+    It is kept beside the transfers, so that whoever finds them forgotten can publish them in the same way. Raises
+    CannotStart if the strategy's claim rests on routing, and the queue goes to every instance.
+    """
+
+    run: str
+    strategy: str
+    queue: str = QUEUE
+    chunk: int = 1
+    think_ms: float = 0.0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.queue == QUEUE and self.strategy in STRATEGIES and STRATEGIES[self.strategy].routed_to_one:
+            raise CannotStart(
+                f"{self.strategy} holds only where one instance gets all of its transfers, and every instance takes "
+                f"from the queue {self.queue!r}: use `bankrun compare --strategy {self.strategy}`, or another strategy"
+            )
 
 
-def check_queue(queue: str, strategy: str) -> None:
-    """Raise CannotStart if a strategy's claim rests on routing, and this queue goes to every instance."""
-    if queue == QUEUE and strategy in STRATEGIES and STRATEGIES[strategy].routed_to_one:
-        raise CannotStart(
-            f"{strategy} holds only where one instance gets all of its transfers, and every instance takes from the "
-            f"queue {queue!r}: use `bankrun compare --strategy {strategy}`, or another strategy"
-        )
+def accept(database: Database, orders: Iterable[Order], submission: Submission, *, forgettable: bool = False) -> None:
+    """Write the orders into the bank as pending transfers, all or none of them, in one COPY.
+
+    A run may be accepted in parts. ``forgettable`` ones are not published again where they stay pending.
+    """
+    with database.transaction() as transaction:
+        row = transaction.execute(
+            """
+            INSERT INTO runs (name, strategy, queue, chunk, think_ms, threads, closed)
+            VALUES (%(run)s, %(strategy)s, %(queue)s, %(chunk)s, %(think_ms)s, %(threads)s, %(closed)s)
+            ON CONFLICT (name) DO UPDATE SET closed = excluded.closed RETURNING id
+            """,
+            {**asdict(submission), "closed": forgettable},
+        ).fetchone()
+        assert row is not None
+        statement = "COPY transfers (id, debit, credit, amount, strategy, run) FROM STDIN"
+        with transaction.raw.cursor().copy(statement) as copy:
+            for order in orders:
+                copy.write_row((order.id, order.debit, order.credit, order.amount, submission.strategy, row[0]))
+
+
+def abandon(database: Database, run: str) -> None:
+    """Let nobody publish a run's transfers again."""
+    with database.transaction() as transaction:
+        transaction.execute("UPDATE runs SET closed = true WHERE name = %(run)s", {"run": run})
 
 
 def publish(
     app: Celery,
     orders: Sequence[Order],
+    submission: Submission,
     *,
-    queue: str,
-    run: str,
-    strategy: str,
-    chunk: int = 1,
-    think_ms: float = 0.0,
-    threads: int | None = None,
+    again: bool = False,
     task: str = TASK,
     progress: Callable[[int], None] = lambda published: None,
 ) -> None:
-    """Publish accepted orders to a queue, ``chunk`` of them in a message, many messages in a round trip.
+    """Publish accepted orders, many messages in a round trip.
 
-    ``progress`` is called with the number of orders published so far. Raises CannotStart as ``check_queue`` does.
+    ``again`` says that the orders were delivered before, in vain. ``progress`` is called with the number of orders
+    published so far.
     """
-    check_queue(queue, strategy)
+    chunk = submission.chunk
     with app.producer_or_acquire() as producer:
         for begin in range(0, len(orders), PUBLISH_BATCH * chunk):
             end = min(begin + PUBLISH_BATCH * chunk, len(orders))
@@ -61,10 +92,11 @@ def publish(
                 for first in range(begin, end, chunk):
                     body = message(
                         orders[first : min(first + chunk, end)],
-                        run=run,
-                        strategy=strategy,
-                        think_ms=think_ms,
-                        threads=threads,
+                        run=submission.run,
+                        strategy=submission.strategy,
+                        think_ms=submission.think_ms,
+                        threads=submission.threads,
+                        again=again,
                     )
-                    app.send_task(task, args=(body,), queue=queue, producer=producer, retry=False)
+                    app.send_task(task, args=(body,), queue=submission.queue, producer=producer, retry=False)
             progress(end)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from typing import Any
+import time
+from typing import Any, NoReturn
 
 from celery import Task, shared_task
 from celery.signals import worker_init, worker_shutdown
@@ -14,13 +15,15 @@ from bank.settings import read_settings
 from workers.app import NOOP_TASK, TASK
 from workers.instance import Instance
 from workers.jobs import Job
+from workers.reconciler import Reconciler
 
 RETRY_SECONDS_MAX = 2.0
-FAULTS_MAX = 5
+FAULTS_MAX = 100
 
 logger = logging.getLogger("bankrun")
 
 _instance: Instance | None = None
+_reconciler: Reconciler | None = None
 
 
 def current_instance() -> Instance:
@@ -31,14 +34,22 @@ def current_instance() -> Instance:
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
-def _open(**_: Any) -> None:
-    global _instance  # noqa: PLW0603 - Celery's signals carry no place to keep it
-    _instance = Instance(read_settings())
+def _open(sender: Any, **_: Any) -> None:
+    global _instance, _reconciler  # noqa: PLW0603 - Celery's signals carry no place to keep them
+    settings = read_settings()
+    _instance = Instance(settings)
+    # A connection of its own: one of the pool's would be missing to a thread.
+    database = _instance.open_database(f"{_instance.name} reconciler", threads=1)
+    _reconciler = Reconciler(database, sender.app, wait_seconds=settings.reconcile_ms / 1000)
+    _reconciler.start()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _close(**_: Any) -> None:
-    global _instance  # noqa: PLW0603
+    global _instance, _reconciler  # noqa: PLW0603
+    if _reconciler is not None:
+        _reconciler.stop()
+        _reconciler = None
     if _instance is not None:
         _instance.close()
         _instance = None
@@ -48,19 +59,30 @@ def _close(**_: Any) -> None:
 def apply_transfers(self: Task, message: object) -> None:
     """Apply one message. A message that is no job is dropped with its reason in the log; no money moves."""
     try:
-        current_instance().apply(Job.parse(message))
+        redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
+        current_instance().apply(Job.parse(message), redelivered=redelivered)
     except Rejected as error:
         logger.warning("rejected: %s", error)
     except BankError as error:
         # Nothing that is wrong with the transfers: a lock, a conflict or a connection. They are pending; try again.
         logger.warning("will be delivered again: %s", error)
-        raise self.retry(exc=error, countdown=random.uniform(0, RETRY_SECONDS_MAX)) from error
+        _send_again(self, message, error)
     except Exception as error:
-        # A fault in a strategy, or in us. It may stay, but an accepted transfer is not dropped for the first one.
+        # A fault in a strategy, which is counted from here on and fails its transfer in the end; or one in us.
         if self.request.retries >= FAULTS_MAX:
-            raise
-        logger.exception("will be delivered again")
-        raise self.retry(exc=error, countdown=random.uniform(0, RETRY_SECONDS_MAX)) from error
+            raise  # what it was about stays pending, and the reconciler comes back to it
+        logger.warning("will be delivered again: %s: %s", type(error).__name__, error)
+        _send_again(self, {**message, "again": True} if isinstance(message, dict) else message, error)
+
+
+def _send_again(task: Task, message: object, error: Exception) -> NoReturn:
+    """Publish the message again after a pause, and end this delivery.
+
+    The pause is spent here. Celery's own would be a time by this instance's clock, at which whoever gets the message
+    looks by his: where one of them is wrong, the message would lie about for as long as they differ.
+    """
+    time.sleep(random.uniform(0, RETRY_SECONDS_MAX))
+    raise task.retry(args=(message,), exc=error, countdown=0) from error
 
 
 @shared_task(name=NOOP_TASK)  # type: ignore[untyped-decorator]

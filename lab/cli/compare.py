@@ -15,7 +15,7 @@ from rich.table import Table
 
 from bank.database import check_connection_budget
 from bank.errors import CannotStart
-from bank.settings import read_settings
+from bank.settings import WAITS, read_settings
 from bank.strategies import STRATEGIES
 from lab import files, tables
 from lab.cli.app import CONTRADICTED, open_console
@@ -32,7 +32,7 @@ from lab.workload import Workload
 HEADLINE_STRATEGIES = ["none", "thread-lock", "row-lock"]
 HEADLINE_TOPOLOGIES = ["1x8", "3x8"]
 DEFAULT = Workload()
-SETTINGS_SAVED = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "visibility_timeout_ms", "patience_ms")
+SETTINGS_SAVED = (*WAITS, "patience_ms", "reconcile_ms", "redeliveries_max")
 
 
 def compare(

@@ -253,7 +253,7 @@ def test_with_the_constraint_nothing_is_overdrawn(bankrun: Bankrun, tmp_path: Pa
 def test_a_dry_run_shows_the_plan_and_the_arithmetic(bankrun: Bankrun) -> None:
     done = bankrun("compare", "--dry-run", "--topology", "3x8", "--seed", "1")
     assert done.returncode == 0
-    assert "3 instances x 8 threads + 8 for the lab = 32 connections" in done.stdout
+    assert "3 instances x (8 threads + 1 reconciler) + 8 for the lab = 35 connections" in done.stdout
 
 
 def test_what_is_in_the_bank_can_be_audited_later(bankrun: Bankrun) -> None:

@@ -22,7 +22,7 @@ from lab.workload import Workload
 from tests.acceptance.conftest import wait_until
 from workers.app import TASK
 from workers.jobs import message
-from workers.submission import accept, publish
+from workers.submission import Submission, accept, publish
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,11 @@ def lab(stack: tuple[Keeper, Endpoints], state_dir: Path) -> Iterator[Lab]:
 def send_twice(lab: Lab, orders: list[Order]) -> tuple[Audit, int]:
     """Publish every order twice, shuffled into each other; return the audit and how many deliveries found it done."""
     queue = lab.next_name()
+    submission = Submission(queue, "row-lock", queue)
     open_bank(lab.database, accounts=4, opening=1_000)
-    accept(lab.database, orders, strategy="row-lock")
+    accept(lab.database, orders, submission)
     for _ in range(2):
-        publish(lab.app, orders, queue=queue, run=queue, strategy="row-lock")
+        publish(lab.app, orders, submission)
     lab.fleet.join(queue, lab.instances)
     assert wait_until(lambda: lab.fleet.queue_length(queue) == 0, 30)
     lab.fleet.leave(queue, lab.instances)
@@ -63,9 +64,10 @@ def test_a_message_that_comes_back_from_the_broker_moves_its_money_once(lab: Lab
     # first delivery still works: the broker's own bookkeeping says so, as after a pause of the instance.
     open_bank(lab.database, accounts=2, opening=1_000)
     order = Order(uuid4(), 1, 2, 10)
-    accept(lab.database, [order], strategy="row-lock")
     queue = lab.next_name()
-    publish(lab.app, [order], queue=queue, run=queue, strategy="row-lock", think_ms=1_500)
+    submission = Submission(queue, "row-lock", queue, think_ms=1_500)
+    accept(lab.database, [order], submission)
+    publish(lab.app, [order], submission)
     lab.fleet.join(queue, lab.instances)
     with lab.app.connection_for_write() as connection:
         client = connection.default_channel.client
@@ -100,8 +102,8 @@ def test_a_message_that_comes_back_from_the_broker_moves_its_money_once(lab: Lab
 def test_a_message_that_is_no_job_moves_nothing_and_stops_nobody(lab: Lab, body: object) -> None:
     open_bank(lab.database, accounts=2, opening=1_000)
     order = Order(uuid4(), 1, 2, 10)
-    accept(lab.database, [order], strategy="row-lock")
     queue = lab.next_name()
+    accept(lab.database, [order], Submission(queue, "row-lock", queue))
     lab.app.send_task(TASK, args=(body,), queue=queue)
     lab.app.send_task(TASK, args=(message([order], run=queue, strategy="row-lock"),), queue=queue)
     lab.fleet.join(queue, lab.instances)
@@ -119,9 +121,10 @@ def test_a_message_that_is_no_job_moves_nothing_and_stops_nobody(lab: Lab, body:
 def test_a_chunk_of_orders_in_one_message_is_applied_one_by_one(lab: Lab) -> None:
     open_bank(lab.database, accounts=4, opening=1_000)
     orders = list(Workload(accounts=4, transfers=100).orders(3))
-    accept(lab.database, orders, strategy="row-lock")
     queue = lab.next_name()
-    publish(lab.app, orders, queue=queue, run=queue, strategy="row-lock", chunk=30)
+    submission = Submission(queue, "row-lock", queue, chunk=30)
+    accept(lab.database, orders, submission)
+    publish(lab.app, orders, submission)
     assert lab.fleet.queue_length(queue) == 4
     lab.fleet.join(queue, lab.instances)
     assert wait_until(lambda: audit(lab.database).transfers["applied"] == 100, 20)

@@ -13,7 +13,7 @@ from bank.orders import Order
 from bank.settings import Settings
 from bank.strategies import Strategy, strategy_named
 from bank.teller import Receipt, Teller
-from workers.submission import accept
+from workers.submission import Submission, accept
 
 
 class Branch:
@@ -77,7 +77,9 @@ def accepted(bank: Database, opened: list[Branch]) -> Callable[..., Order]:
 
     def make(number: int, debit: int, credit: int, amount: int) -> Order:
         made = order(number, debit, credit, amount)
-        accept(bank, [made], strategy=opened[-1].strategy.name if opened else "none")
+        accept(
+            bank, [made], Submission("test", opened[-1].strategy.name if opened else "none", "test"), forgettable=True
+        )
         return made
 
     return make

@@ -33,7 +33,7 @@ from tests.integration.conftest import Branch, BranchMaker, balances, order
 from workers.app import QUEUE
 from workers.fleet import InstanceInfo
 from workers.instance import file_lock_host
-from workers.submission import accept, check_queue
+from workers.submission import Submission, accept
 
 Accepted = Callable[..., Order]
 SECONDS_MAX = 10.0
@@ -522,6 +522,7 @@ def test_a_bank_of_an_older_bankrun_gets_what_is_missing_and_keeps_what_it_has(b
     with bank.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE fences")
         connection.exec_driver_sql("DROP SEQUENCE fence_tokens")
+        connection.exec_driver_sql("ALTER TABLE bankrun.transfers DROP COLUMN redeliveries, DROP COLUMN run")
     create_schema(bank)
     assert bank_id(bank) == before
     assert balances(bank) == [100, 100, 100]
@@ -545,7 +546,7 @@ def test_a_single_writers_cell_goes_to_one_instance_with_one_thread(
             pass
 
     infos = [InstanceInfo(f"w{n}@bankrun", f"w{n}", n, 4, "h", "h", "3", True, None) for n in (1, 2)]
-    monkeypatch.setattr("lab.experiment.publish", lambda *_, **said: told.update(said))
+    monkeypatch.setattr("lab.experiment.publish", lambda app, orders, sent, **_: told.update(threads=sent.threads))
     lab = Lab(database, None, Fleet(), infos)  # type: ignore[arg-type]
     for name, instances, threads in (("single-writer", ["w1"], 1), ("row-lock", ["w1", "w2"], 4)):
         plan = Plan((name,), (Topology(2, 4),), Workload(transfers=2), 1, warmup=0)
@@ -556,9 +557,9 @@ def test_a_single_writers_cell_goes_to_one_instance_with_one_thread(
 
 def test_a_single_writers_transfers_are_refused_by_the_queue_that_every_instance_consumes() -> None:
     with pytest.raises(CannotStart, match="single-writer holds only where one instance gets all"):
-        check_queue(QUEUE, "single-writer")
-    check_queue("run-1", "single-writer")
-    check_queue(QUEUE, "row-lock")
+        Submission("run-1", "single-writer")
+    assert Submission("run-1", "single-writer", "run-1").queue == "run-1"
+    assert Submission("run-1", "row-lock").queue == QUEUE
 
 
 def test_past_the_routing_a_single_writer_meets_no_lock(pair: Any, bank: Database) -> None:
@@ -571,7 +572,7 @@ def test_past_the_routing_a_single_writer_meets_no_lock(pair: Any, bank: Databas
 def test_one_thread_of_one_instance_loses_nothing_without_a_lock(branch: BranchMaker, database: Database) -> None:
     open_bank(database, accounts=4, opening=100)
     orders = list(Workload(accounts=4, transfers=40, opening=100).orders(7))
-    accept(database, orders, strategy="single-writer")
+    accept(database, orders, Submission("test", "single-writer", "test"), forgettable=True)
     alone = branch("single-writer", threads=1)
     assert all(done.result().first for done in [start(alone, transfer) for transfer in orders])
     assert audit(database).passed

@@ -15,7 +15,7 @@ from bank.orders import Order
 from bank.strategies import STRATEGIES
 from lab.workload import Workload
 from tests.integration.conftest import Branch, BranchMaker, balances, order
-from workers.submission import accept
+from workers.submission import Submission, accept
 
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 # Where a claim rests on routing, two at once are what must not happen: test_gallery has that.
@@ -124,7 +124,7 @@ def test_a_message_for_another_strategy_than_the_accepted_one_is_rejected(
 def test_the_databases_check_refuses_what_slips_through(name: str, branch: BranchMaker, database: Database) -> None:
     open_bank(database, accounts=2, opening=100, constraint=True)
     transfers = [order(number, 1, 2, 60) for number in (1, 2, 3)]
-    accept(database, transfers, strategy=name)
+    accept(database, transfers, Submission("test", name, "test"), forgettable=True)
     bank_branch = branch(name, threads=3)
     outcomes = sorted(
         receipt.outcome
@@ -140,7 +140,7 @@ def under_load(branches: list[Branch], database: Database, transfers: int) -> Au
     workload = Workload(accounts=4, transfers=transfers, opening=100)
     open_bank(database, accounts=workload.accounts, opening=workload.opening)
     orders = list(workload.orders(7))
-    accept(database, orders, strategy=branches[0].strategy.name)
+    accept(database, orders, Submission("test", branches[0].strategy.name, "test"), forgettable=True)
     turns = zip(itertools.cycle(branches), orders)
     futures = [one.pool.submit(one.apply, transfer) for one, transfer in turns]
     assert all(future.result().first for future in futures)

@@ -1,0 +1,94 @@
+"""Deliveries after the first: counted, so that a transfer which kills its worker is not delivered for ever."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import LiteralString
+from uuid import UUID
+
+from bank.database import Database
+from bank.errors import BankError, NotAcquired, Transient
+
+BEGIN: LiteralString = """
+    UPDATE transfers SET redeliveries = redeliveries + 1
+    WHERE id = %(id)s AND status = 'pending'
+    RETURNING redeliveries, reason
+"""
+FORGIVE: LiteralString = "UPDATE transfers SET redeliveries = redeliveries - 1 WHERE id = %(id)s AND redeliveries > 0"
+NOTE: LiteralString = "UPDATE transfers SET reason = %(reason)s WHERE id = %(id)s AND status = 'pending'"
+FAIL: LiteralString = """
+    UPDATE transfers SET status = 'failed', reason = %(reason)s, instance = %(instance)s, thread = %(thread)s,
+           decided_at = clock_timestamp()
+    WHERE id = %(id)s AND status = 'pending' AND (%(strategy)s::text IS NULL OR strategy = %(strategy)s)
+"""
+
+logger = logging.getLogger("bankrun")
+
+
+class Redeliveries:
+    """Counts, for each transfer, the repeated deliveries that never came to an end; past ``maximum`` it has failed.
+
+    A delivery is counted before it begins, in a transaction of its own, since nobody is left to count it after the
+    instance has died. One that ends is forgiven, unless it ended with a fault: a conflict, a lock, a lost connection or
+    an outage, however long, is nothing that the transfer did. An instance delivers one such transfer at a time, so that
+    those that are innocent do not die with the one that is not. Thread-safe.
+    """
+
+    def __init__(self, database: Database, *, instance: str, maximum: int, wait_seconds_max: float) -> None:
+        self._database = database
+        self._instance = instance
+        self._maximum = maximum
+        self._wait_seconds_max = wait_seconds_max
+        self._one_at_a_time = threading.Lock()
+        self._owed: list[UUID] = []  # to be forgiven, once Postgres is back
+
+    @contextmanager
+    def counted(self, transfer: UUID) -> Iterator[None]:
+        """Count the delivery of one transfer, which is the block. Past the maximum the transfer has failed before it.
+
+        Raises NotAcquired if the turn does not come, and Transient if the delivery cannot be counted.
+        """
+        if not self._one_at_a_time.acquire(timeout=self._wait_seconds_max):
+            raise NotAcquired(f"transfer {transfer} waits for other repeated deliveries")
+        try:
+            while self._owed:
+                self._execute(FORGIVE, id=self._owed[-1])
+                self._owed.pop()
+            self._begin(transfer)
+            try:
+                yield
+            except Transient:
+                self._forgive(transfer)
+                raise
+        finally:
+            self._one_at_a_time.release()
+
+    def note(self, transfer: UUID, reason: str) -> None:
+        """Remember why a delivery did not come to an end: the reason, if the transfer fails."""
+        self._execute(NOTE, id=transfer, reason=reason)
+
+    def fail(self, transfer: UUID, reason: str, *, strategy: str | None = None) -> None:
+        """Decide that a pending transfer has failed; with ``strategy``, only one that was accepted for it."""
+        values = {"instance": self._instance, "thread": threading.current_thread().name, "strategy": strategy}
+        self._execute(FAIL, id=transfer, reason=reason, **values)
+
+    def _begin(self, transfer: UUID) -> None:
+        with self._database.transaction() as transaction:
+            row = transaction.execute(BEGIN, {"id": transfer}).fetchone()
+        if row is not None and row[0] > self._maximum:
+            why = row[1] or "its instance ended each time"
+            logger.warning("transfer %s has failed: %s", transfer, why)
+            self.fail(transfer, f"delivered again {self._maximum} times, and never came to an end: {why}")
+
+    def _forgive(self, transfer: UUID) -> None:
+        try:
+            self._execute(FORGIVE, id=transfer)
+        except BankError:
+            self._owed.append(transfer)
+
+    def _execute(self, statement: LiteralString, **values: object) -> None:
+        with self._database.transaction() as transaction:
+            transaction.execute(statement, values)
