@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from bank.database import Database, open_bank, psql_url
+from bank.database import Database, psql_url
 from bank.errors import BankError, CannotStart
 from bank.orders import Order
+from bank.schema import open_bank
 from lab.experiment import Lab, Plan
 from lab.progress import Silence
 from lab.servers import find_binaries

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bank.database import LAB_CONNECTIONS, bank_id, server_settings
+from bank.schema import LAB_CONNECTIONS, bank_id, server_settings
 from bank.settings import WAITS
 from lab.environment import POSTGRES_SETTINGS, redis_info
 from lab.session import Servers

@@ -17,8 +17,9 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 
 from bank.audit import audit
-from bank.database import Database, open_bank
+from bank.database import Database
 from bank.errors import BankError, CannotStart
+from bank.schema import open_bank
 from bank.strategies import CONTROL, STRATEGIES
 from lab.history import read_history, read_scene
 from lab.results import Cell, Run

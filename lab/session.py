@@ -15,8 +15,9 @@ from typing import TypeVar
 from celery import Celery
 from pydantic import SecretStr
 
-from bank.database import Database, bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
+from bank.database import Database
 from bank.errors import BankError, CannotStart, NotReady
+from bank.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
 from bank.settings import Settings
 from lab.experiment import Lab
 from lab.stack import Endpoints, Keeper, default_state_dir, embedded_stack, keeper_only

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from psycopg.errors import UniqueViolation
 
-from bank.database import open_bank
 from bank.errors import BankError, CannotStart
+from bank.schema import open_bank
 from bank.strategies import strategy_named
 from lab.experiment import Lab
 from lab.workload import Workload

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from bank.database import Database, create_schema, open_for_lab
+from bank.database import Database
+from bank.schema import create_schema, open_for_lab
 from bank.settings import Settings
 from lab.stack import Endpoints, Keeper, embedded_stack
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from bank.database import Database, bank_id
+from bank.database import Database
 from bank.errors import BankError, CannotStart, Rejected, Transient
 from bank.orders import Order
 from bank.redelivery import Redeliveries
+from bank.schema import bank_id
 from bank.settings import Settings
 from bank.strategies import Strategy, strategy_named
 from bank.strategies.file_lock import lock_directory

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from bank.audit import Audit
 from bank.audit import audit as audit_bank
-from bank.database import bank_id
 from bank.errors import CannotStart
+from bank.schema import bank_id
 from bank.settings import read_settings
 from lab import files
 from lab.cli.app import CONTRADICTED, open_console

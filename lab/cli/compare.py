@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bank.database import check_connection_budget
 from bank.errors import CannotStart
+from bank.schema import check_connection_budget
 from bank.settings import WAITS, read_settings
 from bank.strategies import STRATEGIES
 from lab import files, tables

@@ -12,8 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from bank.audit import Audit, audit
-from bank.database import open_bank
 from bank.orders import Order
+from bank.schema import open_bank
 from bank.settings import Settings
 from lab.experiment import Lab
 from lab.session import open_lab, open_servers

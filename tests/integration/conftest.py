@@ -8,8 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from bank.database import Database, open_bank
+from bank.database import Database
 from bank.orders import Order
+from bank.schema import open_bank
 from bank.settings import Settings
 from bank.strategies import Strategy, strategy_named
 from bank.teller import Receipt, Teller

@@ -8,18 +8,10 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from bank import database as bank_database
-from bank.database import (
-    Database,
-    bank_id,
-    check_connection_budget,
-    create_schema,
-    drop_schema,
-    only_lab,
-    open_bank,
-    open_for_lab,
-)
+from bank import schema
+from bank.database import Database
 from bank.errors import CannotStart, Conflict, OutcomeUnknown
+from bank.schema import bank_id, check_connection_budget, create_schema, drop_schema, only_lab, open_bank, open_for_lab
 from bank.settings import Settings
 
 
@@ -64,7 +56,7 @@ def test_a_schema_of_ours_is_made_once_keeps_its_identity_and_can_be_dropped(oth
 
 
 def test_a_server_that_is_too_old_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_database, "POSTGRES_MIN", 990_000)
+    monkeypatch.setattr(schema, "POSTGRES_MIN", 990_000)
     with pytest.raises(CannotStart, match=r"is Postgres 18\.\d+: bankrun needs 18 or newer"):
         open_for_lab(database.url)
 

@@ -16,9 +16,10 @@ import pytest
 from pydantic import SecretStr
 
 from bank.audit import audit
-from bank.database import Database, Transaction, bank_id, create_schema, open_bank
+from bank.database import Database, Transaction
 from bank.errors import CannotStart, NotAcquired
 from bank.orders import Order
+from bank.schema import bank_id, create_schema, open_bank
 from bank.settings import Settings
 from bank.strategies import STRATEGIES, Guard, Lease, Strategy, strategy_named
 from bank.strategies.file_lock import FileLock, lock_directory

@@ -15,9 +15,10 @@ import pytest
 from celery import Celery
 
 from bank.audit import audit
-from bank.database import Database, open_bank
+from bank.database import Database
 from bank.errors import OutcomeUnknown, Transient, Unavailable
 from bank.orders import Order
+from bank.schema import open_bank
 from bank.settings import Settings
 from bank.strategies import STRATEGIES, Strategy
 from bank.watchdog import Watchdog

@@ -9,9 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from bank.audit import Audit, audit
-from bank.database import Database, Transaction, open_bank
+from bank.database import Database, Transaction
 from bank.errors import Rejected
 from bank.orders import Order
+from bank.schema import open_bank
 from bank.strategies import STRATEGIES
 from lab.workload import Workload
 from tests.integration.conftest import Branch, BranchMaker, balances, order

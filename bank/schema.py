@@ -1,0 +1,172 @@
+"""The schema: made, emptied and dropped only where our marker is found; who may use it, and how many connections."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.schema import CreateColumn
+
+from bank import models
+from bank.database import BALANCE_CHECK, Database
+from bank.errors import CannotStart, NotReady
+from bank.settings import without_password
+
+POSTGRES_MIN = 180_000  # RETURNING old.… and new.… came with 18
+LAB_CONNECTIONS = 8  # the lab's own: audit, progress, its advisory lock, and a user's psql
+LAB_LOCK_KEY = 0x62616E6B  # "bank": one lab at a time per database
+MARKER = "bankrun:1:"
+
+
+def open_for_lab(url: str) -> Database:
+    """Connect as the lab does, and check that this is a server and a schema that bankrun may use.
+
+    Raises CannotStart, and leaves everything as it was, if there is no server, if it is older than Postgres 18, or if
+    it holds a schema of our name that we did not make; NotReady if the server may only be starting.
+    """
+    database = Database(url, connections_max=LAB_CONNECTIONS, application_name="bankrun lab", options={})
+    try:
+        with database.engine.connect() as connection:
+            version = connection.exec_driver_sql("SHOW server_version_num").scalar_one()
+            if int(version) < POSTGRES_MIN:
+                name = connection.exec_driver_sql("SHOW server_version").scalar_one()
+                raise CannotStart(f"{without_password(url)} is Postgres {name}: bankrun needs 18 or newer")
+            _refuse_strangers(connection, url)
+    except OperationalError as error:
+        database.close()
+        why = _why_no_connection(error)
+        # A FATAL is the server's own answer: waiting helps only where it says that it is starting or stopping.
+        final = why.startswith("FATAL") and not any(word in why for word in ("starting up", "shutting down", "not yet"))
+        raise (CannotStart if final else NotReady)(f"no Postgres at {without_password(url)}: {why}") from error
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _why_no_connection(error: OperationalError) -> str:
+    """Return the reason alone: the driver's message repeats the address once for each it tried."""
+    lines = [line for line in str(error.orig).splitlines() if line.strip()]
+    return lines[0].rpartition("failed: ")[2].strip() if lines else "no answer"
+
+
+def _marker(connection: Connection) -> str | None:
+    return connection.execute(
+        text("SELECT coalesce(obj_description(oid, 'pg_namespace'), '') FROM pg_namespace WHERE nspname = :name"),
+        {"name": models.SCHEMA},
+    ).scalar_one_or_none()
+
+
+def _refuse_strangers(connection: Connection, url: str) -> str | None:
+    marker = _marker(connection)
+    if marker is not None and not marker.startswith(MARKER):
+        raise CannotStart(
+            f"{without_password(url)} holds a schema {models.SCHEMA!r} that bankrun did not make: "
+            "it was left untouched; use another database"
+        )
+    return marker
+
+
+def bank_id(database: Database) -> str | None:
+    """Return the identity given to this bank when its schema was made, or None if it has no schema yet."""
+    with database.engine.connect() as connection:
+        marker = _refuse_strangers(connection, database.url)
+    return None if marker is None else marker.removeprefix(MARKER)
+
+
+def create_schema(database: Database) -> None:
+    """Make the schema and its tables: those that are missing, since an older bankrun may have made the others."""
+    with database.engine.begin() as connection:
+        if _refuse_strangers(connection, database.url) is None:
+            connection.exec_driver_sql(f"CREATE SCHEMA {models.SCHEMA}")
+            connection.exec_driver_sql(f"COMMENT ON SCHEMA {models.SCHEMA} IS '{MARKER}{uuid.uuid4()}'")
+        models.metadata.create_all(connection)
+        _add_columns(connection)
+
+
+def _add_columns(connection: Connection) -> None:
+    """Add the columns that tables of an older bankrun lack. Nothing is locked where there is nothing to add."""
+    for table in models.metadata.sorted_tables:
+        there = {column["name"] for column in inspect(connection).get_columns(table.name, schema=models.SCHEMA)}
+        for column in table.columns:
+            if column.name not in there:
+                definition = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {models.SCHEMA}.{table.name} ADD COLUMN {definition}")
+
+
+def drop_schema(database: Database) -> None:
+    """Drop the schema with everything in it, if it is ours."""
+    with database.engine.begin() as connection:
+        if _refuse_strangers(connection, database.url) is not None:
+            connection.exec_driver_sql(f"DROP SCHEMA {models.SCHEMA} CASCADE")
+
+
+def open_bank(database: Database, *, accounts: int, opening: int, constraint: bool = False) -> None:
+    """Empty the bank and open ``accounts`` accounts, numbered from 1, with ``opening`` minor units each."""
+    with database.engine.begin() as connection:
+        if not _refuse_strangers(connection, database.url):
+            raise CannotStart(f"{without_password(database.url)} holds no bank yet")
+        # In the order in which a teller locks them: one that is still at work would otherwise deadlock with this.
+        connection.exec_driver_sql("TRUNCATE transfers, accounts, entries, fences, runs")
+        connection.exec_driver_sql("ALTER SEQUENCE entry_ids RESTART")
+        connection.exec_driver_sql("ALTER SEQUENCE entry_seq RESTART")
+        connection.exec_driver_sql("ALTER SEQUENCE fence_tokens RESTART")
+        connection.exec_driver_sql(f"ALTER TABLE accounts DROP CONSTRAINT IF EXISTS {BALANCE_CHECK}")
+        if constraint:
+            connection.exec_driver_sql(f"ALTER TABLE accounts ADD CONSTRAINT {BALANCE_CHECK} CHECK (balance >= 0)")
+        connection.execute(
+            text(
+                "INSERT INTO accounts (id, opening, balance)"
+                " SELECT id, CAST(:opening AS bigint), CAST(:opening AS bigint)"
+                " FROM generate_series(1, :accounts) AS id"
+            ),
+            {"opening": opening, "accounts": accounts},
+        )
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE accounts, transfers, entries")
+
+
+@contextmanager
+def only_lab(database: Database) -> Iterator[None]:
+    """Hold the database's advisory lock for the block. Raises CannotStart if another lab holds it."""
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": LAB_LOCK_KEY}).scalar_one():
+            raise CannotStart(
+                f"another bankrun is using {without_password(database.url)}: "
+                "wait for it, or give this one another database"
+            )
+        try:
+            yield
+        finally:
+            with suppress(DBAPIError):  # a server that is gone has given the lock back
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LAB_LOCK_KEY})
+
+
+def check_connection_budget(database: Database, *, instances: int, threads: int) -> str:
+    """Return the arithmetic of the connections that will be needed. Raises CannotStart if the server has too few."""
+    with database.engine.connect() as connection:
+        maximum, reserved = connection.exec_driver_sql(
+            "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int"
+            " + current_setting('reserved_connections')::int"
+        ).one()
+    needed = instances * (threads + 1) + LAB_CONNECTIONS
+    sum_ = (
+        f"{instances} instances x ({threads} threads + 1 reconciler) + {LAB_CONNECTIONS} for the lab"
+        f" = {needed} connections"
+    )
+    free = f"Postgres gives {maximum} - {reserved} reserved = {maximum - reserved}"
+    if needed > maximum - reserved:
+        raise CannotStart(f"{sum_}, but {free}: use fewer instances or threads, or raise max_connections")
+    return f"{sum_}; {free}"
+
+
+def server_settings(database: Database, names: Sequence[str]) -> dict[str, str]:
+    """Return some of the server's settings, by name; those that it does not know are left out."""
+    with database.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(:names)"), {"names": list(names)}
+        )
+        return {str(name): str(value) for name, value in rows}
