@@ -100,10 +100,13 @@ def _parse(value: SecretStr, example: str) -> URL:
 
 
 def without_password(url: SecretStr | str) -> str:
-    """Return the address as it may be shown: with ``***`` for its password."""
+    """Return the address as it may be shown, and as a user would write it: with ``***`` for every password."""
     text = url if isinstance(url, str) else url.get_secret_value()
     try:
-        return make_url(text).render_as_string(hide_password=True)
+        parsed = make_url(text)
+        hidden = {name: "***" for name in parsed.query if "password" in name.lower()}
+        shown = parsed.update_query_dict(hidden).render_as_string(hide_password=True)
+        return shown.replace("postgresql+psycopg://", "postgresql://", 1)
     except (ArgumentError, ValueError):
         return text.partition("://")[0] + "://…"
 

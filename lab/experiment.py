@@ -57,9 +57,7 @@ class Plan:
         if not 0 <= self.warmup <= self.workload.transfers * 100:
             raise CannotStart(f"warmup={self.warmup}: it must be 0 or more, and at most 100 times the transfers")
         if not 0 < self.cell_seconds_max <= CELL_SECONDS_LIMIT:
-            raise CannotStart(
-                f"cell-timeout={self.cell_seconds_max:g}: it must be between 0 and {CELL_SECONDS_LIMIT} s"
-            )
+            raise CannotStart(f"cell-timeout={self.cell_seconds_max}: it must be between 0 and {CELL_SECONDS_LIMIT} s")
         if self.seed < 0:
             raise CannotStart(f"seed={self.seed}: it must be 0 or more")
 
@@ -114,7 +112,7 @@ class Lab:
         check_processes: Callable[[], None] = lambda: None,
     ) -> None:
         self.database = database
-        self._check_processes = check_processes
+        self.check_processes = check_processes
         self.app = app
         self.fleet = fleet
         self.instances = list(instances)
@@ -205,8 +203,8 @@ class Lab:
         submission = Submission(name, strategy, name, workload.chunk, workload.think_ms, threads)
         accept(self.database, orders, submission)
         # All messages are there before the first one is taken: publishing is not part of what is measured.
-        publish(self.app, orders, submission, progress=lambda published: self._check_processes())
-        self._check_processes()
+        publish(self.app, orders, submission, progress=lambda published: self.check_processes())
+        self.check_processes()
         try:
             self.fleet.join(name, chosen)
             self._wait(len(orders), seconds_max, progress)
@@ -230,7 +228,7 @@ class Lab:
                 if not pending or time.monotonic() > deadline:
                     return
                 if time.monotonic() > check_at:
-                    self._check_processes()
+                    self.check_processes()
                     check_at = time.monotonic() + CHECK_SECONDS
                 # The question must not become the load: it gets at most a twentieth of the time.
                 time.sleep(max(POLL_SECONDS, 20 * (time.monotonic() - asked)))

@@ -16,8 +16,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,6 +200,20 @@ def clean_environment() -> dict[str, str | None]:
         name: None for name in os.environ if name.startswith(("PG", "LC_")) or name in ("LANG", "LANGUAGE")
     }
     return {**changes, "LC_ALL": "C"}
+
+
+@contextmanager
+def without_libpq_defaults() -> Iterator[None]:
+    """Keep this process' PG variables out of the block, and so out of every connection that is made in it.
+
+    libpq fills in from them whatever an address leaves open (manual, section 32.15). With PGSERVICE or PGREQUIREAUTH
+    set for another server, ours could not be reached.
+    """
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def has_database(data: Path, major: str) -> bool:

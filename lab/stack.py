@@ -245,7 +245,7 @@ def embedded_stack(
     """
     _refuse_windows()
     binaries = servers.find_binaries()
-    with own(state_dir, for_servers=True) as state:
+    with own(state_dir, for_servers=True) as state, servers.without_libpq_defaults():
         settings = {"max_connections": str(max_connections), **(postgres_settings or {})}
         with _explained("the embedded servers cannot start"):
             binaries, sockets = _prepare(state, binaries)

@@ -65,4 +65,4 @@ class Workload:
 
 def _check(name: str, value: float, least: float, most: float, why: str) -> None:
     if not least <= value <= most:
-        raise CannotStart(f"{name}={value:g}: it must be between {least:g} and {most:,.0f}; {why}")
+        raise CannotStart(f"{name}={value}: it must be between {least} and {most:,}; {why}")

@@ -58,10 +58,11 @@ class InstanceInfo:
 def worker_command(name: str, threads: int) -> list[str]:
     """Return the command line of one instance.
 
-    ``-P`` keeps the working directory off the import path: a user's own ``bank/`` or ``workers/`` is not ours.
+    ``-P`` keeps the working directory off the import path: a user's own ``bank/`` or ``workers/`` is not ours. With
+    ``PYTHONWARNINGS=error`` in that user's environment, Celery's advice to root would end it: ``-W ignore``.
     """
     return [
-        *(sys.executable, "-P", "-m", "celery", "-A", "workers.app", "worker"),
+        *(sys.executable, "-P", "-W", "ignore", "-m", "celery", "-A", "workers.app", "worker"),
         *("--pool", "threads", "--concurrency", str(threads), "--hostname", f"{name}@{NODE}"),
         *("--queues", f"parking.{name},{QUEUE}", "--loglevel", "WARNING"),
         *("--without-gossip", "--without-mingle", "--without-heartbeat"),

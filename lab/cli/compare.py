@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import shlex
 from collections.abc import Callable, Iterator
@@ -65,7 +66,8 @@ def compare(
 
     Without options: no lock, the talk's thread lock and its row lock, in one instance and in three.
     """
-    console = open_console(export_json, export_csv, export_markdown, export_svg, junitxml)
+    exports = (export_json, export_csv, export_markdown, export_svg, junitxml)
+    console = open_console(*exports)
     plan = Plan(
         strategies=chosen_strategies(strategy),
         topologies=tuple(dict.fromkeys(Topology.parse(text) for text in topology)),
@@ -78,12 +80,17 @@ def compare(
     settings = read_settings()
     if think_ms >= settings.idle_timeout_ms:
         raise CannotStart(
-            f"think-ms={think_ms:g} is as long as Postgres lets a transaction idle: {settings.idle_timeout_ms}"
+            f"think-ms={think_ms} is as long as Postgres lets a transaction idle: {settings.idle_timeout_ms}"
         )
+    notes = Console(stderr=True, highlight=False)
+    for topology_idle in _with_idle_threads(plan):
+        notes.print(f"warning: {topology_idle}", style="yellow", soft_wrap=True)
     runs: list[Run] = []
     with open_servers(settings) as servers:
         if dry_run:
             _show_plan(console, plan)
+            for name in filter(None, exports):
+                console.print(f"would write {name}", markup=False, soft_wrap=True)
             console.print(check_connection_budget(servers.database, instances=plan.instances, threads=plan.threads))
             return
         with open_lab(servers, instances=plan.instances, threads=plan.threads) as lab:
@@ -98,7 +105,6 @@ def compare(
                 settings={name: getattr(settings, name) for name in SETTINGS_SAVED},
                 workload=plan.workload,
             )
-            notes = Console(stderr=True, highlight=False)
             with (
                 BarProgress(notes) if notes.is_terminal else LineProgress(notes) as progress,
                 _kept(comparison, runs, console),
@@ -141,11 +147,20 @@ def _command(plan: Plan) -> str:
     words += [word for name in strategies for word in ("--strategy", name)]
     words += [word for topology in plan.topologies for word in ("--topology", str(topology))]
     words += ["--transfers", str(load.transfers), "--accounts", str(load.accounts), "--opening", str(load.opening)]
-    words += ["--skew", load.skew, "--amount-max", str(load.amount_max), "--think-ms", f"{load.think_ms:g}"]
+    words += ["--skew", load.skew, "--amount-max", str(load.amount_max), "--think-ms", f"{load.think_ms:.15g}"]
     words += ["--chunk", str(load.chunk), *(["--constraint"] if load.constraint else [])]
     words += ["--repeat", str(plan.repeat), "--warmup", str(plan.warmup), "--seed", str(plan.seed)]
-    words += ["--cell-timeout", f"{plan.cell_seconds_max:g}"]
+    words += ["--cell-timeout", f"{plan.cell_seconds_max:.15g}"]
     return shlex.join(words)
+
+
+def _with_idle_threads(plan: Plan) -> Iterator[str]:
+    """Say where there are fewer messages than threads: what is measured there is a smaller topology."""
+    messages = math.ceil(plan.workload.transfers / plan.workload.chunk)
+    for topology in plan.topologies:
+        threads = topology.instances * topology.threads
+        if messages < threads:
+            yield f"{messages} messages for the {threads} threads of {topology}: send more transfers, or fewer in each"
 
 
 def _show_plan(console: Console, plan: Plan) -> None:

@@ -250,9 +250,14 @@ def test_with_the_constraint_nothing_is_overdrawn(bankrun: Bankrun, tmp_path: Pa
     assert cell["refused"] > 0
 
 
-def test_a_dry_run_shows_the_plan_and_the_arithmetic(bankrun: Bankrun) -> None:
-    done = bankrun("compare", "--dry-run", "--topology", "3x8", "--seed", "1")
+def test_a_dry_run_shows_the_plan_and_the_arithmetic_and_writes_nothing(bankrun: Bankrun, tmp_path: Path) -> None:
+    done = bankrun(
+        "compare", "--dry-run", "--topology", "3x8", "--seed", "1", "--transfers", "9", "--export-csv", "r.csv"
+    )
     assert done.returncode == 0
+    assert "would write r.csv" in done.stdout
+    assert "9 messages for the 24 threads of 3x8" in done.stderr
+    assert list(tmp_path.iterdir()) == []
     assert "3 instances x (8 threads + 1 reconciler) + 8 for the lab = 35 connections" in done.stdout
 
 

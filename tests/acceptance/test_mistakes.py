@@ -183,9 +183,12 @@ def test_what_is_no_regular_file_is_written_to_and_never_replaced(bankrun: Bankr
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_stranger_celerys_environment_changes_nothing(bankrun: Bankrun) -> None:
+def test_an_environment_that_is_meant_for_others_changes_nothing(bankrun: Bankrun) -> None:
     done = bankrun(
         *("compare", "--strategy", "row-lock", "--topology", "1x1", "--transfers", "5", "--warmup", "0"),
         CELERY_BROKER_URL="redis://127.0.0.1:1/0",
+        PGSERVICE="no-such-service",
+        PGREQUIREAUTH="scram-sha-256",
+        PYTHONWARNINGS="error",
     )
     assert done.returncode == 0, done.stderr

@@ -166,7 +166,8 @@ def test_both_spellings_of_a_postgres_address_are_accepted() -> None:
 
 
 def test_a_shown_address_has_no_password() -> None:
-    assert "hunter2" not in without_password("postgresql://me:hunter2@host/bank")
+    assert without_password("postgresql+psycopg://me:hunter2@host/bank") == "postgresql://me:***@host/bank"
+    assert "hunter2" not in without_password("postgresql://me@host/bank?password=hunter2")
     assert "hunter2" not in without_password("redis://:hunter2@host:6379/0")
 
 
