@@ -10,7 +10,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.schema import CreateColumn
 
-from bank import models
+from bank import models, roles
 from bank.database import BALANCE_CHECK, Database
 from bank.errors import CannotStart, NotReady
 from bank.settings import without_password
@@ -78,13 +78,19 @@ def bank_id(database: Database) -> str | None:
 
 
 def create_schema(database: Database) -> None:
-    """Make the schema and its tables: those that are missing, since an older bankrun may have made the others."""
+    """Make the schema and its tables: those that are missing, since an older bankrun may have made the others.
+
+    The workers' role, if there is one, gets its rights. Raises CannotStart if our own role has too few for this.
+    """
     with database.engine.begin() as connection:
         if _refuse_strangers(connection, database.url) is None:
+            roles.check_may_create(connection, database.url)
             connection.exec_driver_sql(f"CREATE SCHEMA {models.SCHEMA}")
             connection.exec_driver_sql(f"COMMENT ON SCHEMA {models.SCHEMA} IS '{MARKER}{uuid.uuid4()}'")
+        roles.check_owner(connection, database.url)
         models.metadata.create_all(connection)
         _add_columns(connection)
+        roles.grant_to_workers(connection)
 
 
 def _add_columns(connection: Connection) -> None:

@@ -6,6 +6,9 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sqlalchemy import make_url
+
+from bank.roles import excess, missing, workers_now
 from bank.schema import LAB_CONNECTIONS, bank_id, server_settings
 from bank.settings import WAITS
 from lab.environment import POSTGRES_SETTINGS, redis_info
@@ -24,7 +27,7 @@ class Check:
 
 def examine(servers: Servers) -> list[Check]:
     """Return what was found, in the order in which it matters."""
-    return [*_postgres(servers), *_redis(servers), *_waits(servers), *_fleet(servers)]
+    return [*_postgres(servers), *_redis(servers), *_waits(servers), *_fleet(servers), *_roles(servers)]
 
 
 def _postgres(servers: Servers) -> Iterator[Check]:
@@ -73,3 +76,17 @@ def _fleet(servers: Servers) -> Iterator[Check]:
     strangers = [info.instance for info in running if bank is not None and info.bank not in (bank, None)]
     if strangers:
         yield Check("bank of the instances", False, ", ".join(strangers), "they work for another database")
+
+
+def _roles(servers: Servers) -> Iterator[Check]:
+    """Look at what the workers may do. One role for everything is a choice; too few rights are not."""
+    if bank_id(servers.database) is None:
+        return
+    with servers.database.engine.connect() as connection:
+        ours = make_url(servers.endpoints.worker_database_url).username or "unknown"
+        for role in workers_now(connection) or [ours]:
+            lacking, more = missing(connection, role), excess(connection, role)
+            said = f"{role}, {'which ' + ', '.join(more) + ': more than it needs' if more else 'no more than it needs'}"
+            yield Check(
+                "workers' role", not lacking, said, f"it lacks {', '.join(lacking)}: transfers would stay pending"
+            )

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from bank.database import Database
 from bank.errors import BankError, CannotStart, NotReady
+from bank.roles import check_worker_roles
 from bank.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
 from bank.settings import Settings
 from lab.experiment import Lab
@@ -59,9 +60,8 @@ def open_servers(settings: Settings) -> Iterator[Servers]:
             missing = "BANKRUN_DATABASE_URL" if settings.database_url is None else "BANKRUN_BROKER_URL"
             raise CannotStart(f"{missing} is not set: give both addresses, or neither for the embedded servers")
         else:
-            endpoints = Endpoints(
-                settings.database_url.get_secret_value(), settings.broker_url.get_secret_value(), embedded=False
-            )
+            url = settings.database_url.get_secret_value()
+            endpoints = Endpoints(url, url, settings.broker_url.get_secret_value(), embedded=False)
         reached = settings.model_copy(
             update={"database_url": SecretStr(endpoints.database_url), "broker_url": SecretStr(endpoints.broker_url)}
         )
@@ -126,7 +126,7 @@ def open_lab(servers: Servers, *, instances: int, threads: int, any_running: boo
             keeper = servers.keeper or stack.enter_context(keeper_only(servers.state_dir))
             names = [f"w{number}" for number in range(1, instances + 1)]
             start_instances(
-                keeper, names, threads=threads, env=worker_environment(servers.settings), state_dir=servers.state_dir
+                keeper, names, threads=threads, env=worker_environment(servers), state_dir=servers.state_dir
             )
             stack.callback(keeper.stop, names, grace_seconds=5)
             started = [*(("postgres", "valkey") if servers.endpoints.embedded else ()), *names]
@@ -178,12 +178,17 @@ def _gather(servers: Servers, *, instances: int, threads: int) -> list[InstanceI
         raise CannotStart(
             f"the topology asks for {threads} threads, but an instance has {smallest}: set BANKRUN_THREADS={threads}"
         )
+    check_worker_roles(servers.database)
     check_connection_budget(servers.database, instances=len(ours), threads=max(info.threads for info in ours))
     return ours
 
 
-def worker_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment that gives a worker process the same settings, whatever it was started from."""
+def worker_environment(servers: Servers) -> dict[str, str]:
+    """Return the environment that gives a worker process the same settings, whatever it was started from.
+
+    All but one: in Postgres it has the workers' role.
+    """
+    settings = servers.settings.model_copy(update={"database_url": SecretStr(servers.endpoints.worker_database_url)})
     environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("BANKRUN_")}
     # The heartbeat is that of a worker in a container of its own; ours share a machine, and are watched by the keeper.
     for name in Settings.model_fields.keys() - {"heartbeat_file"}:

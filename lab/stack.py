@@ -25,6 +25,7 @@ from typing import Any
 import psycopg
 
 from bank.errors import BankError, CannotStart
+from bank.roles import WORKER_ROLE, set_up_server
 from lab import servers
 from lab.servers import Binaries, Program
 from lab.state_dir import StateDir, default_state_dir, own
@@ -41,9 +42,13 @@ POLL_SECONDS = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where the servers are: a SQLAlchemy URL and a Kombu URL."""
+    """Where the servers are: a SQLAlchemy URL and a Kombu URL.
+
+    ``worker_database_url`` is where the workers that are started here log in: on given servers, as the lab does.
+    """
 
     database_url: str
+    worker_database_url: str
     broker_url: str
     embedded: bool
 
@@ -306,8 +311,10 @@ def _start(
     _wait(keeper, state, "valkey", lambda: servers.valkey_is_ready(sockets))
     _wait(keeper, state, "postgres", lambda: servers.postgres_is_ready(data, pid))
     _create_database(sockets)
+    place = f"@/{servers.DATABASE}?host={sockets}&port={servers.PORT}"
     return Endpoints(
-        database_url=f"postgresql+psycopg://{servers.USER}@/{servers.DATABASE}?host={sockets}&port={servers.PORT}",
+        database_url=f"postgresql+psycopg://{servers.USER}{place}",
+        worker_database_url=f"postgresql+psycopg://{WORKER_ROLE}{place}",
         broker_url=f"redis+socket://{servers.valkey_socket(sockets)}?virtual_host=0",
         embedded=True,
     )
@@ -347,14 +354,14 @@ def _wait(keeper: Keeper, state: StateDir, name: str, is_ready: Callable[[], boo
 
 
 def _create_database(sockets: Path) -> None:
-    """Create our database if need be; a lab that was killed after initdb may have left none."""
-    address: dict[str, Any] = {"host": str(sockets), "port": servers.PORT, "user": servers.USER}
+    """Create our database and the workers' role if need be; a lab that was killed after initdb may have left none."""
+    address: dict[str, Any] = {"host": str(sockets), "port": servers.PORT, "user": servers.USER, "autocommit": True}
     try:
-        psycopg.connect(**address, dbname=servers.DATABASE).close()
-    except psycopg.OperationalError:
-        try:
-            with psycopg.connect(**address, dbname="postgres", autocommit=True) as connection:
+        with psycopg.connect(**address, dbname="postgres") as connection:
+            if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [servers.DATABASE]).rowcount:
                 connection.execute(f"CREATE DATABASE {servers.DATABASE}")
-        except psycopg.Error as error:
-            why = str(error).partition("\n")[0]
-            raise CannotStart(f"the database {servers.DATABASE} could not be created: {why}") from error
+        with psycopg.connect(**address, dbname=servers.DATABASE) as connection:
+            set_up_server(connection)
+    except psycopg.Error as error:
+        why = str(error).partition("\n")[0]
+        raise CannotStart(f"the database {servers.DATABASE} could not be created: {why}") from error

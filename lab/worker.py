@@ -8,6 +8,7 @@ import socket
 from typing import NoReturn
 
 from bank.errors import CannotStart
+from bank.roles import check_own_role
 from bank.settings import INSTANCE_PATTERN, Settings
 from lab.session import open_servers
 from workers.fleet import worker_command
@@ -31,6 +32,7 @@ def become_worker(settings: Settings) -> NoReturn:
     if settings.startup_wait_ms is None:
         settings = settings.model_copy(update={"startup_wait_ms": STARTUP_WAIT_MS})
     with open_servers(settings) as servers:
+        check_own_role(servers.database)
         if servers.fleet.is_running(name):
             raise CannotStart(f"an instance named {name} is running already: set BANKRUN_INSTANCE to another name")
     command = worker_command(name, settings.threads)

@@ -47,3 +47,10 @@ def database(stack: tuple[Keeper, Endpoints]) -> Iterator[Database]:
     create_schema(database)
     yield database
     database.close()
+
+
+@pytest.fixture(scope="session")
+def worker_url(stack: tuple[Keeper, Endpoints]) -> str:
+    """The bank's address as workers log in."""
+    _, endpoints = stack
+    return endpoints.worker_database_url

@@ -11,6 +11,7 @@ from rich.console import Console
 from bank.audit import Audit
 from bank.audit import audit as audit_bank
 from bank.errors import CannotStart
+from bank.roles import check_readable
 from bank.schema import bank_id
 from bank.settings import read_settings
 from lab import files
@@ -26,6 +27,7 @@ def audit(
     with open_servers(read_settings()) as servers:
         if bank_id(servers.database) is None:
             raise CannotStart("there is no bank yet: run `bankrun compare` first")
+        check_readable(servers.database)
         found = audit_bank(servers.database)
     if export_json is not None:
         files.write(export_json, json.dumps(found.as_json(), indent=1) + "\n")

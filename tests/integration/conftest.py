@@ -47,12 +47,12 @@ def opened() -> list[Branch]:
 
 
 @pytest.fixture
-def branch(database: Database, settings: Settings, opened: list[Branch]) -> Iterator[BranchMaker]:
-    """Return a maker of branches; they are closed after the test."""
+def branch(database: Database, worker_url: str, settings: Settings, opened: list[Branch]) -> Iterator[BranchMaker]:
+    """Return a maker of branches, with the rights of workers; they are closed after the test."""
 
     def make(strategy: str | Strategy, *, threads: int = 4) -> Branch:
         made = strategy_named(strategy).open(settings) if isinstance(strategy, str) else strategy
-        opened.append(Branch(f"b{len(opened) + 1}", database.url, made, settings, threads))
+        opened.append(Branch(f"b{len(opened) + 1}", worker_url, made, settings, threads))
         return opened[-1]
 
     yield make
