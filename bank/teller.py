@@ -1,4 +1,4 @@
-"""The teller applies one transfer with one strategy: claim, guard, transaction, retry, outcome."""
+"""The teller applies one transfer, or one chunk, with one strategy: claim, guard, transaction, retry, outcome."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import LiteralString
+from typing import LiteralString, NamedTuple
+from uuid import UUID
 
-from bank.database import Database, Transaction
+from bank.database import Database, Transaction, array
 from bank.errors import Conflict, NotAcquired, Refused, Rejected, Transient, Unavailable
 from bank.models import APPLIED, PENDING, REFUSED
 from bank.orders import Order
-from bank.strategies import Guard, Strategy
+from bank.strategies import ChunkStrategy, Guard, Strategy
 
 BACKOFF_SECONDS = 0.001
 BACKOFF_SECONDS_MAX = 1.0
@@ -33,20 +35,33 @@ REFUSE: LiteralString = """
 """
 STATUS: LiteralString = "SELECT status FROM transfers WHERE id = %(id)s"
 
+# unnest fills the shorter array up with NULL: who was applied needs no reasons.
+# A chunk is claimed by its locks alone, in id order, so that two deliveries that overlap wait for each other in line.
+# Its outcomes are written once, when they are known. Until COMMIT that is the same to everybody else.
+CLAIM_ALL: LiteralString = """
+    SELECT id, strategy, debit, credit, amount FROM transfers
+    WHERE id = ANY(%(ids)s::uuid[]) AND status = 'pending'
+    ORDER BY id FOR NO KEY UPDATE
+"""
+DECIDE_ALL: LiteralString = """
+    UPDATE transfers SET status = %(status)s, reason = decided.reason, instance = %(instance)s, thread = %(thread)s,
+           attempts = %(attempts)s, decided_at = transaction_timestamp()
+    FROM unnest(%(ids)s::uuid[], %(reasons)s::text[]) AS decided (id, reason)
+    WHERE transfers.id = decided.id
+"""
+STATUS_ALL: LiteralString = "SELECT id, status FROM transfers WHERE id = ANY(%(ids)s::uuid[])"
+
 
 @dataclass(slots=True)
-class Receipt:
-    """What became of one delivery of one transfer, and what it cost.
+class Cost:
+    """What one delivery cost, over all attempts.
 
-    ``outcome`` is the transfer's status; ``first`` is whether this delivery decided it, rather than found it decided.
     ``seconds`` is the whole time, over all attempts. Parts of it: ``guard_seconds`` in the guard's queue,
     ``move_seconds`` in the strategy's own statements, ``commit_seconds`` in the COMMIT that succeeded,
     ``backoff_seconds`` between attempts; the rest is the claim, the think time, and Python. What a statement waits for
     a lock cannot be told apart from its round trip.
     """
 
-    outcome: str = PENDING
-    first: bool = False
     attempts: int = 0
     seconds: float = 0.0
     guard_seconds: float = 0.0
@@ -59,6 +74,31 @@ class Receipt:
     def lock_wait_seconds(self) -> float:
         """Return the time in the guard's queue and in the strategy's own statements."""
         return self.guard_seconds + self.move_seconds
+
+
+@dataclass(slots=True)
+class Receipt(Cost):
+    """What became of one delivery of one transfer, and what it cost.
+
+    ``outcome`` is the transfer's status; ``first`` is whether this delivery decided it, rather than found it decided.
+    """
+
+    outcome: str = PENDING
+    first: bool = False
+
+
+class Fate(NamedTuple):
+    """What became of one order of a chunk, as in a Receipt."""
+
+    outcome: str
+    first: bool
+
+
+@dataclass(slots=True)
+class ChunkReceipt(Cost):
+    """What became of one delivery of a chunk, order by order, and what all of it cost together."""
+
+    fates: list[Fate | Rejected] = field(default_factory=list)
 
 
 class Pace:
@@ -108,23 +148,58 @@ class Teller:
         the transfer then is as pending as before. Raises Rejected if no such transfer was accepted.
         """
         receipt = Receipt()
+        if isinstance(strategy, ChunkStrategy):
+            (fate,) = self._apply_chunk([order], strategy, think_seconds, receipt)
+            if isinstance(fate, Rejected):
+                raise fate
+            receipt.outcome, receipt.first = fate
+        else:
+            self._until_it_succeeds(lambda: self._attempt(order, strategy, think_seconds, receipt), receipt)
+        return receipt
+
+    def apply_all(
+        self, orders: Sequence[Order], strategy: ChunkStrategy, *, think_seconds: float = 0.0
+    ) -> ChunkReceipt:
+        """Apply a chunk of accepted transfers in one transaction, each of them once, as if one after another.
+
+        Tries again as ``apply`` does, all of them. An order that was not accepted, or not so, is rejected alone.
+        """
+        receipt = ChunkReceipt()
+        receipt.fates = self._apply_chunk(orders, strategy, think_seconds, receipt)
+        return receipt
+
+    def _apply_chunk(
+        self, orders: Sequence[Order], strategy: ChunkStrategy, think_seconds: float, cost: Cost
+    ) -> list[Fate | Rejected]:
+        fates: list[Fate | Rejected] = []
+
+        def attempt() -> None:
+            with self.database.transaction(strategy.isolation) as transaction:
+                transaction.think = lambda: self.pace.think(transaction, think_seconds)
+                fates[:] = self._apply_all(transaction, orders, strategy, cost)
+            cost.commit_seconds += transaction.commit_seconds
+
+        self._until_it_succeeds(attempt, cost)
+        return fates
+
+    def _until_it_succeeds(self, attempt: Callable[[], None], cost: Cost) -> None:
         started = time.perf_counter()
         try:
             while True:
-                receipt.attempts += 1
+                cost.attempts += 1
                 begun = time.perf_counter()
                 try:
-                    self._attempt(order, strategy, think_seconds, receipt)
-                    return receipt
+                    attempt()
+                    return
                 except Transient as error:
-                    receipt.conflicts[_kind(error)] += 1
+                    cost.conflicts[_kind(error)] += 1
                     if time.perf_counter() - started > self.patience_seconds:
                         raise
                 failed = time.perf_counter()
-                self.pace.before_retry(_backoff_seconds(receipt.attempts, failed - begun))
-                receipt.backoff_seconds += time.perf_counter() - failed
+                self.pace.before_retry(_backoff_seconds(cost.attempts, failed - begun))
+                cost.backoff_seconds += time.perf_counter() - failed
         finally:
-            receipt.seconds = time.perf_counter() - started
+            cost.seconds = time.perf_counter() - started
 
     def _attempt(self, order: Order, strategy: Strategy, think_seconds: float, receipt: Receipt) -> None:
         with ExitStack() as guarded:
@@ -154,18 +229,14 @@ class Teller:
         guarded.callback(self.pace.leave, guard)
 
     def _apply(self, transaction: Transaction, order: Order, strategy: Strategy, receipt: Receipt) -> None:
-        claimed = transaction.execute(CLAIM, self._decision(order, receipt)).fetchone()
+        claimed = transaction.execute(CLAIM, {"id": order.id, **self._decision(receipt)}).fetchone()
         if claimed is None:
             self._find_decided(transaction, order, receipt)
             return
         accepted_for, debit, credit, amount, *entry_ids = claimed
-        if accepted_for != strategy.name:
-            raise Rejected(f"transfer {order.id} was accepted for {accepted_for}, not for {strategy.name}")
-        if (debit, credit, amount) != (order.debit, order.credit, order.amount):
-            raise Rejected(
-                f"transfer {order.id}: the message says {order.amount} from {order.debit} to {order.credit}, "
-                f"but {amount} from {debit} to {credit} was accepted"
-            )
+        disagreement = _disagreement(order, strategy, accepted_for, debit, credit, amount)
+        if disagreement is not None:
+            raise disagreement
         claim_seconds = transaction.statements_seconds
         if strategy.refuses_after_write:
             transaction.execute("SAVEPOINT move")
@@ -180,10 +251,59 @@ class Teller:
         finally:
             receipt.move_seconds += transaction.statements_seconds - claim_seconds
 
+    def _apply_all(
+        self, transaction: Transaction, orders: Sequence[Order], strategy: ChunkStrategy, cost: Cost
+    ) -> list[Fate | Rejected]:
+        ids = array(order.id for order in orders)
+        accepted = {row[0]: row[1:] for row in transaction.execute(CLAIM_ALL, {"ids": ids})}
+        claimed: dict[UUID, Order] = {}
+        rejections: dict[int, Rejected] = {}
+        for number, order in enumerate(orders):
+            # A transfer that is in the chunk twice was delivered twice: the second time it is found decided.
+            if order.id in accepted and order.id not in claimed:
+                disagreement = _disagreement(order, strategy, *accepted[order.id])
+                if disagreement is None:
+                    claimed[order.id] = order
+                else:
+                    rejections[number] = disagreement
+        claim_seconds = transaction.statements_seconds
+        refusals = strategy.move_all(transaction, list(claimed.values())) if claimed else {}
+        cost.move_seconds += transaction.statements_seconds - claim_seconds
+        applied = [transfer_id for transfer_id in claimed if transfer_id not in refusals]
+        self._decide_all(transaction, APPLIED, applied, (), cost)
+        self._decide_all(transaction, REFUSED, list(refusals), [str(refusal) for refusal in refusals.values()], cost)
+        found: dict[UUID, str] = {}
+        if any(order.id not in accepted for order in orders):
+            found = dict(transaction.execute(STATUS_ALL, {"ids": ids}).fetchall())
+        fates: list[Fate | Rejected] = []
+        for number, order in enumerate(orders):
+            if number in rejections:
+                fates.append(rejections[number])
+            elif order.id in claimed:
+                first = claimed[order.id] is order
+                fates.append(Fate(REFUSED if order.id in refusals else APPLIED, first))
+            elif order.id in found:
+                fates.append(Fate(found[order.id], first=False))
+            else:
+                fates.append(Rejected(f"transfer {order.id} was never accepted"))
+        return fates
+
+    def _decide_all(
+        self,
+        transaction: Transaction,
+        status: str,
+        ids: Sequence[UUID],
+        reasons: Sequence[str | None],
+        cost: Cost,
+    ) -> None:
+        if ids:
+            decision = {**self._decision(cost), "status": status, "ids": array(ids), "reasons": list(reasons)}
+            transaction.execute(DECIDE_ALL, decision)
+
     def _refuse(
         self, transaction: Transaction, order: Order, refusal: Refused, receipt: Receipt, claimable: list[str]
     ) -> None:
-        decision = {**self._decision(order, receipt), "reason": str(refusal), "from": claimable}
+        decision = {"id": order.id, **self._decision(receipt), "reason": str(refusal), "from": claimable}
         if transaction.execute(REFUSE, decision).fetchone() is not None:
             receipt.outcome, receipt.first = REFUSED, True
         else:
@@ -195,13 +315,26 @@ class Teller:
             raise Rejected(f"transfer {order.id} was never accepted")
         receipt.outcome, receipt.first = row[0], False
 
-    def _decision(self, order: Order, receipt: Receipt) -> dict[str, object]:
+    def _decision(self, cost: Cost) -> dict[str, object]:
         return {
-            "id": order.id,
             "instance": self.instance,
             "thread": threading.current_thread().name,
-            "attempts": receipt.attempts,
+            "attempts": cost.attempts,
         }
+
+
+def _disagreement(
+    order: Order, strategy: Strategy, accepted_for: str, debit: int, credit: int, amount: int
+) -> Rejected | None:
+    """Return what is wrong with an order or the strategy that a message names, beside what was accepted."""
+    if accepted_for != strategy.name:
+        return Rejected(f"transfer {order.id} was accepted for {accepted_for}, not for {strategy.name}")
+    if (debit, credit, amount) != (order.debit, order.credit, order.amount):
+        return Rejected(
+            f"transfer {order.id}: the message says {order.amount} from {order.debit} to {order.credit}, "
+            f"but {amount} from {debit} to {credit} was accepted"
+        )
+    return None
 
 
 def _backoff_seconds(attempts: int, lost_seconds: float) -> float:

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import uuid
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from bank.orders import Order
 from bank.redelivery import Redeliveries
 from bank.schema import bank_id
 from bank.settings import Settings
-from bank.strategies import Strategy, strategy_named
+from bank.strategies import ChunkStrategy, Strategy, strategy_named
 from bank.strategies.file_lock import lock_directory
 from bank.teller import Teller
 from workers.jobs import Job
@@ -75,7 +76,7 @@ class Instance:
         self.database.close()
 
     def apply(self, job: Job, *, redelivered: bool = False) -> None:
-        """Apply a job's orders, one after another, each in a transaction of its own.
+        """Apply a job's orders, each in a transaction of its own, or all in one if the strategy is made for that.
 
         ``redelivered`` is what the broker says of a message that was delivered before and never acknowledged. Raises
         Transient when the teller's patience is over, and what a strategy raised that is no outcome, once all orders
@@ -85,23 +86,45 @@ class Instance:
         orders = job.parsed_orders()
         strategy = self._strategy_for(job, orders)
         meter = self.meter(job.run, job.threads)
-        fault: Exception | None = None
+        again = job.again or redelivered
         with meter.working_slot():
-            for order in orders:
-                try:
-                    with self.redeliveries.counted(order.id) if job.again or redelivered else nullcontext():
-                        meter.book(self.teller.apply(order, strategy, think_seconds=job.think_ms / 1000))
-                except Rejected as error:
-                    meter.count("rejected")
-                    logger.warning("rejected: %s", error)
-                except Transient:
-                    raise
-                except Exception as error:
-                    fault = error
-                    logger.exception("transfer %s: %s failed", order.id, job.strategy)
-                    self.redeliveries.note(order.id, f"{type(error).__name__}: {error}")
+            # A chunk that comes back goes one by one, so that its orders are counted, and can fail, one by one.
+            if isinstance(strategy, ChunkStrategy) and not again:
+                self._apply_chunk(orders, strategy, meter, job.think_ms / 1000)
+            else:
+                self._apply_each(orders, strategy, meter, job.think_ms / 1000, again=again)
+
+    def _apply_chunk(
+        self, orders: Sequence[Order], strategy: ChunkStrategy, meter: Meter, think_seconds: float
+    ) -> None:
+        chunk = self.teller.apply_all(orders, strategy, think_seconds=think_seconds)
+        meter.book_chunk(chunk)
+        for fate in chunk.fates:
+            if isinstance(fate, Rejected):
+                self._reject(meter, fate)
+
+    def _apply_each(
+        self, orders: Sequence[Order], strategy: Strategy, meter: Meter, think_seconds: float, *, again: bool
+    ) -> None:
+        fault: Exception | None = None
+        for order in orders:
+            try:
+                with self.redeliveries.counted(order.id) if again else nullcontext():
+                    meter.book(self.teller.apply(order, strategy, think_seconds=think_seconds))
+            except Rejected as error:
+                self._reject(meter, error)
+            except Transient:
+                raise
+            except Exception as error:
+                fault = error
+                logger.exception("transfer %s: %s failed", order.id, strategy.name)
+                self.redeliveries.note(order.id, f"{type(error).__name__}: {error}")
         if fault is not None:
             raise fault
+
+    def _reject(self, meter: Meter, error: Rejected) -> None:
+        meter.count("rejected")
+        logger.warning("rejected: %s", error)
 
     def _strategy_for(self, job: Job, orders: list[Order]) -> Strategy:
         try:

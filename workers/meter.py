@@ -12,7 +12,8 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
-from bank.teller import Receipt
+from bank.errors import Rejected
+from bank.teller import ChunkReceipt, Cost, Receipt
 
 MICROSECONDS_MAX = 3_600_000_000
 COSTS = ("guard", "move", "commit", "backoff")
@@ -61,17 +62,25 @@ class Meter:
 
     def book(self, receipt: Receipt) -> None:
         """Add one delivery of a transfer."""
+        self._book(receipt, deliveries=1, first=int(receipt.first))
+
+    def book_chunk(self, receipt: ChunkReceipt) -> None:
+        """Add one delivery of a chunk: each of its transfers took as long as all of it, and cost its share."""
+        decided = [fate for fate in receipt.fates if not isinstance(fate, Rejected)]
+        self._book(receipt, deliveries=len(decided), first=sum(fate.first for fate in decided))
+
+    def _book(self, cost: Cost, *, deliveries: int, first: int) -> None:
         with self._lock:
-            self.counts["deliveries"] += 1
-            self.counts["repeated"] += not receipt.first
-            self.counts["retries"] += receipt.attempts - 1
-            self.counts.update(receipt.conflicts)
-            if receipt.first:
-                self.latency.record_value(_microseconds(receipt.seconds))
-                self.lock_wait.record_value(_microseconds(receipt.lock_wait_seconds))
-                self.seconds["transfers"] += receipt.seconds
-                for cost in COSTS:
-                    self.seconds[cost] += getattr(receipt, f"{cost}_seconds")
+            self.counts["deliveries"] += deliveries
+            self.counts["repeated"] += deliveries - first
+            self.counts["retries"] += cost.attempts - 1
+            self.counts.update(cost.conflicts)
+            if first:
+                self.latency.record_value(_microseconds(cost.seconds), first)
+                self.lock_wait.record_value(_microseconds(cost.lock_wait_seconds), first)
+                self.seconds["transfers"] += cost.seconds
+                for part in COSTS:
+                    self.seconds[part] += getattr(cost, f"{part}_seconds")
 
     def count(self, what: str) -> None:
         """Count something that is not a delivery's receipt."""

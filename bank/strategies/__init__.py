@@ -8,7 +8,8 @@ from bank.errors import CannotStart
 from bank.strategies.advisory_lock import AdvisoryLock
 from bank.strategies.advisory_lock_early import AdvisoryLockEarly
 from bank.strategies.atomic_update import AtomicUpdate
-from bank.strategies.base import Claim, Guard, Lease, Strategy, ThreadGuard
+from bank.strategies.base import ChunkStrategy, Claim, Guard, Lease, Strategy, ThreadGuard
+from bank.strategies.batch import Batch
 from bank.strategies.check_then_debit import CheckThenDebit
 from bank.strategies.file_lock import FileLock
 from bank.strategies.no_key_lock import NoKeyLock
@@ -31,7 +32,17 @@ from bank.strategies.thread_lock import ThreadLock
 from bank.strategies.thread_lock_early import ThreadLockEarly
 from bank.strategies.version_check import VersionCheck
 
-__all__ = ["CONTROL", "STRATEGIES", "Claim", "Guard", "Lease", "Strategy", "ThreadGuard", "strategy_named"]
+__all__ = [
+    "CONTROL",
+    "STRATEGIES",
+    "ChunkStrategy",
+    "Claim",
+    "Guard",
+    "Lease",
+    "Strategy",
+    "ThreadGuard",
+    "strategy_named",
+]
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
@@ -47,6 +58,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         RowLockUnordered,
         RowLockNowait,
         NoKeyLock,
+        Batch,
         ShareLock,
         AtomicUpdate,
         VersionCheck,

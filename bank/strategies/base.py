@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar, LiteralString, Protocol, Self, runtime_checkable
+from uuid import UUID
 
 from bank.database import Database, Transaction
-from bank.errors import InsufficientFunds, NotAcquired, UnknownAccount
+from bank.errors import InsufficientFunds, NotAcquired, Refused, UnknownAccount
 from bank.orders import Order, Posting, Snapshot
 from bank.settings import Settings
 
@@ -156,6 +158,20 @@ class Strategy:
     def write(self, transaction: Transaction, posting: Posting) -> None:
         """Write one account's new balance."""
         transaction.execute(self.WRITE, posting._asdict())
+
+
+class ChunkStrategy(Strategy):
+    """A strategy that applies all orders of a message in one transaction: all of them have their outcome, or none.
+
+    It has no guard, and ``move_all`` takes the place of ``move``.
+    """
+
+    def move_all(self, transaction: Transaction, orders: Sequence[Order]) -> Mapping[UUID, Refused]:
+        """Move the money of claimed orders, as if one after another, and return those that may not move, with why.
+
+        Raises Conflict to be run again, all of them.
+        """
+        raise NotImplementedError
 
 
 def in_order(order: Order, found: list[Snapshot]) -> tuple[Snapshot, Snapshot]:

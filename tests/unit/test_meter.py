@@ -19,14 +19,24 @@ def readings(*receipts: Receipt) -> Readings:
 
 
 def test_what_a_transfer_costs_is_split_without_a_remainder() -> None:
-    one = Receipt("applied", True, 1, seconds=0.010, guard_seconds=0.004, move_seconds=0.003, commit_seconds=0.001)
-    two = Receipt("applied", True, 2, seconds=0.020, move_seconds=0.003, backoff_seconds=0.010)
+    one = Receipt(
+        outcome="applied",
+        first=True,
+        attempts=1,
+        seconds=0.010,
+        guard_seconds=0.004,
+        move_seconds=0.003,
+        commit_seconds=0.001,
+    )
+    two = Receipt(outcome="applied", first=True, attempts=2, seconds=0.020, move_seconds=0.003, backoff_seconds=0.010)
     cost = readings(one, two).cost_ms()
     assert cost == pytest.approx({"guard": 2.0, "move": 3.0, "commit": 0.5, "backoff": 5.0, "rest": 4.5})
 
 
 def test_the_distribution_has_every_transfer_in_the_bucket_that_its_latency_is_in() -> None:
-    counts = readings(*(Receipt("applied", True, 1, seconds=ms / 1000) for ms in (1, 1, 2, 64))).latency_counts()
+    counts = readings(
+        *(Receipt(outcome="applied", first=True, attempts=1, seconds=ms / 1000) for ms in (1, 1, 2, 64))
+    ).latency_counts()
     assert sum(count for _, count in counts) == 4
     bounds = [bound for bound, _ in counts]
     assert bounds == sorted(bounds)
@@ -36,6 +46,6 @@ def test_the_distribution_has_every_transfer_in_the_bucket_that_its_latency_is_i
 
 
 def test_a_second_delivery_costs_nothing_and_is_counted() -> None:
-    together = readings(Receipt("applied", False, 1, seconds=0.5))
+    together = readings(Receipt(outcome="applied", first=False, attempts=1, seconds=0.5))
     assert (together.cost_ms(), together.latency_counts()) == ({}, [])
     assert together.counts["repeated"] == 1
