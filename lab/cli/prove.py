@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import typer
@@ -58,6 +60,7 @@ def prove(
             for meeting in cases
             if applies(one, meeting)
         ]
+        started = datetime.now(UTC).isoformat(timespec="seconds")
         depends = environment(servers.database, servers.app, [], embedded=servers.endpoints.embedded)
         results = []
         with Prover(servers.database, servers.settings, transfers=transfers) as prover, Steps(len(plan)) as steps:
@@ -72,6 +75,8 @@ def prove(
         proof = {
             "schema": 1,
             "bankrun": bankrun_version(),
+            "started": started,
+            "command": _command([one.name for one in wanted], instances, cases, transfers, preemptions),
             "environment": depends,
             "cases": [as_json(one) for one in results],
         }
@@ -83,6 +88,17 @@ def prove(
         show_replay(console, name, execution, found)
     if any(result.contradicts for result in results):
         raise typer.Exit(CONTRADICTED)
+
+
+def _command(strategies: Sequence[str], instances: str, cases: Sequence[Case], transfers: int, preemptions: int) -> str:
+    """Return the command that repeats a proof."""
+    words = ["bankrun", "prove", "--instances", instances, "--transfers", str(transfers)]
+    words += [word for name in strategies for word in ("--strategy", name)]
+    if transfers == 2:
+        words += [word for case in cases for word in ("--case", case.name)]
+    else:
+        words += ["--preemptions", str(preemptions)]
+    return shlex.join(words)
 
 
 def _cases(names: Sequence[str], transfers: int) -> list[Case]:
