@@ -10,8 +10,10 @@
     │   ├── Unavailable      the server cannot do it now, a full disk for example: definite
     │   └── OutcomeUnknown   the connection died around COMMIT: ask the transfer's row
     ├── Rejected             a message that is not, or does not match, an accepted transfer
+    ├── StrategyFault        a strategy failed in a way that is no outcome of a transfer: definite
     └── CannotStart          nothing was started: wrong usage, or a server that will not do
-        └── NotReady         a server does not answer, and may only be starting: waiting can help
+        ├── NotReady         a server does not answer, and may only be starting: waiting can help
+        └── DoesNotFit       a class that is no strategy
 
 A class's docstring is its message when it is raised without one.
 """
@@ -66,9 +68,22 @@ class Rejected(BankError):
     """The message is not an accepted transfer."""
 
 
+class StrategyFault(BankError):
+    """A strategy failed: it raised what is no outcome, it hangs, or it keeps what is not its own."""
+
+    def __init__(self, strategy: str, what: str) -> None:
+        super().__init__(f"{strategy} {what}")
+        self.strategy = strategy
+        self.what = what
+
+
 class CannotStart(BankError):
     """Nothing was started."""
 
 
 class NotReady(CannotStart):
     """A server does not answer yet."""
+
+
+class DoesNotFit(CannotStart):
+    """A class is no strategy."""

@@ -56,6 +56,10 @@ class Settings(BaseSettings):
         None, ge=0, description="how long a worker (by default 30 s) or a lab (not) waits for what is starting"
     )
     start_workers: bool = Field(True, description="start workers here if none are running on the given servers")
+    strategies: str | None = Field(
+        None, description="a worker also accepts these, as module:Class, separated by commas; * is all in the path"
+    )
+    strategies_path: str | None = Field(None, description="folders in which those are looked for last, as in PATH")
     heartbeat_file: Path | None = Field(None, description="a worker touches it while it listens to the broker")
 
     @field_validator("database_url", mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from bank.errors import CannotStart
+from bank.strategies import outside
 from bank.strategies.advisory_lock import AdvisoryLock
 from bank.strategies.advisory_lock_early import AdvisoryLockEarly
 from bank.strategies.atomic_update import AtomicUpdate
@@ -41,6 +42,7 @@ __all__ = [
     "Lease",
     "Strategy",
     "ThreadGuard",
+    "known_strategy",
     "strategy_named",
 ]
 
@@ -86,9 +88,25 @@ CONTROL = NoLock.name
 
 
 def strategy_named(name: str) -> type[Strategy]:
-    """Return a strategy's class. Raises CannotStart for a name that does not exist, with the nearest that does."""
+    """Return a strategy's class: one of ours, ``package.module:Class``, or the name of an installed package's.
+
+    Raises CannotStart for a name that does not exist, with the nearest that does; and its DoesNotFit for a class from
+    outside that is no strategy. This is the one place where a name becomes a class.
+    """
     if name in STRATEGIES:
         return STRATEGIES[name]
-    near = difflib.get_close_matches(name, STRATEGIES, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(STRATEGIES)}"
-    raise CannotStart(f"there is no strategy {name!r}: {hint}")
+    if ":" in name:
+        if not outside.is_reference(name):
+            raise CannotStart(f"{name!r} is no strategy: one of your own is written package.module:Class")
+        return outside.load(name)
+    offered = outside.installed()
+    if name in offered:
+        return outside.load(name, offered[name].value)
+    near = difflib.get_close_matches(name, [*STRATEGIES, *offered], n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join([*STRATEGIES, *offered])}"
+    raise CannotStart(f"there is no strategy {name!r}: {hint}; one of your own is written package.module:Class")
+
+
+def known_strategy(name: str) -> type[Strategy] | None:
+    """Return the class of a name that this process knows already: nothing is imported for it."""
+    return STRATEGIES.get(name) or outside.loaded(name)
