@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -9,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from uuid import UUID
 
+import psycopg
+
 from bank.audit import Audit, audit
 from bank.database import Database
-from bank.errors import CannotStart
+from bank.errors import CannotStart, StrategyFault
 from bank.orders import Order
 from bank.settings import Settings
-from bank.strategies import Strategy
+from bank.strategies import Strategy, outside
 from lab.scheduler import Choose, Execution, Scheduler, Step
 
 ACCOUNTS = (101, 102, 103)
@@ -54,14 +57,6 @@ CASES = {
     )
 }
 THREE = Case("three", "three on the same pair", ((A, B, 10), (A, B, 5), (A, B, 3)), (1, 2, 3))
-HEADINGS = {
-    "same-pair": "pair",
-    "one-common": "one",
-    "opposite": "back",
-    "duplicate": "twice",
-    "paused-holder": "pause",
-}
-"""Cases whose names are too long for a column's head."""
 
 
 @dataclass(slots=True)
@@ -188,7 +183,8 @@ class Prover:
     def __init__(self, database: Database, settings: Settings, *, transfers: int = 2) -> None:
         self._database = database
         self._settings = settings
-        self._scheduler = Scheduler(database.url, settings, "ABC"[:transfers])
+        self._names = "ABC"[:transfers]
+        self._scheduler = Scheduler(database.url, settings, self._names)
 
     def __enter__(self) -> Self:
         return self
@@ -205,7 +201,11 @@ class Prover:
         prune: bool = True,
         preemptions_max: int | None = None,
     ) -> CaseResult:
-        """Run every execution of a case and audit each."""
+        """Run every execution of a case and audit each.
+
+        Raises StrategyFault, naming the fault and its place, for a strategy that does not keep to its contract; the
+        prover can then go on with others.
+        """
         started = time.perf_counter()
         covered = strategy.claim.covers(instances=1 + (instances == "two"), threads=2, hosts=1)
         safe = covered and (strategy.survives_pause or not case.leases_expire)
@@ -237,20 +237,39 @@ class Prover:
         result.seconds = round(time.perf_counter() - started, 3)
         return result
 
+    def rehearse(self, strategy: type[Strategy]) -> None:
+        """Run two transfers in one instance, one after the other.
+
+        Raises StrategyFault for a strategy that fails even then. What they came to is not looked at.
+        """
+        connections = _connections()
+        made = outside.opened(strategy, self._settings)
+        outside.check_guard(made, CASES["same-pair"].orders()["A"])
+        outside.closed(made)
+        self.run(strategy, "same", CASES["same-pair"], lambda able, depth: min(able))
+        if (more := _connections() - connections) > 0:
+            raise StrategyFault(strategy.name, f"leaks a connection of its own: {more} are open after its close()")
+
     def run(self, strategy: type[Strategy], instances: str, case: Case, choose: Choose) -> Execution:
         """Run one execution on a bank that looks the same each time."""
         orders = case.orders()
         self._reset(orders, strategy.name)
-        with ExitStack() as opened:
-
-            def open_one() -> Strategy:
-                made = strategy.open(self._settings)
-                opened.callback(made.close)
-                return made
-
-            one = open_one()
-            strategies = {name: one if instances == "same" else open_one() for name in orders}
-            return self._scheduler.run(orders, strategies, ACCOUNTS, choose, leases_expire=case.leases_expire)
+        try:
+            with ExitStack() as opened:
+                strategies: dict[str, Strategy] = {}
+                for number, name in enumerate(orders):
+                    first = next(iter(strategies.values()), None)
+                    if instances == "same" and first is not None:
+                        strategies[name] = first
+                        continue
+                    made = outside.opened(outside.as_imported_by(strategy, number), self._settings)
+                    opened.callback(outside.closed, made)
+                    strategies[name] = made
+                return self._scheduler.run(orders, strategies, ACCOUNTS, choose, leases_expire=case.leases_expire)
+        finally:
+            if self._scheduler.is_spent:
+                self._scheduler.__exit__()
+                self._scheduler = Scheduler(self._database.url, self._settings, self._names)
 
     def replay(self, strategy: type[Strategy], instances: str, case: Case, choices: str) -> tuple[Execution, Audit]:
         """Run exactly one interleaving again. Raises CannotStart if these choices are not possible."""
@@ -286,6 +305,13 @@ class Prover:
                         "strategy": strategy,
                     },
                 )
+
+
+def _connections() -> int:
+    """Return how many connections to any Postgres are open in this process."""
+    gc.collect()
+    # Not isinstance(), which would wake up whatever is lazy here, as Celery's proxies are.
+    return sum(1 for one in gc.get_objects() if issubclass(type(one), psycopg.Connection) and not one.closed)
 
 
 def outcome(found: Audit) -> str:

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -20,11 +20,12 @@ from typing import Any, Self
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from bank.borrowed import Borrowed
 from bank.database import Database, Transaction, psql_url
-from bank.errors import BankError
+from bank.errors import BankError, StrategyFault
 from bank.orders import Order
 from bank.settings import Settings
-from bank.strategies import Guard, Strategy
+from bank.strategies import Guard, Strategy, outside
 from bank.teller import Pace, Receipt, Teller
 
 DEADLOCK_TIMEOUT_MS = 2
@@ -95,6 +96,8 @@ class Participant:
         self.guard_is_taken = False
         self.rests = False
         self.done = True
+        self.thread: int | None = None
+        self.hangs = False
         self.retries = 0
         self.locked: set[str] = set()
         self.read: set[str] = set()
@@ -295,6 +298,7 @@ class ScheduledPace(Pace):
     def before_retry(self, seconds_max: float) -> None:
         """Rest until the other has taken a step. Raises Truncated after ``RETRIES_MAX`` retries."""
         participant = self._participant
+        participant.scheduler.check_given_back(participant.name)
         if participant.retries >= RETRIES_MAX:
             raise Truncated
         participant.retries += 1
@@ -344,8 +348,9 @@ class Scheduler:
         self._events: list[Event] = []
         self._settings = settings
         self.participants = {name: Participant(name, self) for name in names}
+        self._strategies: Mapping[str, Strategy] = {}
         self._databases = {name: self._database(url, name) for name in names}
-        self._threads = ThreadPoolExecutor(len(names), thread_name_prefix="participant")
+        self._borrowed = {name: Borrowed(database.engine) for name, database in self._databases.items()}
         self._monitor = psycopg.connect(psql_url(url), autocommit=True, application_name="bankrun scheduler")
         self._settled_ms = 3 * self._connect()
 
@@ -353,8 +358,8 @@ class Scheduler:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._abandon()
-        self._threads.shutdown()
+        with suppress(StrategyFault):
+            self._abandon()
         for database in self._databases.values():
             database.close()
         self._monitor.close()
@@ -394,8 +399,13 @@ class Scheduler:
         *,
         leases_expire: bool = False,
     ) -> Execution:
-        """Run one execution to its end, or until ``choose`` gives up."""
+        """Run one execution to its end, or until ``choose`` gives up.
+
+        Raises StrategyFault, with the place, if a strategy raises what is no outcome, hangs, or keeps a connection or a
+        guard. After one that hangs, this scheduler is of no more use.
+        """
         self.abandoned = False
+        self._strategies = strategies
         self.accounts = frozenset(accounts)
         self.everything = frozenset(f"account {account}" for account in accounts)
         self.shared_transfers = len({order.id for order in orders.values()}) < len(orders)
@@ -409,7 +419,7 @@ class Scheduler:
         try:
             for number, (name, order) in enumerate(orders.items(), start=1):
                 # One after the other: they draw from the same sequences on the way to their first steps.
-                futures[name] = self._threads.submit(self._take_part, name, order, strategies[name])
+                futures[name] = self._begin(name, order, strategies[name])
                 self._settle(list(orders)[:number])
             complete = self._schedule(list(orders), steps, choose)
         finally:
@@ -426,6 +436,20 @@ class Scheduler:
             "".join(name for name, _ in steps), tuple(steps), tuple(self._events), tuple(receipts), truncated, complete
         )
 
+    def _begin(self, name: str, order: Order, strategy: Strategy) -> Future[Receipt]:
+        """Start a participant, in a daemon thread: one that hangs must not keep the process from ending."""
+        future: Future[Receipt] = Future()
+
+        def take_part() -> None:
+            self.participants[name].thread = threading.get_ident()
+            try:
+                future.set_result(self._take_part(name, order, strategy))
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+                future.set_exception(error)
+
+        threading.Thread(target=take_part, name=f"participant_{name}", daemon=True).start()
+        return future
+
     def _take_part(self, name: str, order: Order, strategy: Strategy) -> Receipt:
         participant = self.participants[name]
         teller = Teller(
@@ -436,11 +460,29 @@ class Scheduler:
             pace=ScheduledPace(participant),
         )
         try:
-            return teller.apply(order, strategy)
+            receipt = teller.apply(order, strategy)
+            self.check_given_back(name)
+            return receipt
+        except (BankError, Abandoned):
+            raise
+        except Exception as error:
+            raise outside.raised(strategy, error) from error
         finally:
+            self._borrowed[name].take_back()
             with self.changed:
                 participant.done, participant.next = True, None
                 self.changed.notify_all()
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether a participant hangs: its thread cannot be used, or ended, any more."""
+        return any(participant.hangs for participant in self.participants.values())
+
+    def check_given_back(self, name: str) -> None:
+        """Raise StrategyFault if the participant, in its thread, holds a connection that it should not."""
+        fault = outside.unreturned(self._strategies[name], self._borrowed[name])
+        if fault is not None:
+            raise fault
 
     def _schedule(self, names: Sequence[str], steps: list[tuple[str, Step]], choose: Choose) -> bool:
         expired: set[str] = set()
@@ -448,6 +490,12 @@ class Scheduler:
             self._settle(names)
             able = self._able(names, expired)
             if not able:
+                shut_out = [name for name in names if self.participants[name].guard_is_taken]
+                if shut_out and not any(self.participants[name].held for name in names):
+                    raise StrategyFault(
+                        self._strategies[shut_out[0]].name,
+                        "leaves its guard held: nobody is in it any more, and try_enter() still returns False",
+                    )
                 return all(self.participants[name].done for name in names)
             chosen = choose(able, len(steps))
             if chosen is None:
@@ -514,13 +562,13 @@ class Scheduler:
                     participant.go()
         deadline = time.monotonic() + STEP_SECONDS_MAX
         with self.changed:
-            while not all(participant.done for participant in self.participants.values()):
+            while not all(participant.done or participant.hangs for participant in self.participants.values()):
                 self.changed.wait(timeout=0.05)
                 for participant in self.participants.values():
                     if participant.next is not None:
                         participant.go()
                 if time.monotonic() > deadline:
-                    raise BankError("a transfer could not be stopped")
+                    raise self._hangs(self._running(list(self.participants)))
 
     # Who runs, who waits in Postgres, and for whom.
 
@@ -535,7 +583,20 @@ class Scheduler:
             if not running or self._all_wait(running):
                 return
             if time.monotonic() > deadline:
-                raise BankError(f"{', '.join(running)} neither goes on nor waits for anybody")
+                raise self._hangs(running)
+
+    def _hangs(self, names: Sequence[str]) -> StrategyFault:
+        """Say where a participant stands still, and end what it holds in Postgres."""
+        participant, strategy = self.participants[names[0]], self._strategies[names[0]]
+        where = outside.place_in(strategy, participant.thread)
+        for name in names:
+            self.participants[name].hangs = True
+            self._monitor.execute("SELECT pg_terminate_backend(%s)", [self.participants[name].backend_pid])
+        return StrategyFault(
+            strategy.name,
+            f"hangs: for {STEP_SECONDS_MAX:g} s it has stood in {where}, and waits for nobody in Postgres; "
+            "a lock of its own that it waits for belongs into guard()",
+        )
 
     def _running(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if not self.participants[name].done and self.participants[name].next is None]

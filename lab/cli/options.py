@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from bank.strategies import STRATEGIES, strategy_named
+from bank.strategies import STRATEGIES
+from lab.own import user_strategy
 
 ALL = ["all"]
-Strategies = Annotated[list[str], typer.Option(help="A strategy, or `all`. Repeatable.")]
+Strategies = Annotated[
+    list[str], typer.Option(help="A strategy, `all` of ours, or your own as module:Class. Repeatable.")
+]
 
 
 def chosen_strategies(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the strategies' names, each once. Raises CannotStart for one that does not exist."""
+    """Return the strategies' names, each once. Raises CannotStart for one that does not exist, or that is none."""
     wanted = [name for given in names for name in (STRATEGIES if given == "all" else [given])]
-    return tuple(dict.fromkeys(strategy_named(name).name for name in wanted))
+    return tuple(dict.fromkeys(user_strategy(name).name for name in wanted))

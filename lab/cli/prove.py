@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from bank.errors import CannotStart
+from bank.errors import CannotStart, StrategyFault
 from bank.settings import read_settings
-from bank.strategies import STRATEGIES
+from bank.strategies import Strategy, outside, strategy_named
 from lab import files, tables
-from lab.cli.app import CONTRADICTED, open_console
+from lab.cli.app import CONTRADICTED, FAILED, open_console
 from lab.cli.options import ALL, Strategies, chosen_strategies
 from lab.cli.replay import replayed, show_replay
 from lab.environment import bankrun_version, environment
@@ -49,7 +47,8 @@ def prove(
         raise CannotStart(
             f"show={show}, preemptions={preemptions}: show is 0 or more, preemptions 0 to {PREEMPTIONS_MAX}"
         )
-    wanted = [STRATEGIES[name] for name in chosen_strategies(strategy) if not STRATEGIES[name].routed_to_one]
+    chosen = [strategy_named(name) for name in chosen_strategies(strategy)]
+    wanted = [one for one in chosen if not one.routed_to_one]
     if not wanted:
         raise CannotStart("nothing to prove: its transfers are routed to one instance, one at a time, and never meet")
     with open_servers(read_settings()) as servers, hold_bank(servers):
@@ -60,45 +59,58 @@ def prove(
             for meeting in cases
             if applies(one, meeting)
         ]
-        started = datetime.now(UTC).isoformat(timespec="seconds")
         depends = environment(servers.database, servers.app, [], embedded=servers.endpoints.embedded)
-        results = []
+        most = preemptions if transfers > 2 else None
         with Prover(servers.database, servers.settings, transfers=transfers) as prover, Steps(len(plan)) as steps:
-            for one, where, meeting in plan:
-                steps.begin(f"{one.name} on {where}, {meeting.name}")
-                results.append(
-                    prover.prove(one, where, meeting, preemptions_max=preemptions if transfers > 2 else None)
-                )
+            results, faults = _proved(prover, plan, steps, most)
             told = [name for result in results for name in result.broken_ids][:show]
             stories = [(name, *replayed(prover, name)) for name in told]
     if export_json is not None:
         proof = {
             "schema": 1,
             "bankrun": bankrun_version(),
-            "started": started,
-            "command": _command([one.name for one in wanted], instances, cases, transfers, preemptions),
             "environment": depends,
             "cases": [as_json(one) for one in results],
+            "faults": {name: fault.what for name, fault in faults.items()},
         }
         files.write(export_json, json.dumps(proof, indent=1) + "\n")
     if export_markdown is not None:
         files.write(export_markdown, tables.proof_markdown(results))
-    _show_proof(console, results)
+    if results:
+        _show_proof(console, results)
     for name, execution, found in stories:
         show_replay(console, name, execution, found)
+    _show_faults(console, faults.values())
     if any(result.contradicts for result in results):
         raise typer.Exit(CONTRADICTED)
+    if faults:
+        raise typer.Exit(FAILED)
 
 
-def _command(strategies: Sequence[str], instances: str, cases: Sequence[Case], transfers: int, preemptions: int) -> str:
-    """Return the command that repeats a proof."""
-    words = ["bankrun", "prove", "--instances", instances, "--transfers", str(transfers)]
-    words += [word for name in strategies for word in ("--strategy", name)]
-    if transfers == 2:
-        words += [word for case in cases for word in ("--case", case.name)]
-    else:
-        words += ["--preemptions", str(preemptions)]
-    return shlex.join(words)
+def _proved(
+    prover: Prover, plan: Sequence[tuple[type[Strategy], str, Case]], steps: Steps, preemptions_max: int | None
+) -> tuple[list[CaseResult], dict[str, StrategyFault]]:
+    """Run the plan. A strategy that fails to be one has a fault for a result, and harms no other."""
+    results: list[CaseResult] = []
+    faults: dict[str, StrategyFault] = {}
+    rehearsed: set[str] = set()
+    for one, where, meeting in plan:
+        steps.begin(f"{one.name} on {where}, {meeting.name}")
+        if one.name in faults:
+            continue
+        try:
+            if one.name not in rehearsed and outside.loaded(one.name):
+                rehearsed.add(one.name)
+                prover.rehearse(one)
+            results.append(prover.prove(one, where, meeting, preemptions_max=preemptions_max))
+        except StrategyFault as fault:
+            faults[one.name] = fault
+    return results, faults
+
+
+def _show_faults(console: Console, faults: Iterable[StrategyFault]) -> None:
+    for fault in faults:
+        console.print(f"no verdict: {fault}", style="bold red", markup=False, soft_wrap=True)
 
 
 def _cases(names: Sequence[str], transfers: int) -> list[Case]:
@@ -129,6 +141,8 @@ def _show_proof(console: Console, results: Sequence[CaseResult]) -> None:
     truncated = sum(result.truncated for result in results)
     if truncated:
         console.print(f"warning: {truncated} were cut short after {RETRIES_MAX} retries", style="yellow")
+    for name in dict.fromkeys(result.strategy for result in results if outside.loaded(result.strategy)):
+        _show_verdict(console, [result for result in results if result.strategy == name])
     for result in results:
         if result.contradicts:
             console.print(
@@ -137,3 +151,21 @@ def _show_proof(console: Console, results: Sequence[CaseResult]) -> None:
                 style="bold red",
                 soft_wrap=True,
             )
+
+
+def _show_verdict(console: Console, results: Sequence[CaseResult]) -> None:
+    """Say in one line what was found of a strategy from outside; its author reads nothing else at first."""
+    first, broken = results[0], sum(result.broken for result in results)
+    total = sum(result.interleavings for result in results)
+    where = {"same": "in one instance", "two": "in two instances"}
+    if broken:
+        places = dict.fromkeys(where[result.instances] for result in results if result.broken)
+        console.print(
+            f"{first.strategy} is broken {' and '.join(places)}: {broken} of {total}", style="red", soft_wrap=True
+        )
+    elif first.claim == "nothing":
+        console.print(
+            f"{first.strategy} was not broken by any of {total}; it claims nothing: set its claim", soft_wrap=True
+        )
+    else:
+        console.print(f"{first.strategy} is safe: none of {total} is broken", style="green", soft_wrap=True)

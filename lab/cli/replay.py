@@ -9,10 +9,10 @@ from rich.console import Console
 
 from bank.audit import Audit
 from bank.settings import read_settings
-from bank.strategies import STRATEGIES, strategy_named
 from lab import files
 from lab.cli.app import open_console
 from lab.interleavings import Prover
+from lab.own import user_strategy
 from lab.replay import money, parse_id, psql_script, steps_table
 from lab.scheduler import Execution
 from lab.session import hold_bank, open_servers
@@ -28,7 +28,7 @@ def replay(
     parse_id(interleaving)
     console = open_console(export_sql)
     name, _, case, _ = parse_id(interleaving)
-    strategy = STRATEGIES[strategy_named(name).name]
+    strategy = user_strategy(name)
     with (
         open_servers(read_settings()) as servers,
         hold_bank(servers),
@@ -44,7 +44,7 @@ def replay(
 def replayed(prover: Prover, interleaving: str) -> tuple[Execution, Audit]:
     """Run an interleaving by its id."""
     name, where, case, choices = parse_id(interleaving)
-    return prover.replay(strategy_named(name), where, case, choices)
+    return prover.replay(user_strategy(name), where, case, choices)
 
 
 def show_replay(console: Console, name: str, execution: Execution, found: Audit) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import pytest
 
 from bank.database import Database, Transaction
+from bank.errors import StrategyFault
 from bank.orders import Order, Posting
 from bank.settings import Settings
 from bank.strategies import STRATEGIES, Claim, Strategy
@@ -167,7 +168,7 @@ def test_a_strategy_that_raises_leaves_no_thread_connection_or_lock(database: Da
         with Prover(database, settings) as prover:
             prover.prove(Raises, "two", PAIR)
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(StrategyFault, match=r"raises ZeroDivisionError: a bug in a strategy \(.*line \d+, in write\)"):
         prove()
     assert wait_until(lambda: (threading.active_count(), connections(database)) == before, 5)
     with database.transaction() as transaction:
