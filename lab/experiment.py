@@ -20,13 +20,17 @@ from bank.audit import audit
 from bank.database import Database
 from bank.errors import BankError, CannotStart
 from bank.schema import open_bank
-from bank.strategies import CONTROL, STRATEGIES
+from bank.settings import Settings
+from bank.strategies import CONTROL, STRATEGIES, strategy_named
 from lab.history import read_history, read_scene
+from lab.interleavings import Prover
+from lab.own import user_strategy
 from lab.results import Cell, Run
 from lab.topology import Topology
 from lab.verdict import judge
 from lab.workload import Workload
 from workers.fleet import Fleet, InstanceInfo
+from workers.meter import Readings
 from workers.submission import Submission, abandon, accept, publish
 
 POLL_SECONDS = 0.05
@@ -52,6 +56,8 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.strategies or not self.topologies:
             raise CannotStart("a comparison needs at least one strategy and one topology")
+        for name in self.strategies:
+            user_strategy(name)
         if not 1 <= self.repeat <= REPEAT_MAX:
             raise CannotStart(f"repeat={self.repeat}: it must be between 1 and {REPEAT_MAX}")
         if not 0 <= self.warmup <= self.workload.transfers * 100:
@@ -110,8 +116,14 @@ class Lab:
         fleet: Fleet,
         instances: Sequence[InstanceInfo],
         check_processes: Callable[[], None] = lambda: None,
+        *,
+        settings: Settings | None = None,
+        restart: Callable[[], Sequence[InstanceInfo]] | None = None,
     ) -> None:
         self.database = database
+        self._settings = settings or Settings()
+        self._restart = restart
+        self._admitted: set[str] = set()
         self.check_processes = check_processes
         self.app = app
         self.fleet = fleet
@@ -124,6 +136,8 @@ class Lab:
 
         Each finished run is added to ``runs``: what was found is there also if the comparison is cut short.
         """
+        for strategy in plan.strategies:
+            self.admit(strategy)
         cells = list(plan.cells())
         runs = [] if runs is None else runs
         for repeat in range(plan.repeat):
@@ -134,7 +148,11 @@ class Lab:
         return judged(runs)
 
     def run(self, strategy: str, topology: Topology, plan: Plan, progress: Progress, *, repeat: int = 1) -> Run:
-        """Run one cell once: reset the bank, send the transfers, wait, audit."""
+        """Run one cell once: reset the bank, send the transfers, wait, audit.
+
+        Raises what ``admit`` raises, before anything is sent.
+        """
+        self.admit(strategy)
         if plan.warmup:
             workload = replace(plan.workload, transfers=plan.warmup)
             self._send(strategy, topology, workload, plan.seed, plan.cell_seconds_max, progress=None)
@@ -143,6 +161,7 @@ class Lab:
         name, chosen = self._send(strategy, topology, plan.workload, seed, plan.cell_seconds_max, progress)
         readings = self.fleet.read_meters(name, chosen)
         found = audit(self.database)
+        faults = self._faults(strategy, chosen, readings, found.transfers["pending"])
         seconds = self._seconds()
         decided = sum(count for status, count in found.transfers.items() if status != "pending")
         return Run(
@@ -167,7 +186,7 @@ class Lab:
             transfers_per_s=round(decided / seconds, 1) if seconds else 0.0,
             latency_ms=readings.latency_ms(),
             lock_wait_ms=readings.lock_wait_ms(),
-            claim=STRATEGIES[strategy].claim.value,
+            claim=strategy_named(strategy).claim.value,
             hosts=len({info.host for info in chosen}),
             working_max=readings.working_max,
             audit=found.as_json(),
@@ -176,7 +195,35 @@ class Lab:
             cost_ms=readings.cost_ms(),
             history=read_history(self.database),
             scene=read_scene(self.database, found),
+            faults=faults,
         )
+
+    def admit(self, strategy: str) -> None:
+        """Let a strategy from outside show, once and before anything is sent, that it can be used at all.
+
+        Two of its transfers are run here, one after the other, on the bank, which is emptied; then every instance
+        loads it. Raises StrategyFault, or CannotStart, that says what is wrong with it. Our own always can.
+        """
+        if strategy in STRATEGIES or strategy in self._admitted:
+            return
+        with Prover(self.database, self._settings) as prover:
+            prover.rehearse(strategy_named(strategy))
+        self.fleet.check_strategy(strategy, self.instances)
+        self._admitted.add(strategy)
+
+    def _faults(
+        self, strategy: str, chosen: Sequence[InstanceInfo], readings: Readings, pending: int
+    ) -> dict[str, int]:
+        """Return what a strategy from outside did that is no outcome, and how often."""
+        faults = dict(readings.faults)
+        standing = self.fleet.standing(chosen) if pending and strategy not in STRATEGIES else {}
+        for instance, places in standing.items():
+            faults |= {f"{strategy} hangs: {instance} stands in {place}": 1 for place in places}
+        if standing and self._restart is not None:
+            self.instances = list(self._restart())
+        elif standing:
+            raise BankError(f"{next(iter(faults))}; restart that worker: its threads are not coming back")
+        return faults
 
     def next_name(self) -> str:
         """Return a name for one run and its queue that no other run has."""
@@ -194,7 +241,7 @@ class Lab:
     ) -> tuple[str, list[InstanceInfo]]:
         """Send a workload to a fresh bank and wait for its outcomes. Returns the run's name and who took part."""
         chosen, threads = self.instances[: topology.instances], topology.threads
-        if STRATEGIES[strategy].routed_to_one:
+        if strategy_named(strategy).routed_to_one:
             chosen, threads = chosen[:1], 1
         name = self.next_name()
         # The run's number goes into the ids: a message that a cell before this one left behind then finds nothing.

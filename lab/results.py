@@ -18,7 +18,8 @@ class Run:
 
     ``hosts`` counts the places where a file lock would be shared. ``audit`` holds the findings and one example,
     ``scene`` that example with who else was at the account meanwhile. ``latency_counts`` are (up to ms, transfers),
-    ``cost_ms`` what the mean of the latency consists of.
+    ``cost_ms`` what the mean of the latency consists of. ``faults`` are what a strategy from outside did that is no
+    outcome of a transfer, and how often.
     """
 
     strategy: str
@@ -54,6 +55,7 @@ class Run:
     cost_ms: dict[str, float] = field(default_factory=dict)
     history: History = field(default_factory=History)
     scene: list[dict[str, Any]] = field(default_factory=list)
+    faults: dict[str, int] = field(default_factory=dict)
 
     @property
     def held(self) -> bool:

@@ -20,6 +20,7 @@ from bank.errors import BankError, CannotStart, NotReady
 from bank.roles import check_worker_roles
 from bank.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
 from bank.settings import Settings
+from bank.strategies import outside
 from lab.experiment import Lab
 from lab.stack import Endpoints, Keeper, default_state_dir, embedded_stack, keeper_only
 from workers.app import create_app
@@ -125,16 +126,26 @@ def open_lab(servers: Servers, *, instances: int, threads: int, any_running: boo
             check_connection_budget(servers.database, instances=instances, threads=threads)
             keeper = servers.keeper or stack.enter_context(keeper_only(servers.state_dir))
             names = [f"w{number}" for number in range(1, instances + 1)]
-            start_instances(
-                keeper, names, threads=threads, env=worker_environment(servers), state_dir=servers.state_dir
-            )
+            start = partial(start_instances, keeper, names, threads=threads, state_dir=servers.state_dir)
+            start(env=worker_environment(servers))
             stack.callback(keeper.stop, names, grace_seconds=5)
             started = [*(("postgres", "valkey") if servers.endpoints.embedded else ()), *names]
             check = partial(_check_processes, keeper, started, servers.state_dir)
-            found = servers.fleet.wait_until_ready(names, keeper, servers.state_dir, check)
-            yield Lab(servers.database, servers.app, servers.fleet, found, check)
+            ready = partial(servers.fleet.wait_until_ready, names, keeper, servers.state_dir, check)
+
+            def restart() -> list[InstanceInfo]:
+                keeper.stop(names, grace_seconds=1)  # they hang: there is nothing to wait for
+                start(env=worker_environment(servers))
+                return ready()
+
+            found = ready()
+            yield Lab(
+                *(servers.database, servers.app, servers.fleet, found, check),
+                settings=servers.settings,
+                restart=restart,
+            )
         else:
-            yield Lab(servers.database, servers.app, servers.fleet, found)
+            yield Lab(servers.database, servers.app, servers.fleet, found, settings=servers.settings)
 
 
 def _check_processes(keeper: Keeper, names: Sequence[str], state_dir: Path) -> None:
@@ -196,4 +207,10 @@ def worker_environment(servers: Servers) -> dict[str, str]:
         if value is not None:
             secret = value.get_secret_value() if isinstance(value, SecretStr) else value
             environment["BANKRUN_" + name.upper()] = str(secret)
+    # A worker loads what this lab has loaded, whatever else a message asks for.
+    announced = outside.announcement()
+    for name, separator in (("BANKRUN_STRATEGIES", ","), ("BANKRUN_STRATEGIES_PATH", os.pathsep)):
+        both = [given for given in (environment.get(name), announced.get(name)) if given]
+        if both:
+            environment[name] = separator.join(both)
     return environment

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bank.strategies import CONTROL, STRATEGIES
 from lab.bench import Benchmark
-from lab.interleavings import HEADINGS, CaseResult
+from lab.interleavings import CaseResult
 from lab.results import Cell, Comparison
 
 COLOURS = {"safe": "green", "broken": "red", "inconclusive": "yellow"}
@@ -66,7 +66,8 @@ def comparison_table(comparison: Comparison, *, wide: bool = False) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
     columns = WIDE if wide else NARROW
     for name, _ in columns:
-        table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right", no_wrap=name != "reason")
+        wraps = name in ("strategy", "reason")  # the names of users' strategies have no limit
+        table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right", no_wrap=not wraps, overflow="fold")
     previous = None
     for cell in comparison.cells:
         if previous is not None and cell.shown.topology != previous:
@@ -131,6 +132,16 @@ def comparison_svg(comparison: Comparison) -> str:
     console.print(comparison_table(comparison))
     picture = console.export_svg(title=f"bankrun compare --seed {comparison.seed}")
     return re.sub(r"@font-face\s*\{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code,", "")
+
+
+HEADINGS = {
+    "same-pair": "pair",
+    "one-common": "one",
+    "opposite": "back",
+    "duplicate": "twice",
+    "paused-holder": "pause",
+}
+"""Cases whose names are too long for a column's head."""
 
 
 def proof_columns(results: Sequence[CaseResult]) -> tuple[list[str], list[list[str]]]:

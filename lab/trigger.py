@@ -10,8 +10,8 @@ from psycopg.errors import UniqueViolation
 
 from bank.errors import BankError, CannotStart
 from bank.schema import open_bank
-from bank.strategies import strategy_named
 from lab.experiment import Lab
+from lab.own import user_strategy
 from lab.workload import Workload
 from workers.app import QUEUE
 from workers.submission import Submission, accept, publish
@@ -41,7 +41,7 @@ def trigger(lab: Lab, workload: Workload, strategy: str, *, seed: int) -> None:
     accepted before.
     """
     run = f"trigger-{secrets.token_hex(4)}"
-    submission = Submission(run, strategy_named(strategy).name, QUEUE, workload.chunk, workload.think_ms)
+    submission = Submission(run, user_strategy(strategy).name, QUEUE, workload.chunk, workload.think_ms)
     orders = list(workload.orders(seed))
     try:
         accept(lab.database, orders, submission)

@@ -33,6 +33,9 @@ def _verdict(runs: Sequence[Run], control: Sequence[Run], *, covered: bool) -> t
     if broken:
         kinds = {finding["kind"]: None for run in broken for finding in run.audit["findings"]}
         return BROKEN, ", ".join(kinds)
+    faults = [fault for run in runs for fault in run.faults]
+    if faults:
+        return INCONCLUSIVE, f"fault: {faults[0]}"
     if len(finished) < len(runs):
         pending = max(run.pending for run in runs)
         return INCONCLUSIVE, f"unfinished: {pending} of the transfers were still pending at the end"

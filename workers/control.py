@@ -19,3 +19,15 @@ def describe(state: Any) -> dict[str, Any]:
 def read_meter(state: Any, run: str) -> dict[str, Any]:
     """Say what a run cost here, and forget it."""
     return {"reading": current_instance().read_meter(run)}
+
+
+@inspect_command(name="bankrun_refusal", args=[("strategy", str)], signature="<strategy>")  # type: ignore[untyped-decorator]
+def refusal(state: Any, strategy: str) -> dict[str, Any]:
+    """Load a strategy, and say why not if it cannot be used here."""
+    return {"refusal": current_instance().refusal(strategy)}
+
+
+@inspect_command(name="bankrun_standing")  # type: ignore[untyped-decorator]
+def standing(state: Any) -> dict[str, Any]:
+    """Say where transfers stand that do not come to an end."""
+    return {"places": current_instance().standing()}

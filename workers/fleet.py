@@ -20,6 +20,7 @@ from workers.meter import Readings
 
 NODE = "bankrun"
 REPLY_SECONDS = 5.0
+LOAD_SECONDS = 25.0  # more than an instance gives a strategy to be imported and opened
 READY_SECONDS = 60.0
 STOP_SECONDS = 10.0
 
@@ -152,6 +153,27 @@ class Fleet:
         """Return how many messages wait in a queue. Those that an instance has taken already are not among them."""
         with self._app.connection_for_write() as connection:
             return int(connection.default_channel.client.llen(queue))
+
+    def check_strategy(self, strategy: str, instances: Sequence[InstanceInfo]) -> None:
+        """Let every instance load a strategy. Raises CannotStart, in one sentence, if one of them cannot use it."""
+        replies = self._ask(
+            "bankrun_refusal",
+            {"strategy": strategy},
+            [info.node for info in instances],
+            timeout_seconds=LOAD_SECONDS,
+            limit=len(instances),
+        )
+        for info in instances:
+            if info.node not in replies:
+                raise BankError(f"no answer from {info.instance} within {LOAD_SECONDS:g} s: it was to load {strategy}")
+            if replies[info.node]["refusal"] is not None:
+                raise CannotStart(f"{info.instance}: {replies[info.node]['refusal']}")
+
+    def standing(self, instances: Sequence[InstanceInfo]) -> dict[str, list[str]]:
+        """Return, by instance, where transfers stand that do not come to an end."""
+        nodes = [info.node for info in instances]
+        replies = self._ask("bankrun_standing", nodes=nodes, timeout_seconds=REPLY_SECONDS, limit=len(nodes))
+        return {node.partition("@")[0]: said["places"] for node, said in replies.items() if said["places"]}
 
     def read_meters(self, run: str, instances: Sequence[InstanceInfo]) -> Readings:
         """Return what a run cost in all instances together. One that does not answer is missing from it."""

@@ -8,21 +8,23 @@ import platform
 import socket
 import sys
 import threading
+import time
 import uuid
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
+from bank.borrowed import Borrowed
 from bank.database import Database
-from bank.errors import BankError, CannotStart, Rejected, Transient
+from bank.errors import BankError, CannotStart, Rejected, StrategyFault, Transient
 from bank.orders import Order
 from bank.redelivery import Redeliveries
 from bank.schema import bank_id
 from bank.settings import Settings
-from bank.strategies import ChunkStrategy, Strategy, strategy_named
+from bank.strategies import STRATEGIES, ChunkStrategy, Strategy, outside, strategy_named
 from bank.strategies.file_lock import lock_directory
 from bank.teller import Teller
 from workers.jobs import Job
@@ -30,6 +32,7 @@ from workers.meter import Meter
 
 METERS_MAX = 100
 READING_WAIT_SECONDS = 2.0
+STANDING_SECONDS = 2.0
 
 logger = logging.getLogger("bankrun")
 
@@ -62,7 +65,11 @@ class Instance:
         )
         self._lock = threading.Lock()
         self._strategies: dict[str, Strategy] = {}
+        self._turned_away: dict[str, str] = {}
+        self._borrowed: Borrowed | None = None
+        self._at_work: dict[int, tuple[Strategy, float]] = {}
         self._meters: dict[str, Meter] = {}
+        outside.make_importable(outside.folders_in(settings.strategies_path))
 
     def open_database(self, name: str, threads: int) -> Database:
         """Return an access of its own for so many threads of this instance. Whoever takes it closes it."""
@@ -72,7 +79,10 @@ class Instance:
         """Close the strategies' connections and the database's."""
         with self._lock:
             for strategy in self._strategies.values():
-                strategy.close()
+                try:
+                    outside.closed(strategy)
+                except StrategyFault as fault:
+                    logger.warning("%s", fault)
         self.database.close()
 
     def apply(self, job: Job, *, redelivered: bool = False) -> None:
@@ -81,7 +91,8 @@ class Instance:
         ``redelivered`` is what the broker says of a message that was delivered before and never acknowledged. Raises
         Transient when the teller's patience is over, and what a strategy raised that is no outcome, once all orders
         have been tried: the job then has to be delivered again. Raises Rejected for a strategy that does not exist,
-        which fails the transfers that were accepted for it.
+        which fails the transfers that were accepted for it. A transfer at which a strategy from outside fails has
+        failed at once.
         """
         orders = job.parsed_orders()
         strategy = self._strategy_for(job, orders)
@@ -97,7 +108,13 @@ class Instance:
     def _apply_chunk(
         self, orders: Sequence[Order], strategy: ChunkStrategy, meter: Meter, think_seconds: float
     ) -> None:
-        chunk = self.teller.apply_all(orders, strategy, think_seconds=think_seconds)
+        try:
+            with self._watched(strategy, meter):
+                chunk = self.teller.apply_all(orders, strategy, think_seconds=think_seconds)
+        except StrategyFault as error:
+            for order in orders:
+                self._fail(order, strategy, meter, error)
+            return
         meter.book_chunk(chunk)
         for fate in chunk.fates:
             if isinstance(fate, Rejected):
@@ -109,10 +126,12 @@ class Instance:
         fault: Exception | None = None
         for order in orders:
             try:
-                with self.redeliveries.counted(order.id) if again else nullcontext():
+                with self.redeliveries.counted(order.id) if again else nullcontext(), self._watched(strategy, meter):
                     meter.book(self.teller.apply(order, strategy, think_seconds=think_seconds))
             except Rejected as error:
                 self._reject(meter, error)
+            except StrategyFault as error:
+                self._fail(order, strategy, meter, error)
             except Transient:
                 raise
             except Exception as error:
@@ -126,6 +145,52 @@ class Instance:
         meter.count("rejected")
         logger.warning("rejected: %s", error)
 
+    def _fail(self, order: Order, strategy: Strategy, meter: Meter, fault: StrategyFault) -> None:
+        meter.fault(str(fault))
+        self.redeliveries.fail(order.id, str(fault), strategy=strategy.name)
+
+    @contextmanager
+    def _watched(self, strategy: Strategy, meter: Meter) -> Iterator[None]:
+        """Watch a strategy from outside while it is used in this thread.
+
+        Raises StrategyFault, with the place, where it raises what is no outcome. A connection that it keeps is taken
+        from it, and counted.
+        """
+        if self._borrowed is None or strategy.name in STRATEGIES:
+            yield
+            return
+        thread = threading.get_ident()
+        self._at_work[thread] = (strategy, time.monotonic())
+        try:
+            yield
+        except BankError:
+            raise
+        except Exception as error:
+            raise outside.raised(strategy, error) from error
+        finally:
+            del self._at_work[thread]
+            unreturned = outside.unreturned(strategy, self._borrowed)
+            if unreturned is not None:
+                meter.fault(str(unreturned))
+
+    def standing(self) -> list[str]:
+        """Say where transfers stand that a strategy from outside has been at for too long."""
+        now = time.monotonic()
+        places = [
+            outside.place_in(strategy, thread)
+            for thread, (strategy, since) in list(self._at_work.items())
+            if now - since > STANDING_SECONDS
+        ]
+        return sorted(set(places))
+
+    def refusal(self, name: str) -> str | None:
+        """Load a strategy; say why not if it cannot be used here."""
+        try:
+            self._strategy(name)
+        except Rejected as error:
+            return str(error)
+        return None
+
     def _strategy_for(self, job: Job, orders: list[Order]) -> Strategy:
         try:
             return self._strategy(job.strategy)
@@ -136,12 +201,23 @@ class Instance:
 
     def _strategy(self, name: str) -> Strategy:
         with self._lock:
+            if name in self._turned_away:
+                raise Rejected(self._turned_away[name])
             if name not in self._strategies:
                 try:
-                    self._strategies[name] = strategy_named(name).open(self.settings)
-                except CannotStart as error:
+                    self._strategies[name] = self._opened(name)
+                except (CannotStart, StrategyFault) as error:
+                    self._turned_away[name] = str(error)
                     raise Rejected(str(error)) from None
             return self._strategies[name]
+
+    def _opened(self, name: str) -> Strategy:
+        if name in STRATEGIES:
+            return STRATEGIES[name].open(self.settings)
+        if ":" in name and not outside.is_announced(name, self.settings):
+            raise CannotStart(f"instance {self.name} was not started to use {name}: see BANKRUN_STRATEGIES")
+        self._borrowed = self._borrowed or Borrowed(self.database.engine)
+        return outside.opened(strategy_named(name), self.settings)
 
     def meter(self, run: str, threads: int | None) -> Meter:
         """Return a run's meter. The first job of a run makes it; the oldest is forgotten when there are too many."""

@@ -19,6 +19,7 @@ MICROSECONDS_MAX = 3_600_000_000
 COSTS = ("guard", "move", "commit", "backoff")
 """The parts of a transfer's time that are measured; a receipt says what each is."""
 BUCKETS_PER_OCTAVE = 4
+FAULTS_MAX = 10
 
 
 def _histogram() -> HdrHistogram:
@@ -38,6 +39,7 @@ class Meter:
         self.latency = _histogram()
         self.lock_wait = _histogram()
         self.counts: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self.seconds: dict[str, float] = defaultdict(float)
         self.working = 0
         self.working_max = 0
@@ -87,12 +89,19 @@ class Meter:
         with self._lock:
             self.counts[what] += 1
 
+    def fault(self, what: str) -> None:
+        """Count what a strategy did that is no outcome. Of many different ones only the first are kept."""
+        with self._lock:
+            if what in self.faults or len(self.faults) < FAULTS_MAX:
+                self.faults[what] += 1
+
     def reading(self, wait_seconds: float) -> dict[str, Any]:
         """Return the meter as JSON, once nobody works any more, or after ``wait_seconds``."""
         with self._lock:
             self._idle.wait_for(lambda: self.working == 0, timeout=wait_seconds)
             return {
                 "counts": dict(self.counts),
+                "faults": dict(self.faults),
                 "seconds": dict(self.seconds),
                 "working_max": self.working_max,
                 "began_at": self.began_at,
@@ -111,6 +120,7 @@ class Readings:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self._costs: dict[str, float] = defaultdict(float)
         self.working_max: dict[str, int] = {}
         self._began_at: list[float] = []
@@ -121,6 +131,7 @@ class Readings:
     def add(self, instance: str, reading: dict[str, Any]) -> None:
         """Add what one instance reported."""
         self.counts.update(reading["counts"])
+        self.faults.update(reading["faults"])
         for cost, seconds in reading["seconds"].items():
             self._costs[cost] += seconds
         self.working_max[instance] = reading["working_max"]

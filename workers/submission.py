@@ -13,7 +13,7 @@ from celery import Celery
 from bank.database import Database
 from bank.errors import CannotStart
 from bank.orders import Order
-from bank.strategies import STRATEGIES
+from bank.strategies import known_strategy
 from workers.app import QUEUE, TASK
 from workers.jobs import message
 
@@ -36,7 +36,8 @@ class Submission:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.queue == QUEUE and self.strategy in STRATEGIES and STRATEGIES[self.strategy].routed_to_one:
+        strategy = known_strategy(self.strategy)
+        if self.queue == QUEUE and strategy is not None and strategy.routed_to_one:
             raise CannotStart(
                 f"{self.strategy} holds only where one instance gets all of its transfers, and every instance takes "
                 f"from the queue {self.queue!r}: use `bankrun compare --strategy {self.strategy}`, or another strategy"
