@@ -115,8 +115,8 @@ def open_bank(database: Database, *, accounts: int, opening: int, constraint: bo
     with database.engine.begin() as connection:
         if not _refuse_strangers(connection, database.url):
             raise CannotStart(f"{without_password(database.url)} holds no bank yet")
-        # In the order in which a teller locks them: one that is still at work would otherwise deadlock with this.
-        connection.exec_driver_sql("TRUNCATE transfers, accounts, entries, fences, runs")
+        # In the order in which reconcilers and tellers lock them: one still at work would otherwise deadlock with this.
+        connection.exec_driver_sql("TRUNCATE runs, transfers, accounts, entries, fences")
         connection.exec_driver_sql("ALTER SEQUENCE entry_ids RESTART")
         connection.exec_driver_sql("ALTER SEQUENCE entry_seq RESTART")
         connection.exec_driver_sql("ALTER SEQUENCE fence_tokens RESTART")

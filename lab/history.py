@@ -54,6 +54,10 @@ class History:
     clobbers: list[int] = field(default_factory=list)
     instances: dict[str, int] = field(default_factory=dict)
 
+    def series(self) -> tuple[list[float], list[int], list[int], list[int]]:
+        """Return the lists that have a value for each moment, the moments first."""
+        return self.seconds, self.drift, self.applied, self.clobbers
+
 
 def read_history(database: Database) -> History:
     """Return how the run that is in the bank went. By commit times where the server keeps them, else by writes."""

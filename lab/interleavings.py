@@ -57,6 +57,14 @@ CASES = {
     )
 }
 THREE = Case("three", "three on the same pair", ((A, B, 10), (A, B, 5), (A, B, 3)), (1, 2, 3))
+HEADINGS = {
+    "same-pair": "pair",
+    "one-common": "one",
+    "opposite": "back",
+    "duplicate": "twice",
+    "paused-holder": "pause",
+}
+"""Cases whose names are too long for a column's head."""
 
 
 @dataclass(slots=True)

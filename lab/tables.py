@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bank.strategies import CONTROL, STRATEGIES
 from lab.bench import Benchmark
-from lab.interleavings import CaseResult
+from lab.interleavings import HEADINGS, CaseResult
 from lab.results import Cell, Comparison
 
 COLOURS = {"safe": "green", "broken": "red", "inconclusive": "yellow"}
@@ -132,16 +132,6 @@ def comparison_svg(comparison: Comparison) -> str:
     console.print(comparison_table(comparison))
     picture = console.export_svg(title=f"bankrun compare --seed {comparison.seed}")
     return re.sub(r"@font-face\s*\{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code,", "")
-
-
-HEADINGS = {
-    "same-pair": "pair",
-    "one-common": "one",
-    "opposite": "back",
-    "duplicate": "twice",
-    "paused-holder": "pause",
-}
-"""Cases whose names are too long for a column's head."""
 
 
 def proof_columns(results: Sequence[CaseResult]) -> tuple[list[str], list[list[str]]]:

@@ -60,13 +60,14 @@ def compare(
     export_csv: Annotated[str | None, typer.Option(metavar="FILE", help="Write a line for each run.")] = None,
     export_markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the table.")] = None,
     export_svg: Annotated[str | None, typer.Option(metavar="FILE", help="Write the table as a picture.")] = None,
+    report: Annotated[str | None, typer.Option(metavar="FILE", help="Write a report, as HTML.")] = None,
     junitxml: Annotated[str | None, typer.Option(metavar="FILE", help="Write a test case for each cell.")] = None,
 ) -> None:
     """Send the same transfers through several strategies on several topologies, and audit what is left.
 
     Without options: no lock, the talk's thread lock and its row lock, in one instance and in three.
     """
-    exports = (export_json, export_csv, export_markdown, export_svg, junitxml)
+    exports = (export_json, export_csv, export_markdown, export_svg, report, junitxml)
     console = open_console(*exports)
     plan = Plan(
         strategies=chosen_strategies(strategy),
@@ -118,6 +119,7 @@ def compare(
         (export_markdown, tables.comparison_markdown),
         (junitxml, tables.comparison_junit),
         (export_svg, tables.comparison_svg),
+        (report, _report),
     ]
     for destination, make in written:
         if destination is not None:
@@ -126,6 +128,12 @@ def compare(
         raise typer.Exit(CONTRADICTED)
     if any(run.faults for run in runs):
         raise typer.Exit(FAILED)
+
+
+def _report(comparison: Comparison) -> str:
+    from lab.report import report  # Plotly takes its time
+
+    return report(comparison)
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import typer
@@ -59,6 +61,7 @@ def prove(
             for meeting in cases
             if applies(one, meeting)
         ]
+        started = datetime.now(UTC).isoformat(timespec="seconds")
         depends = environment(servers.database, servers.app, [], embedded=servers.endpoints.embedded)
         most = preemptions if transfers > 2 else None
         with Prover(servers.database, servers.settings, transfers=transfers) as prover, Steps(len(plan)) as steps:
@@ -69,6 +72,8 @@ def prove(
         proof = {
             "schema": 1,
             "bankrun": bankrun_version(),
+            "started": started,
+            "command": _command([one.name for one in wanted], instances, cases, transfers, preemptions),
             "environment": depends,
             "cases": [as_json(one) for one in results],
             "faults": {name: fault.what for name, fault in faults.items()},
@@ -111,6 +116,17 @@ def _proved(
 def _show_faults(console: Console, faults: Iterable[StrategyFault]) -> None:
     for fault in faults:
         console.print(f"no verdict: {fault}", style="bold red", markup=False, soft_wrap=True)
+
+
+def _command(strategies: Sequence[str], instances: str, cases: Sequence[Case], transfers: int, preemptions: int) -> str:
+    """Return the command that repeats a proof."""
+    words = ["bankrun", "prove", "--instances", instances, "--transfers", str(transfers)]
+    words += [word for name in strategies for word in ("--strategy", name)]
+    if transfers == 2:
+        words += [word for case in cases for word in ("--case", case.name)]
+    else:
+        words += ["--preemptions", str(preemptions)]
+    return shlex.join(words)
 
 
 def _cases(names: Sequence[str], transfers: int) -> list[Case]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -13,6 +14,7 @@ from bank.database import Database
 from bank.errors import CannotStart, Conflict, OutcomeUnknown
 from bank.schema import bank_id, check_connection_budget, create_schema, drop_schema, only_lab, open_bank, open_for_lab
 from bank.settings import Settings
+from tests.acceptance.conftest import wait_until
 
 
 @pytest.fixture
@@ -130,3 +132,20 @@ def test_a_failed_transaction_leaves_no_trace(database: Database, bank: Database
         fail()
     with database.transaction() as transaction:
         assert transaction.execute("SELECT sum(balance) FROM accounts").fetchone() == (300,)
+
+
+def test_a_reconciler_that_is_at_work_makes_a_new_bank_wait_and_nothing_deadlocks(
+    database: Database, bank: Database
+) -> None:
+    def waits() -> bool:
+        with database.transaction() as transaction:
+            row = transaction.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()
+            return row == (1,)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as reading:
+            reading.execute("SELECT count(*) FROM runs")
+            opened = pool.submit(open_bank, database, accounts=2, opening=1)
+            assert wait_until(waits, 5)
+            reading.execute("SELECT count(*) FROM transfers")
+        opened.result(timeout=5)

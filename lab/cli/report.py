@@ -1,0 +1,38 @@
+"""``bankrun report``: a saved result as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bank.errors import CannotStart
+from lab import files
+from lab.cli.app import open_console
+from lab.drawing import standing_alone
+from lab.figures import figures
+from lab.report import report as made_of
+from lab.saved import read
+
+
+def report(
+    result: Annotated[Path, typer.Argument(metavar="RESULT.json", help="What `--export-json` wrote.")],
+    output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="`-` is stdout.")] = "report.html",
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="DIRECTORY", help="Write each SVG into a file of its own, too.")
+    ] = None,
+) -> None:
+    """Make one HTML file of a result of `compare`, `prove` or `chaos`. It needs no network, and no JavaScript."""
+    console = open_console(output)
+    if pictures is not None and not pictures.is_dir():
+        raise CannotStart(f"{pictures} is no directory: pictures are written into one that exists")
+    found = read(result)
+    page = made_of(found)
+    files.write(output, page)
+    if pictures is not None:
+        for figure in figures(found):
+            if figure.svg:
+                files.write(str(pictures / f"{figure.name}.svg"), standing_alone(figure.svg) + "\n")
+    if output != files.STDOUT:
+        console.print(f"{output}: {len(page.encode()) / 1e6:.1f} MB", markup=False, soft_wrap=True)

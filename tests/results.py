@@ -1,0 +1,92 @@
+"""Results that look like saved ones, made up: for tests of what is drawn from them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from lab.history import History
+from lab.results import Cell, Comparison, Run
+from lab.workload import Workload
+
+BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def posting(entry: int, thread: int, read_ms: float, *, after: int, instance: str = "w1") -> dict[str, Any]:
+    """Return a posting as it is saved, written 2 ms after its read and committed 1 ms later."""
+    times = [(BEGIN + timedelta(milliseconds=read_ms + later)).isoformat() for later in (0, 2, 3)]
+    return {
+        "entry": entry,
+        "account": 5,
+        "transfer": f"{entry:08d}-0000-0000-0000-000000000000",
+        "instance": instance,
+        "thread": f"ThreadPoolExecutor-0_{thread}",
+        "delta": after - 100,
+        "before": 100,
+        "after": after,
+        "previous_entry": None,
+        "seq": entry,
+        **dict(zip(("read_at", "written_at", "committed_at"), times, strict=True)),
+    }
+
+
+def run(strategy: str, topology: str = "3x8", *, lost: int = 0, rate: float = 400.0, repeat: int = 1) -> Run:
+    """Return a run, broken if it lost something."""
+    instances, threads = map(int, topology.split("x"))
+    scene = [posting(1, 0, 0.0, after=110), posting(2, 3, 1.0, after=95, instance="w2")] if lost else []
+    finding = {"invariant": "lineage", "kind": "lost posting", "count": lost, "examples": ["account 5: entry 1"]}
+    return Run(
+        strategy=strategy,
+        topology=topology,
+        instances=instances,
+        threads=threads,
+        applied=2000,
+        refused=0,
+        failed=0,
+        pending=0,
+        duplicates=0,
+        opening_total=800_000,
+        closing_total=800_000 - lost,
+        drift=-lost,
+        lost_postings=lost,
+        lost_delta=lost,
+        unexplained=0,
+        overdrawn=0,
+        retries=0,
+        deadlocks=0,
+        serialization_failures=0,
+        conflicts=0,
+        seconds=5.0,
+        transfers_per_s=rate,
+        latency_ms={"p50": 5.0, "p95": 10.0, "p99": 20.0, "max": 40.0},
+        lock_wait_ms={"p50": 1.0, "p99": 4.0},
+        claim="everywhere",
+        hosts=1,
+        working_max={"w1": threads},
+        audit={"findings": [finding] if lost else [], "example": scene or None, "passed": not lost},
+        repeat=repeat,
+        latency_counts=[(2.0, 500), (8.0, 1000), (32.0, 500)],
+        cost_ms={"guard": 1.0, "move": 2.0, "commit": 1.0, "backoff": 0.0, "rest": 1.0},
+        history=History([1.0, 2.5, 5.0], [0, -lost // 2, -lost], [500, 1200, 2000], [0, lost, lost], {"w1": 2000}),
+        scene=scene,
+    )
+
+
+def cell(*runs: Run, verdict: str = "") -> Cell:
+    """Return a cell of these runs."""
+    lost = any(not one.held for one in runs)
+    return Cell(list(runs), "unsafe" if lost else "safe", verdict or ("broken" if lost else "safe"), "lost" * lost)
+
+
+def comparison(*cells: Cell) -> Comparison:
+    """Return a comparison of these cells; without any, of a broken one and a safe one."""
+    return Comparison(
+        bankrun="0.1.0",
+        seed=7,
+        started="2026-01-02T03:04:05+00:00",
+        command="bankrun compare --seed 7",
+        environment={"python": "3.11.7", "postgres": {"fsync": "on"}, "instances": [{"instance": "w1", "threads": 8}]},
+        settings={"lock_timeout_ms": 5000},
+        workload=Workload(),
+        cells=list(cells) or [cell(run("none", lost=700)), cell(run("row-lock"))],
+    )
