@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bank.audit import Audit, audit
+from bank.database import Database
 from bank.errors import BankError, CannotStart
 from bank.settings import read_settings
 from bank.strategies import STRATEGIES
 from lab.experiment import Lab, Plan, Progress
 from lab.progress import Silence
 from lab.results import Cell, Run
-from lab.session import open_lab, open_servers
+from lab.session import hold_bank, open_lab, open_servers
 from lab.topology import Topology
 from lab.trigger import accounts_in, decided_by, open_fresh_bank, trigger, watch
 from lab.workload import Workload
@@ -31,6 +32,7 @@ __all__ = [
     "BankError",
     "CannotStart",
     "Cell",
+    "Database",
     "Lab",
     "Plan",
     "Progress",
@@ -42,6 +44,7 @@ __all__ = [
     "audit",
     "decided_by",
     "open_fresh_bank",
+    "running_bank",
     "running_lab",
     "trigger",
     "watch",
@@ -62,3 +65,13 @@ def running_lab(*, instances: int, threads: int | None = None, any_running: bool
         open_lab(servers, instances=instances, threads=threads or settings.threads, any_running=any_running) as lab,
     ):
         yield lab
+
+
+@contextmanager
+def running_bank() -> Iterator[Database]:
+    """Reach the servers for the block, as the environment says, without any workers: embedded ones if none are given.
+
+    Our schema is there, and no other lab is at it. Raises CannotStart if that is impossible.
+    """
+    with open_servers(read_settings()) as servers, hold_bank(servers):
+        yield servers.database
