@@ -33,6 +33,7 @@ check: venv-dev ## formatting, lint, types, import layers, no machine's address 
 	$(py) -m ruff format --check
 	$(py) -m ruff check
 	$(py) -m mypy
+	$(py) -m mypy lessons
 	.venv/bin/lint-imports
 	tools/check-tree.sh
 

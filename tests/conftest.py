@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 from bank.database import Database
 from bank.schema import create_schema, open_for_lab
 from bank.settings import Settings
+from lab.lessons import FOLDER
 from lab.stack import Endpoints, Keeper, embedded_stack
 
 
@@ -54,3 +56,11 @@ def worker_url(stack: tuple[Keeper, Endpoints]) -> str:
     """The bank's address as workers log in."""
     _, endpoints = stack
     return endpoints.worker_database_url
+
+
+@pytest.fixture(scope="session")
+def lessons_importable() -> Iterator[None]:
+    """Let tests import what is in lessons/, which is no package: behind everything else, so that it shadows nothing."""
+    sys.path.append(str(FOLDER))
+    yield
+    sys.path.remove(str(FOLDER))
