@@ -17,6 +17,7 @@ COPY pyproject.toml README.md LICENSE /build/
 COPY bank /build/bank
 COPY workers /build/workers
 COPY lab /build/lab
+COPY lessons /build/lessons
 RUN python3 -m pip --python /opt/bankrun/bin/python wheel --no-deps --no-build-isolation --wheel-dir /dist /build
 
 # The same packages without the build backend: nothing of ours can build anything.

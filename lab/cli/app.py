@@ -20,7 +20,19 @@ from typer.core import TyperGroup
 from bank.errors import BankError, CannotStart
 from lab import files
 
-COMMANDS = ("compare", "prove", "replay", "report", "diff", "bench", "audit", "worker", "strategies", "doctor")
+COMMANDS = (
+    "compare",
+    "prove",
+    "replay",
+    "report",
+    "diff",
+    "bench",
+    "audit",
+    "worker",
+    "strategies",
+    "doctor",
+    "lesson",
+)
 """In the order of ``bankrun --help``."""
 
 OK, FAILED, CANNOT_START, CONTRADICTED = 0, 1, 2, 3

@@ -1,0 +1,143 @@
+"""`bankrun lesson` as a user types it, and the lessons as plain files."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab.cli import lesson as command_module
+from lab.lessons import FOLDER, LESSONS
+from tests.acceptance.conftest import Bankrun, command, environment, processes_of, wait_until
+
+
+def test_the_list_names_every_lesson_within_80_columns(bankrun: Bankrun) -> None:
+    done = bankrun("lesson")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert all(any(line.startswith(name + " ") for line in lines) for name in LESSONS)
+    assert max(len(line) for line in lines) <= 80
+
+
+def test_a_lesson_is_told_in_80_columns_without_colours_for_a_pipe(bankrun: Bankrun) -> None:
+    done = bankrun("lesson", "deadlock")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "A waits for the lock in _update_balance()" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    assert {"Think", "In earnest"} <= {line.partition(":")[0] for line in done.stdout.splitlines()}
+
+
+def test_the_source_is_the_file(bankrun: Bankrun) -> None:
+    done = bankrun("lesson", "rlock", "--source")
+    assert done.stdout == LESSONS["rlock"].path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("bank-rase",), "did you mean bank-race?"),
+        (("lock", "--all"), "not both"),
+        (("--source",), "needs the name of a lesson"),
+        (("lock", "--step"), "there is no terminal"),
+        (("lock", "--step", "--source"), "give one of them"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence_and_exit_code_2(bankrun: Bankrun, words: tuple[str, ...], hint: str) -> None:
+    done = bankrun("lesson", *words)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert hint in done.stderr
+
+
+def test_all_lessons_share_one_postgres_and_leave_nothing(
+    cli_state: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    two = {name: LESSONS[name] for name in ("lock", "bank-instances")}  # all 17 take five times as long
+    monkeypatch.setattr(command_module, "LESSONS", two)
+    monkeypatch.setenv("BANKRUN_STATE_DIR", str(cli_state))
+    command_module.lesson(run_all=True)
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert "in the bank, not 300" in out
+    assert "holds: John 90, Jane 100, Alice 110: 300 in the bank" in out
+    assert "2 lessons in" in out
+    assert processes_of(cli_state) == []
+
+
+def test_a_plain_file_runs_anywhere_without_bankrun(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", str(LESSONS["gil"].path)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "broken: the balance is 100 of 200" in done.stdout
+
+
+def test_a_bank_lesson_without_its_packages_says_which_python_to_use(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", str(LESSONS["bank"].path)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "bankrun lesson" in done.stderr
+
+
+def test_a_lesson_that_hangs_is_ended_and_shows_where_it_stood(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r})\n"
+        "import threading\n"
+        "from telling import Lesson, perform\n"
+        "def waits_for_ever(stage): 'For ever.'; threading.Event().wait()\n"
+        "perform(Lesson('hangs', '', (waits_for_ever,), '', '', seconds_max=0.2))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "hangs.py")], capture_output=True, text=True, check=False, timeout=20
+    )
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert "in waits_for_ever" in done.stderr
+
+
+def test_step_waits_for_keys_in_colours_and_ctrl_c_ends_it_with_130(cli_state: Path, tmp_path: Path) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execve(sys.executable, command("lesson", "lock", "--step"), environment(cli_state, TERM="xterm"))
+    shown = b""
+
+    def read_until(wanted: bytes) -> None:
+        nonlocal shown
+        while wanted not in shown:
+            assert select.select([terminal], [], [], 20)[0], shown
+            shown += os.read(terminal, 4096)
+
+    read_until(b"with 0 others")
+    assert b"\x1b[36m" in shown
+    assert b"with 1 others" not in shown  # it waits
+    os.write(terminal, b" ")
+    read_until(b"with 1 others")
+    os.write(terminal, b"\x03")
+    assert wait_until(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None, 5)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGINT
+    os.close(terminal)
+
+
+def test_a_signal_ends_a_lesson_on_postgres_and_leaves_nothing(cli_state: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("lesson", "bank-row-lock"),
+        cwd=tmp_path,
+        env=environment(cli_state),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert wait_until(lambda: any("postgres" in line for line in processes_of(cli_state)), 30)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in out + err
+    assert wait_until(lambda: not processes_of(cli_state), 5), processes_of(cli_state)
