@@ -9,11 +9,14 @@ from celery import Celery
 
 from bank.errors import CannotStart
 from bank.settings import Settings, read_settings
+from workers import transport
 from workers.heartbeat import Heartbeat
 
 TASK = "bankrun.apply"
 NOOP_TASK = "bankrun.noop"
 """Does nothing: what is left when it is measured is the price of a message."""
+TRANSPORT = transport.Transport
+"""Imported so that it takes the place of Kombu's own."""
 QUEUE = "transfers"
 """The queue that every instance consumes: for jobs that scripts trigger."""
 

@@ -1,0 +1,35 @@
+"""Kombu's Redis transport, less what would end a worker.
+
+Kombu finds a transport by the scheme of the broker's address, in ``TRANSPORT_ALIASES``; importing this module puts ours
+there for Redis. A process that is no part of bankrun is not touched by it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.transport import TRANSPORT_ALIASES, redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+
+class Channel(redis.Channel):
+    """A channel that says that its connection is closed in a way that Kombu and Celery are prepared for.
+
+    When Redis goes away while a thread is at work, that work's message is acknowledged on a channel whose connection
+    has been closed meanwhile. Kombu (5.7.0) then fails with an AttributeError, which takes the whole worker along,
+    where a connection error is logged and the worker connects again.
+    """
+
+    def _connparams(self, *arguments: Any, **options: Any) -> Any:
+        if self.connection.client is None:
+            raise RedisConnectionError("this connection to the broker is closed")
+        return super()._connparams(*arguments, **options)  # type: ignore[no-untyped-call]
+
+
+class Transport(redis.Transport):
+    """The transport of these channels."""
+
+    Channel = Channel
+
+
+TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))
