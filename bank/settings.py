@@ -60,6 +60,7 @@ class Settings(BaseSettings):
         None, description="a worker also accepts these, as module:Class, separated by commas; * is all in the path"
     )
     strategies_path: str | None = Field(None, description="folders in which those are looked for last, as in PATH")
+    failpoint_key: SecretStr | None = Field(None, description="lets `bankrun chaos`, which makes it up, stop a worker")
     heartbeat_file: Path | None = Field(None, description="a worker touches it while it listens to the broker")
 
     @field_validator("database_url", mode="after")

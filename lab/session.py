@@ -45,8 +45,8 @@ class Servers:
 
 
 @contextmanager
-def open_servers(settings: Settings) -> Iterator[Servers]:
-    """Start the embedded servers, or reach the given ones, for the block.
+def open_servers(settings: Settings, *, max_connections: int = 200) -> Iterator[Servers]:
+    """Start the embedded servers, or reach the given ones, for the block. ``max_connections`` is the embedded one's.
 
     Given servers that are still starting are waited for, as long as the settings say. Raises CannotStart, with nothing
     left running, if one of them will not do.
@@ -56,7 +56,7 @@ def open_servers(settings: Settings) -> Iterator[Servers]:
     with ExitStack() as stack:
         keeper: Keeper | None = None
         if given == (None, None):
-            keeper, endpoints = stack.enter_context(embedded_stack(state_dir))
+            keeper, endpoints = stack.enter_context(embedded_stack(state_dir, max_connections=max_connections))
         elif settings.database_url is None or settings.broker_url is None:
             missing = "BANKRUN_DATABASE_URL" if settings.database_url is None else "BANKRUN_BROKER_URL"
             raise CannotStart(f"{missing} is not set: give both addresses, or neither for the embedded servers")

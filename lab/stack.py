@@ -65,6 +65,7 @@ class Keeper:
         self._requests = 0
         self._unread = b""
         self._lock = threading.Lock()
+        self._servers: dict[str, dict[str, Any]] = {}
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C in the terminal reaches the lab, and the lab says what becomes of the rest.
             # It inherits the lock: the directory is in use until the last server has ended.
@@ -96,17 +97,23 @@ class Keeper:
         """Start a server and return its pid; it will end after the workers. The log of its last run is kept as .old."""
         with suppress(FileNotFoundError):
             log.replace(log.with_name(log.name + ".old"))
-        return self._spawn(
-            name=program.name,
-            argv=list(program.argv),
-            env=servers.clean_environment(),
-            cwd=str(cwd),
-            log=str(log),
-            user=user,
-            end_signals=list(program.end_signals),
-            death_signal=program.death_signal,
-            server=True,
-        )
+        self._servers[program.name] = {
+            "name": program.name,
+            "argv": list(program.argv),
+            "env": servers.clean_environment(),
+            "cwd": str(cwd),
+            "log": str(log),
+            "user": user,
+            "end_signals": list(program.end_signals),
+            "death_signal": program.death_signal,
+            "server": True,
+        }
+        return self._spawn(**self._servers[program.name])
+
+    def start_again(self, name: str, *options: str) -> int:
+        """Start a server that has ended once more, with more ``options``, and return its pid. Its log goes on."""
+        server = self._servers[name]
+        return self._spawn(**{**server, "argv": [*server["argv"], *options]})
 
     def _spawn(self, **arguments: Any) -> int:
         return int(self._ask("spawn", **arguments)["pid"])
@@ -122,6 +129,19 @@ class Keeper:
             raise BankError(f"{name} was never started")
         code = children[name]["returncode"]
         return None if code is None else int(code)
+
+    def process_id(self, name: str) -> int:
+        """Return the pid of a process that was started here."""
+        return int(self._ask("status")["children"][name]["pid"])
+
+    def wait(self, name: str, seconds_max: float) -> int:
+        """Wait until a process has ended, and return how. Raises BankError if it does not."""
+        deadline = time.monotonic() + seconds_max
+        while (code := self.returncode(name)) is None:
+            if time.monotonic() > deadline:
+                raise BankError(f"{name} is still there after {seconds_max:g} s")
+            time.sleep(POLL_SECONDS)
+        return code
 
     def stop(self, names: Sequence[str], *, grace_seconds: float) -> None:
         """End these with SIGTERM (a server: with its own signal), and with SIGKILL after ``grace_seconds``.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.worker.control import inspect_command
+from celery.worker.control import control_command, inspect_command
 
+from bank.errors import Rejected
+from workers.failpoints import Failpoint
 from workers.tasks import current_instance
 
 
@@ -31,3 +33,16 @@ def refusal(state: Any, strategy: str) -> dict[str, Any]:
 def standing(state: Any) -> dict[str, Any]:
     """Say where transfers stand that do not come to an end."""
     return {"places": current_instance().standing()}
+
+
+@control_command(name="bankrun_arm", args=[("key", str), ("failpoint", dict)], signature="<key> <failpoint>")  # type: ignore[untyped-decorator]
+def arm(state: Any, key: str, failpoint: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Arm a failpoint, or disarm what is armed: for whoever started this instance with a key."""
+    failpoints = current_instance().failpoints
+    if failpoints is None:
+        return {"error": "this instance has no failpoints"}
+    try:
+        failpoints.arm(key, None if failpoint is None else Failpoint(**failpoint))
+    except (Rejected, TypeError) as error:
+        return {"error": str(error)}
+    return {"ok": "disarmed" if failpoint is None else "armed"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from redis.exceptions import AuthenticationError
 from bank.errors import BankError, CannotStart, NotReady
 from bank.settings import without_password
 from workers.app import QUEUE
+from workers.failpoints import Failpoint
 from workers.meter import Readings
 
 NODE = "bankrun"
@@ -148,6 +149,28 @@ class Fleet:
         self._app.control.cancel_consumer(queue, destination=destination, reply=True, timeout=REPLY_SECONDS)
         with self._app.connection_for_write() as connection:
             connection.default_channel.queue_delete(queue)
+
+    def arm(self, info: InstanceInfo, key: str, failpoint: Failpoint) -> None:
+        """Arm a failpoint in an instance that was started with this key.
+
+        Nobody waits for its answer: it may have ended before it could give one.
+        """
+        arguments = {"key": key, "failpoint": asdict(failpoint)}
+        self._app.control.broadcast("bankrun_arm", arguments=arguments, destination=[info.node])
+
+    def disarm(self, info: InstanceInfo, key: str) -> None:
+        """Disarm what is armed in an instance. Raises BankError if it refuses, or does not answer."""
+        replies = self._app.control.broadcast(
+            "bankrun_arm",
+            arguments={"key": key},
+            destination=[info.node],
+            reply=True,
+            timeout=REPLY_SECONDS,
+            limit=1,
+        )
+        said = (replies or [{}])[0].get(info.node, {"error": f"no answer within {REPLY_SECONDS:g} s"})
+        if "ok" not in said:
+            raise BankError(f"{info.instance}: {said['error']}")
 
     def queue_length(self, queue: str) -> int:
         """Return how many messages wait in a queue. Those that an instance has taken already are not among them."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from bank.borrowed import Borrowed
@@ -27,6 +28,7 @@ from bank.settings import Settings
 from bank.strategies import STRATEGIES, ChunkStrategy, Strategy, outside, strategy_named
 from bank.strategies.file_lock import lock_directory
 from bank.teller import Teller
+from workers.failpoints import Failpoints
 from workers.jobs import Job
 from workers.meter import Meter
 
@@ -49,6 +51,7 @@ class Instance:
         self.settings = settings
         self.name = settings.instance or socket.gethostname()
         self.threads = settings.threads
+        self.failpoints = None if settings.failpoint_key is None else Failpoints(settings.failpoint_key)
         self._database_url = settings.database_url.get_secret_value()
         self.database = self.open_database(self.name, settings.threads)
         self.teller = Teller(
@@ -73,7 +76,10 @@ class Instance:
 
     def open_database(self, name: str, threads: int) -> Database:
         """Return an access of its own for so many threads of this instance. Whoever takes it closes it."""
-        return Database.for_instance(self._database_url, instance=name, threads=threads, settings=self.settings)
+        connect = psycopg.Connection.connect if self.failpoints is None else self.failpoints.connect
+        return Database.for_instance(
+            self._database_url, instance=name, threads=threads, settings=self.settings, connect=connect
+        )
 
     def close(self) -> None:
         """Close the strategies' connections and the database's."""

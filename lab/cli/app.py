@@ -26,6 +26,7 @@ COMMANDS = (
     "replay",
     "report",
     "diff",
+    "chaos",
     "bench",
     "audit",
     "worker",

@@ -1,0 +1,283 @@
+"""Faults while transfers flow, and what the bank looks like when everybody has recovered."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from bank.audit import Audit, audit
+from bank.database import Database
+from bank.errors import CannotStart
+from bank.schema import open_bank
+from bank.strategies import strategy_named
+from lab.faults import FAULTS, Fault, Scene, fault_named
+from lab.results import SCHEMA
+from lab.stage import TRIES_AGAIN, Missed, Stage
+from lab.topology import Topology
+from lab.verdict import BROKEN, INCONCLUSIVE, SAFE, UNSAFE
+from lab.workload import Workload
+from workers.submission import Submission, abandon, accept, publish
+
+ROUNDS_MAX = 100
+RECOVERY_SECONDS_MAX = 60.0
+POLL_SECONDS = 0.05
+STRIKE_FRACTION_MAX = 0.7
+"""The last fault strikes when so many of the transfers have their outcome: what it hits has to be still there."""
+CHAOS_LOAD = Workload(accounts=16, transfers=400)
+
+
+@dataclass(frozen=True, slots=True)
+class ChaosPlan:
+    """Which faults meet which strategies. Raises CannotStart for what cannot be run."""
+
+    faults: tuple[str, ...]
+    strategies: tuple[str, ...]
+    topology: Topology
+    workload: Workload
+    seed: int
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.faults or not self.strategies:
+            raise CannotStart("chaos needs at least one fault and one strategy")
+        for name in self.faults:
+            fault_named(name)
+        for name in self.strategies:
+            if strategy_named(name).routed_to_one:
+                raise CannotStart(f"{name} is routed to one instance: there is nothing that could take its place")
+        if not 1 <= self.rounds <= ROUNDS_MAX:
+            raise CannotStart(f"rounds={self.rounds}: it must be between 1 and {ROUNDS_MAX}")
+        if self.seed < 0:
+            raise CannotStart(f"seed={self.seed}: it must be 0 or more")
+        if self.topology.instances < 2:
+            raise CannotStart(f"topology={self.topology}: with one instance, nobody is left to go on: at least 2")
+        if self.workload.transfers < 50 * self.rounds:
+            raise CannotStart(f"transfers={self.workload.transfers}: at least 50 for each round, or no fault meets one")
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether some fault is one of the network's."""
+        return any(FAULTS[name].needs_network for name in self.faults)
+
+    def missing(self) -> dict[str, str]:
+        """Return the faults that cannot be had on this machine, and why."""
+        return {name: why for name in self.faults if (why := FAULTS[name].missing())}
+
+    def cells(self) -> list[tuple[Fault, str]]:
+        """Return what is run: each fault with each strategy."""
+        absent = self.missing()
+        return [(FAULTS[name], strategy) for name in self.faults if name not in absent for strategy in self.strategies]
+
+
+@dataclass(slots=True)
+class ChaosCell:
+    """One strategy under one fault. Money in minor units.
+
+    ``recovery_s`` is the time from the end of the last fault until no transfer was pending, the rest of the work
+    included; None if some still are. ``extra_deliveries`` counts what the instances that live to tell were given more
+    than once.
+    """
+
+    fault: str
+    strategy: str
+    topology: str
+    verdict: str
+    expected: str
+    reason: str
+    applied: int
+    refused: int
+    failed: int
+    pending: int
+    lost_postings: int
+    drift: int
+    duplicates: int
+    unexplained: int
+    extra_deliveries: int
+    republished: int
+    retries: int
+    recovery_s: float | None
+    seconds: float
+    rounds: int
+    audit: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether something that is promised was not kept."""
+        return self.expected == SAFE and self.verdict == BROKEN
+
+
+class ChaosProgress(Protocol):
+    """Who wants to know which cell is run."""
+
+    def begin(self, what: str) -> None:
+        """Say what begins."""
+
+
+def run_chaos(stage: Stage, plan: ChaosPlan, progress: ChaosProgress, cells: list[ChaosCell]) -> None:
+    """Run every cell of the plan; each that is finished is added to ``cells``."""
+    for fault, strategy in plan.cells():
+        progress.begin(f"{fault.name}, {strategy}")
+        cells.append(run_cell(stage, plan, fault, strategy))
+
+
+def run_cell(stage: Stage, plan: ChaosPlan, fault: Fault, strategy: str) -> ChaosCell:
+    """Let the transfers of a fresh bank flow, strike, let everybody recover, and audit."""
+    # A string's hash differs between processes; a generator that is seeded with the string itself does not.
+    chance = random.Random(f"{plan.seed} {fault.name} {strategy}")
+    name = f"chaos-{fault.name}-{chance.getrandbits(32):08x}-{time.monotonic_ns():x}"
+    submission = Submission(name, strategy, name, threads=plan.topology.threads)
+    orders = list(plan.workload.orders(chance.getrandbits(31)))
+    scene = Scene(stage, sorted(stage.infos)[: plan.topology.instances], orders, submission, chance)
+    stage.submission = submission
+    missed = ""
+    stage.insist(lambda: open_bank(stage.database, accounts=plan.workload.accounts, opening=plan.workload.opening))
+    accept(stage.database, orders, submission)
+    started = time.monotonic()
+    try:
+        try:
+            if fault.before is None:
+                publish(stage.app, orders, submission)
+            else:
+                fault.before(scene)
+            for one in scene.names:
+                stage.join(one)
+            _strike(scene, fault, plan)
+        except Missed as error:
+            missed = str(error)
+        scene.over_at = scene.over_at or time.monotonic()
+        dead = [one for one in scene.names if not stage.is_alive(one)]
+        stage.restore()
+        recovered = _await_outcomes(stage, RECOVERY_SECONDS_MAX)
+        ended = time.monotonic()
+        readings = stage.insist(lambda: stage.fleet.read_meters(name, list(stage.infos.values())))
+        republished = _republished(stage.database, name)
+        found = stage.insist(lambda: audit(stage.database))
+    finally:
+        stage.submission = None
+        _end(stage, submission)
+    verdict, expected, reason = _judge(scene, fault, found, missed, dead)
+    return ChaosCell(
+        fault=fault.name,
+        strategy=strategy,
+        topology=str(plan.topology),
+        verdict=verdict,
+        expected=expected,
+        reason=reason,
+        **found.transfers,
+        lost_postings=found.lost_postings,
+        drift=found.drift,
+        duplicates=found.duplicates,
+        unexplained=found.unexplained,
+        extra_deliveries=readings.counts["repeated"],
+        republished=republished,
+        retries=readings.counts["retries"],
+        recovery_s=round(ended - scene.over_at, 3) if recovered else None,
+        seconds=round(ended - started, 3),
+        rounds=plan.rounds,
+        audit=found.as_json(),
+    )
+
+
+def _strike(scene: Scene, fault: Fault, plan: ChaosPlan) -> None:
+    """Strike, once a round, when so many transfers are decided as the seed says."""
+    if fault.strike is None:
+        return
+    for number in range(plan.rounds):
+        fraction = STRIKE_FRACTION_MAX * (number + scene.chance.uniform(0.1, 0.9)) / plan.rounds
+        due = int(len(scene.orders) * fraction) if fault.before is None else 0
+        _await_decided(scene.stage, due)
+        scene.over_at = 0.0
+        fault.strike(scene)
+        scene.over_at = scene.over_at or time.monotonic()
+
+
+def _await_decided(stage: Stage, due: int) -> None:
+    stage.until(lambda: stage.count("applied", "refused", "failed") >= due, f"{due} transfers are decided")
+
+
+def _await_outcomes(stage: Stage, seconds_max: float) -> bool:
+    deadline = time.monotonic() + seconds_max
+    while stage.insist(lambda: stage.count("pending")):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _republished(database: Database, run: str) -> int:
+    with database.transaction() as transaction:
+        row = transaction.execute("SELECT republished FROM runs WHERE name = %(run)s", {"run": run}).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _end(stage: Stage, submission: Submission) -> None:
+    """Leave nothing of this cell to the next one: no queue, and no run that somebody would publish again."""
+    try:
+        stage.insist(lambda: abandon(stage.database, submission.run), 5)
+        stage.insist(lambda: stage.fleet.leave(submission.queue, list(stage.infos.values())), 5)
+    except TRIES_AGAIN:  # what ended the cell is told; this would only hide it
+        return
+
+
+def _judge(scene: Scene, fault: Fault, found: Audit, missed: str, dead: Sequence[str]) -> tuple[str, str, str]:
+    """Return the verdict, what was expected, and the reason.
+
+    A promise is kept if every invariant holds, nothing is pending, exactly those have failed that had to, and no
+    instance has ended that nobody killed.
+    """
+    strategy = strategy_named(scene.submission.strategy)
+    threads = scene.submission.threads or 1
+    covered = strategy.claim.covers(instances=len(scene.names), threads=threads, hosts=1)
+    promised = covered and (strategy.survives_pause or not fault.breaks_leases)
+    expected = SAFE if promised else UNSAFE
+    kinds = list(dict.fromkeys(finding.kind for finding in found.findings))
+    if kinds:
+        return BROKEN, expected, ", ".join(kinds)
+    pending, failed = found.transfers["pending"], found.transfers["failed"]
+    if pending:
+        return BROKEN, expected, f"{pending} transfers were still pending after {RECOVERY_SECONDS_MAX:g} s"
+    reasons = _reasons(scene.stage.database)
+    if failed != scene.failed or not all(scene.failed_because in reason for reason in reasons):
+        said = "; ".join(reasons[:3])
+        return BROKEN, expected, f"{failed} transfers have failed instead of {scene.failed}: {said}"
+    if dead:
+        return BROKEN, expected, f"{', '.join(dead)} ended by itself"
+    if missed:
+        return INCONCLUSIVE, expected, f"the fault did not happen: {missed}"
+    if not promised:
+        return INCONCLUSIVE, expected, "holds, but claims nothing here"
+    return SAFE, expected, ""
+
+
+def _reasons(database: Database) -> list[str]:
+    with database.transaction() as transaction:
+        rows = transaction.execute("SELECT DISTINCT reason FROM transfers WHERE status = 'failed'").fetchall()
+    return [str(row[0]) for row in rows]
+
+
+@dataclass(slots=True)
+class Chaos:
+    """Everything that is needed to read the result, and to run it again."""
+
+    bankrun: str
+    seed: int
+    started: str
+    command: str
+    environment: dict[str, Any]
+    settings: dict[str, Any]
+    workload: Workload
+    rounds: int
+    not_run: dict[str, str] = field(default_factory=dict)
+    cells: list[ChaosCell] = field(default_factory=list)
+
+    @property
+    def contradictions(self) -> Sequence[ChaosCell]:
+        """Return the cells in which a promise was not kept."""
+        return [cell for cell in self.cells if cell.contradicts]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the whole as plain values."""
+        return {"schema": SCHEMA, **asdict(self)}

@@ -1,0 +1,445 @@
+"""What goes wrong on purpose, a function a fault. Each returns when the fault is over; then it is up to the system."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import LiteralString
+from uuid import uuid4
+
+import psycopg
+
+from bank.database import psql_url
+from bank.errors import CannotStart
+from bank.orders import Order
+from lab.session import worker_environment
+from lab.stage import STEP_SECONDS_MAX, TRIES_AGAIN, Missed, Stage, faketime_library
+from workers.app import QUEUE, TASK
+from workers.failpoints import Action, Point
+from workers.reconciler import Reconciler
+from workers.submission import Submission, accept, publish
+
+OUTAGE_SECONDS = 1.0
+MESSAGES_HURT = 20
+FULL_DISK_LOCK_KEY = 0x66756C6C  # "full"
+
+_NO_JSON = {
+    "body": base64.b64encode(b"{not json").decode(),
+    "content-encoding": "utf-8",
+    "content-type": "application/json",
+    "headers": {"task": TASK, "id": "1"},
+    "properties": {
+        "body_encoding": "base64",
+        "delivery_tag": "1",
+        "delivery_info": {"exchange": "", "routing_key": QUEUE},
+    },
+}
+GARBAGE = (b"\xff\xfe no text", b"{", b"[]", b"{}", b'{"body": "", "headers": {}, "properties": {}}', _NO_JSON)
+"""What must cost an instance nothing but a line in its log."""
+
+
+@dataclass(slots=True)
+class Scene:
+    """One cell's stage while its transfers flow. ``chance`` makes the choices that the seed decides.
+
+    ``failed`` is how many transfers this fault must leave as failed, with a reason that contains ``failed_because``.
+    """
+
+    stage: Stage
+    names: Sequence[str]
+    orders: Sequence[Order]
+    submission: Submission
+    chance: random.Random
+    failed: int = 0
+    failed_because: str = ""
+    over_at: float = 0.0
+
+    def over(self) -> None:
+        """Note that the damage is done: from here on it is recovery."""
+        self.over_at = time.monotonic()
+
+    def an_instance(self) -> str:
+        """Return one of the instances that take part."""
+        return self.chance.choice(self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A thing that goes wrong. ``before`` acts when the transfers are accepted, instead of publishing them all.
+
+    ``quick`` ones need no wait for a timeout. ``breaks_leases`` says that a strategy which does not survive a paused
+    holder claims nothing under it. ``missing`` says why the fault cannot be had on this machine.
+    """
+
+    name: str
+    summary: str
+    strike: Callable[[Scene], None] | None = None
+    before: Callable[[Scene], None] | None = None
+    quick: bool = True
+    needs_network: bool = False
+    breaks_leases: bool = False
+    missing: Callable[[], str] = lambda: ""
+
+
+# --- instances ---
+
+
+def _kill(scene: Scene) -> None:
+    name = scene.an_instance()
+    scene.stage.kill(name)
+    scene.over()
+    scene.stage.revive(name)
+
+
+def _kill_at(point: Point, action: Action = "kill") -> Callable[[Scene], None]:
+    def strike(scene: Scene) -> None:
+        name = scene.an_instance()
+        scene.stage.arm(name, point, action)
+        scene.stage.await_death(name)
+        scene.over()
+        scene.stage.revive(name)
+
+    return strike
+
+
+def _pause_holder(scene: Scene) -> None:
+    settings = scene.stage.settings
+    # Longer than a lease and than a wait for a lock, and shorter than Postgres lets a transaction idle.
+    longer = (settings.lock_timeout_ms + settings.idle_timeout_ms) / 2_000
+    scene.stage.pause_at(scene.an_instance(), "after-read", longer)
+
+
+def _kill_each_time(scene: Scene) -> None:
+    """Choose a transfer at which every instance ends that comes to it."""
+    transfer = str(scene.orders[len(scene.orders) // 2].id)
+    for name in scene.names:
+        scene.stage.arm(name, "claim", "exit", transfer)
+    _publish(scene, scene.orders)
+    scene.failed, scene.failed_because = 1, "its instance ended each time"
+
+
+def _revive_until_failed(scene: Scene) -> None:
+    transfer = str(scene.orders[len(scene.orders) // 2].id)
+    stage = scene.stage
+    deadline = time.monotonic() + 4 * STEP_SECONDS_MAX
+
+    def has_failed() -> bool:
+        with suppress(*TRIES_AGAIN):
+            return stage.count("failed") == 1
+        return False
+
+    while not has_failed():
+        if time.monotonic() > deadline:
+            raise Missed("the transfer that ends its instance has not failed")
+        for name in scene.names:
+            if not stage.is_alive(name):
+                submission, stage.submission = stage.submission, None  # armed before it takes part
+                stage.revive(name)
+                stage.arm(name, "claim", "exit", transfer)
+                stage.submission = submission
+                stage.join(name)
+        time.sleep(0.1)
+    scene.over()
+    for name in scene.names:
+        if not stage.is_alive(name):
+            stage.revive(name)
+
+
+def _wrong_clock(scene: Scene) -> None:
+    name = scene.an_instance()
+    stage = scene.stage
+    hours = scene.chance.choice(["+1h", "-1h"])
+    stage.keeper.stop([name], grace_seconds=STEP_SECONDS_MAX)
+    stage.revive(name, LD_PRELOAD=str(faketime_library()), FAKETIME=hours, FAKETIME_DONT_FAKE_MONOTONIC="1")
+    time.sleep(OUTAGE_SECONDS)
+    scene.over()
+    stage.kill(name)  # so that what it had in its hands comes back by a clock that is right
+    stage.revive(name)
+
+
+def _no_faketime() -> str:
+    return "" if faketime_library() else "libfaketime is not installed (Debian: apt install libfaketime)"
+
+
+# --- the network between the instances and Postgres ---
+
+
+def _swallow_commit(scene: Scene) -> None:
+    if not scene.stage.proxy.swallow_commit(STEP_SECONDS_MAX):
+        raise Missed("no COMMIT came by")
+
+
+def _cut(scene: Scene) -> None:
+    scene.stage.proxy.cut()
+
+
+def _half_open(scene: Scene) -> None:
+    scene.stage.proxy.half_open()
+    time.sleep(scene.stage.settings.attempt_timeout_ms / 1000)
+
+
+def _silence(scene: Scene) -> None:
+    scene.stage.proxy.silence()
+    try:
+        time.sleep(1.3 * scene.stage.settings.attempt_timeout_ms / 1000)
+    finally:
+        scene.stage.proxy.speak()
+
+
+# --- Postgres ---
+
+
+def _restart_postgres(scene: Scene) -> None:
+    scene.stage.restart_postgres(signal.SIGINT)
+
+
+def _crash_postgres(scene: Scene) -> None:
+    scene.stage.restart_postgres(signal.SIGQUIT)
+
+
+def _end_sessions(scene: Scene) -> None:
+    scene.stage.end_sessions()
+
+
+def _freeze_postgres(scene: Scene) -> None:
+    scene.stage.freeze_postgres(1.3 * scene.stage.settings.attempt_timeout_ms / 1000)
+
+
+def _take_all_connections(scene: Scene) -> None:
+    """Take every connection that Postgres has, and then the instances' own, so that they get none back."""
+    stage = scene.stage
+    stage.until(lambda: stage.count("applied") >= 0, "the lab has its own connection")
+    with ExitStack() as taken:
+
+        def take() -> None:
+            while True:
+                try:
+                    taken.enter_context(psycopg.connect(psql_url(stage.database.url), connect_timeout=5))
+                except psycopg.OperationalError:
+                    return
+
+        take()
+        stage.end_sessions()
+        until = time.monotonic() + OUTAGE_SECONDS
+        while time.monotonic() < until:
+            take()
+            time.sleep(0.02)
+
+
+@contextmanager
+def _full_disk(stage: Stage) -> Iterator[None]:
+    """Have Postgres answer every new entry as it would on a full disk, as long as this lab lives to end it."""
+    make: tuple[LiteralString, ...] = (
+        """
+        CREATE OR REPLACE FUNCTION bankrun.say_the_disk_is_full() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 1718971500) THEN
+                RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';
+            END IF;
+            RETURN NEW;
+        END $$
+        """,
+        """
+        CREATE OR REPLACE TRIGGER disk_is_full BEFORE INSERT ON bankrun.entries
+        FOR EACH ROW EXECUTE FUNCTION bankrun.say_the_disk_is_full()
+        """,
+    )
+    with psycopg.connect(psql_url(stage.database.url), autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", (FULL_DISK_LOCK_KEY,))
+        for statement in make:
+            connection.execute(statement)
+        try:
+            yield
+        finally:
+            connection.execute("SELECT pg_advisory_unlock(%s)", (FULL_DISK_LOCK_KEY,))
+            connection.execute("DROP FUNCTION bankrun.say_the_disk_is_full() CASCADE")
+
+
+def _fill_disk(scene: Scene) -> None:
+    with _full_disk(scene.stage):
+        time.sleep(OUTAGE_SECONDS)
+
+
+# --- the broker and its messages ---
+
+
+def _empty_redis(scene: Scene) -> None:
+    scene.stage.restart_redis(kept=False)
+
+
+def _restart_redis(scene: Scene) -> None:
+    scene.stage.restart_redis(kept=True)
+
+
+def _delete_messages(scene: Scene) -> None:
+    for _ in range(MESSAGES_HURT):
+        message = scene.stage.redis.lindex(scene.submission.queue, scene.chance.randint(0, MESSAGES_HURT))
+        if message is not None:
+            scene.stage.redis.lrem(scene.submission.queue, 1, str(message))
+
+
+def _repeat_messages(scene: Scene) -> None:
+    for message in scene.stage.redis.lrange(scene.submission.queue, 0, MESSAGES_HURT):
+        scene.stage.redis.lpush(scene.submission.queue, message)
+        scene.stage.redis.rpush(scene.submission.queue, message)
+
+
+def _poison_messages(scene: Scene) -> None:
+    """Change some messages to nonsense, add others, and accept a transfer for a strategy that does not exist."""
+    client, queue = scene.stage.redis, scene.submission.queue
+    # From the end at which messages are put: they keep their places while others are taken from the other end.
+    for index in scene.chance.sample(range(2 * MESSAGES_HURT), MESSAGES_HURT):
+        message = client.lindex(queue, index)
+        if message is not None:
+            with suppress(*TRIES_AGAIN):  # the queue is shorter by now
+                client.lset(queue, index, _poisoned(str(message), scene.chance))
+    for garbage in GARBAGE:
+        client.rpush(queue, json.dumps(garbage) if isinstance(garbage, dict) else garbage)
+    unknown = f"no-such-lock-{uuid4().hex[:8]}"
+    first = scene.orders[0]
+    accept(
+        scene.stage.database,
+        [Order(uuid4(), first.debit, first.credit, 1)],
+        Submission(unknown, unknown, scene.submission.queue),
+    )
+    scene.failed, scene.failed_because = scene.failed + 1, "there is no strategy"
+
+
+def _poisoned(message: str, chance: random.Random) -> str:
+    """Return a message with something wrong in it."""
+    envelope = json.loads(message)
+    arguments, options, embed = json.loads(base64.b64decode(envelope["body"]))
+    job = arguments[0]
+    wrong = chance.randrange(5)
+    if wrong == 0:
+        return message[: len(message) // 2]
+    if wrong == 1:
+        job["strategy"] = "no-such-lock"
+    elif wrong == 2:
+        job["orders"][0][3] = "ten"
+    elif wrong == 3:
+        job["orders"][0][3] += 1  # not what was accepted
+    else:
+        job["run"] = {"$": 1}
+    envelope["body"] = base64.b64encode(json.dumps([arguments, options, embed]).encode()).decode()
+    return json.dumps(envelope)
+
+
+def _publish(scene: Scene, orders: Sequence[Order]) -> None:
+    publish(scene.stage.app, orders, scene.submission)
+
+
+def _submitter_dies(scene: Scene) -> None:
+    """Let a process of its own publish the transfers; it is killed when some of them are sent."""
+    stage = scene.stage
+    some = scene.chance.randint(1, len(scene.orders) * 3 // 4)
+    stage.keeper.spawn(
+        "submitter",
+        [sys.executable, "-P", "-m", "lab.submitter", scene.submission.run, str(some)],
+        env=worker_environment(stage.settings),
+        cwd=stage.servers.state_dir,
+        log=stage.log_path / "submitter.log",
+    )
+    if stage.keeper.wait("submitter", STEP_SECONDS_MAX) != -signal.SIGKILL:
+        raise Missed(f"the submitter was not killed; see {stage.log_path / 'submitter.log'}")
+
+
+def _two_reconcilers(scene: Scene) -> None:
+    """Lose what is in the queue, and let two reconcilers that know nothing of each other publish it again."""
+    stage = scene.stage
+    stage.redis.delete(scene.submission.queue)
+    published: list[int] = []
+
+    def look() -> None:
+        reconciler = Reconciler(stage.database, stage.app, wait_seconds=0)
+        until = time.monotonic() + OUTAGE_SECONDS
+        while time.monotonic() < until:
+            with suppress(*TRIES_AGAIN):
+                published.append(reconciler.look(alone=False))
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+FAULTS = {
+    fault.name: fault
+    for fault in (
+        Fault("kill", "an instance is killed at a random moment", _kill),
+        Fault("kill-between-writes", "killed between the debit and the credit", _kill_at("between-writes")),
+        Fault("kill-before-commit", "killed right before COMMIT", _kill_at("before-commit")),
+        Fault("kill-after-commit", "killed between COMMIT and the acknowledgement", _kill_at("after-commit")),
+        Fault(
+            "pause-holder",
+            "stopped between read and write, for longer than a lease and than a wait for a lock",
+            _pause_holder,
+            breaks_leases=True,
+        ),
+        Fault(
+            "killer-transfer",
+            "a transfer at which every instance ends",
+            _revive_until_failed,
+            before=_kill_each_time,
+            quick=False,
+        ),
+        Fault("wrong-clock", "an instance's clock is an hour off", _wrong_clock, quick=False, missing=_no_faketime),
+        Fault("lost-answer", "a COMMIT whose answer is lost", _swallow_commit, needs_network=True),
+        Fault("cut", "all connections to Postgres are cut", _cut, needs_network=True),
+        Fault(
+            "half-open",
+            "Postgres' end of each connection is gone",
+            _half_open,
+            quick=False,
+            needs_network=True,
+            breaks_leases=True,
+        ),
+        Fault(
+            "silent-network",
+            "every byte is dropped, both ways",
+            _silence,
+            quick=False,
+            needs_network=True,
+            breaks_leases=True,
+        ),
+        Fault("postgres-restart", "Postgres is restarted (fast)", _restart_postgres),
+        Fault("postgres-crash", "Postgres is restarted (immediate), and recovers", _crash_postgres),
+        Fault("terminate", "pg_terminate_backend on every session", _end_sessions),
+        Fault(
+            "postgres-frozen",
+            "Postgres is stopped for longer than an attempt",
+            _freeze_postgres,
+            quick=False,
+            breaks_leases=True,
+        ),
+        Fault("no-connections", "Postgres has no connection left", _take_all_connections),
+        Fault("disk-full", "Postgres cannot write: 53100", _fill_disk),
+        Fault("redis-restart", "Redis is killed and restarted with its log", _restart_redis),
+        Fault("redis-emptied", "Redis is killed and restarted empty", _empty_redis),
+        Fault("messages-lost", "messages are deleted from the broker", _delete_messages),
+        Fault("messages-repeated", "messages are duplicated in the broker", _repeat_messages),
+        Fault("messages-poisoned", "messages are nonsense, or say what was not accepted", _poison_messages),
+        Fault("submitter-dies", "the submitter is killed halfway through publishing", before=_submitter_dies),
+        Fault("two-reconcilers", "all messages are lost, and two reconcilers publish them", _two_reconcilers),
+    )
+}
+"""In the order in which they are shown."""
+
+
+def fault_named(name: str) -> Fault:
+    """Return a fault. Raises CannotStart for a name that does not exist."""
+    if name in FAULTS:
+        return FAULTS[name]
+    near = difflib.get_close_matches(name, FAULTS, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FAULTS)}"
+    raise CannotStart(f"there is no fault {name!r}: {hint}")

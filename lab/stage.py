@@ -1,0 +1,331 @@
+"""What faults act upon: instances, servers, the network between them and the broker, each of which can be made to fail.
+
+    with open_stage(settings, instances=2, threads=4) as stage:
+        stage.kill("w1")
+        stage.revive("w1")
+
+The servers are embedded ones, and everything belongs to the keeper, as in a comparison.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import psycopg
+import redis
+from kombu.exceptions import KombuError
+from pydantic import SecretStr
+from redis.exceptions import RedisError
+from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError
+
+from bank.database import psql_url
+from bank.errors import BankError, CannotStart
+from bank.settings import Settings
+from bank.strategies.redis_lock import redis_url
+from lab import servers as embedded
+from lab.proxy import Proxy
+from lab.session import Servers, hold_bank, open_servers, worker_environment
+from lab.stack import Keeper
+from workers.failpoints import Action, Failpoint, Point
+from workers.fleet import InstanceInfo, start_instances
+from workers.submission import Submission
+
+WAITS = {
+    "lease_ttl_ms": 300,
+    "lock_timeout_ms": 1_000,
+    "idle_timeout_ms": 2_500,
+    "attempt_timeout_ms": 3_000,
+    "visibility_timeout_ms": 6_000,
+    "patience_ms": 2_000,
+    "reconcile_ms": 300,
+    "redeliveries_max": 3,
+}
+"""The same order as everywhere, and shorter: a fault has to outlast them, and the result says what they were."""
+MAX_CONNECTIONS = 80
+STEP_SECONDS_MAX = 30.0
+POLL_SECONDS = 0.02
+FREEZE_SECONDS_MAX = 20
+
+TRIES_AGAIN = (BankError, DBAPIError, psycopg.Error, KombuError, RedisError, OSError)
+"""What the lab itself meets while servers are away."""
+
+T = TypeVar("T")
+
+
+class Missed(BankError):
+    """The fault did not happen."""
+
+
+class Stage:
+    """A bank with its servers and instances, and a way to break each. Its faults return when they are over.
+
+    Methods raise Missed where a fault could not be brought about, and BankError where something does not come back.
+    """
+
+    def __init__(
+        self, servers: Servers, keeper: Keeper, proxy: Proxy | None, settings: Settings, key: str, threads: int
+    ) -> None:
+        self.servers = servers
+        self.database, self.fleet, self.app = servers.database, servers.fleet, servers.app
+        self.settings = settings
+        self.keeper = keeper
+        self.threads = threads
+        self.infos: dict[str, InstanceInfo] = {}
+        self.submission: Submission | None = None
+        self.log_path = servers.state_dir / "logs"
+        self._proxy = proxy
+        self._key = key
+        assert servers.settings.broker_url is not None
+        url = redis_url(servers.settings.broker_url.get_secret_value())
+        self.redis = redis.Redis.from_url(url, socket_timeout=5, decode_responses=True, encoding_errors="replace")
+
+    @property
+    def proxy(self) -> Proxy:
+        """The network between the instances and Postgres."""
+        assert self._proxy is not None, "this stage was opened without a network that can fail"
+        return self._proxy
+
+    # Waiting: whatever is away may come back.
+
+    def until(self, condition: Callable[[], object], what: str, seconds_max: float = STEP_SECONDS_MAX) -> None:
+        """Wait until something is so; while it cannot be asked, it is not. Raises Missed if it does not become so."""
+        deadline = time.monotonic() + seconds_max
+        while True:
+            with suppress(*TRIES_AGAIN):
+                if condition():
+                    return
+            if time.monotonic() > deadline:
+                raise Missed(f"after {seconds_max:g} s still not so: {what}")
+            time.sleep(POLL_SECONDS)
+
+    def insist(self, act: Callable[[], T], seconds_max: float = STEP_SECONDS_MAX) -> T:
+        """Return what ``act`` returns, once the servers that it needs are back. Raises its error if they stay away."""
+        deadline = time.monotonic() + seconds_max
+        while True:
+            try:
+                return act()
+            except TRIES_AGAIN:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+
+    # Instances.
+
+    def start(self, names: list[str]) -> None:
+        """Start instances and wait until they answer."""
+        self._spawn(names, {})
+        for info in self.fleet.wait_until_ready(names, self.keeper, self.servers.state_dir, lambda: None):
+            self.infos[info.instance] = info
+
+    def _spawn(self, names: list[str], extra: Mapping[str, str]) -> None:
+        env = {**worker_environment(self.settings), **extra}
+        start_instances(self.keeper, names, threads=self.threads, env=env, state_dir=self.servers.state_dir)
+
+    def revive(self, name: str, **extra: str) -> None:
+        """Start an instance again, with more in its environment, and let it take part."""
+        self._spawn([name], extra)
+
+        def found() -> bool:
+            (info,) = [one for one in self.fleet.discover(None, 0.5) if one.instance == name]
+            self.infos[name] = info
+            return True
+
+        def is_back() -> bool:
+            with suppress(ValueError):
+                return found()
+            if self.keeper.returncode(name) is not None:  # it ended again: a server that it needs is away
+                self._spawn([name], extra)
+            return False
+
+        self.until(is_back, f"{name} is back", 2 * STEP_SECONDS_MAX)
+        self.join(name)
+
+    def join(self, name: str) -> None:
+        """Let an instance take from the queue of the run that is on."""
+        if self.submission is not None:
+            queue = self.submission.queue
+            self.insist(lambda: self.fleet.join(queue, [self.infos[name]]))
+
+    def kill(self, name: str) -> None:
+        """End an instance with SIGKILL."""
+        self.keeper.signal(name, signal.SIGKILL)
+        self.keeper.wait(name, STEP_SECONDS_MAX)
+
+    def await_death(self, name: str) -> None:
+        """Wait until an instance has ended by itself."""
+        self.until(lambda: self.keeper.returncode(name) is not None, f"{name} has ended")
+
+    def is_alive(self, name: str) -> bool:
+        """Whether an instance's process runs."""
+        return self.keeper.returncode(name) is None
+
+    def pause(self, name: str, seconds: float) -> None:
+        """Stop an instance for a time, wherever it is."""
+        self.keeper.signal(name, signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            self.keeper.signal(name, signal.SIGCONT)
+
+    def pause_at(self, name: str, point: Point, seconds: float) -> None:
+        """Stop an instance for a time, at a certain point of a transfer."""
+        process = psutil.Process(self.infos[name].pid)
+        self.arm(name, point, "stop")
+        try:
+            self.until(lambda: process.status() == psutil.STATUS_STOPPED, f"{name} has come to {point}", 10)
+            time.sleep(seconds)
+        finally:
+            self.keeper.signal(name, signal.SIGCONT)
+            self.disarm(name)
+
+    def arm(self, name: str, point: Point, action: Action, transfer: str | None = None) -> None:
+        """Arm a failpoint in an instance."""
+        self.insist(lambda: self.fleet.arm(self.infos[name], self._key, Failpoint(point, action, transfer)))
+
+    def disarm(self, name: str) -> None:
+        """Disarm it."""
+        self.insist(lambda: self.fleet.disarm(self.infos[name], self._key))
+
+    # Servers.
+
+    def restart_postgres(self, signum: int) -> None:
+        """End Postgres and start it again: SIGINT is a fast shutdown, SIGQUIT an immediate one, which must recover."""
+        self.keeper.signal("postgres", signum)
+        self.keeper.wait("postgres", STEP_SECONDS_MAX)
+        self.keeper.start_again("postgres")
+        self.until(self.postgres_answers, "Postgres is back")
+
+    def postgres_answers(self) -> bool:
+        """Whether a new connection is served."""
+        with psycopg.connect(psql_url(self.database.url), connect_timeout=2) as connection:
+            return connection.execute("SELECT true").fetchone() == (True,)
+
+    def restart_redis(self, *, kept: bool) -> None:
+        """End Valkey with SIGKILL and start it again: with what it had written to its log, or empty."""
+        if kept:
+            self.redis.config_set("appendfsync", "always")
+            self.redis.config_set("appendonly", "yes")
+            self.until(lambda: not self.redis.info("persistence")["aof_rewrite_in_progress"], "the log is written")
+        self.keeper.signal("valkey", signal.SIGKILL)
+        self.keeper.wait("valkey", STEP_SECONDS_MAX)
+        if not kept:
+            shutil.rmtree(self.servers.state_dir / "valkey" / "appendonlydir", ignore_errors=True)
+        self.keeper.start_again("valkey", *(("--appendonly", "yes") if kept else ()))
+        self.until(self.redis.ping, "Valkey is back")
+
+    def freeze_postgres(self, seconds: float) -> None:
+        """Stop Postgres and all of its sessions for a time."""
+        postmaster = psutil.Process(self.keeper.process_id("postgres"))
+        frozen = [postmaster, *postmaster.children()]
+        # Should this lab be killed now, nobody would wake them, and stopped sessions cannot even end.
+        pids = [str(process.pid) for process in frozen]
+        alarm = subprocess.Popen(
+            ["/bin/sh", "-c", f"sleep {FREEZE_SECONDS_MAX}; kill -CONT {' '.join(pids)} 2>/dev/null"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            for process in frozen:
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            time.sleep(seconds)
+        finally:
+            for process in frozen:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+            os.killpg(alarm.pid, signal.SIGKILL)
+            alarm.wait()
+
+    def end_sessions(self) -> int:
+        """Have Postgres end every instance's sessions; return how many there were."""
+        with self.database.transaction() as transaction:
+            row = transaction.execute(
+                """
+                SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE application_name LIKE 'bankrun %%' AND application_name <> 'bankrun lab'
+                """,
+                {},
+            ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    # What is in the bank now.
+
+    def count(self, *statuses: str) -> int:
+        """Return how many transfers have one of these statuses."""
+        with self.database.transaction() as transaction:
+            row = transaction.execute(
+                "SELECT count(*) FROM transfers WHERE status = ANY(%(statuses)s)", {"statuses": list(statuses)}
+            ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def restore(self) -> None:
+        """Have every instance run, join in, and be armed with nothing."""
+        for name in list(self.infos):
+            if self.is_alive(name):
+                self.keeper.signal(name, signal.SIGCONT)
+                self.disarm(name)
+            else:
+                self.revive(name)
+
+
+@contextmanager
+def open_stage(
+    settings: Settings, *, instances: int, threads: int, with_network: bool = True, waits: Mapping[str, int] = WAITS
+) -> Iterator[Stage]:
+    """Start servers and instances for the block, with waits that are short except where the environment sets them.
+
+    Raises CannotStart where servers are given: they are not ours to break.
+    """
+    if settings.database_url is not None or settings.broker_url is not None:
+        raise CannotStart("faults need servers that may be broken: unset BANKRUN_DATABASE_URL and BANKRUN_BROKER_URL")
+    shorter = {name: value for name, value in waits.items() if name not in settings.model_fields_set}
+    given = Settings.model_validate({**settings.model_dump(exclude_unset=True), **shorter})
+    key = secrets.token_hex(16)
+    with ExitStack() as stack:
+        servers = stack.enter_context(open_servers(given, max_connections=MAX_CONNECTIONS))
+        assert servers.keeper is not None
+        stack.enter_context(hold_bank(servers))
+        changes: dict[str, Any] = {"failpoint_key": SecretStr(key)}
+        proxy: Proxy | None = None
+        if with_network:
+            url = make_url(servers.endpoints.database_url)
+            directory = Path(tempfile.mkdtemp(prefix="bankrun-"))
+            stack.callback(shutil.rmtree, directory, ignore_errors=True)
+            name = f".s.PGSQL.{embedded.PORT}"
+            proxy = stack.enter_context(Proxy(directory / name, Path(str(url.query["host"])) / name))
+            proxied = url.update_query_dict({"host": str(directory)}).render_as_string(hide_password=False)
+            changes["database_url"] = SecretStr(proxied)
+        stage = Stage(servers, servers.keeper, proxy, servers.settings.model_copy(update=changes), key, threads)
+        stack.callback(stage.redis.close)
+        names = [f"w{number}" for number in range(1, instances + 1)]
+        stack.callback(_stop, servers.keeper, names)
+        stage.start(names)
+        yield stage
+
+
+def _stop(keeper: Keeper, names: list[str]) -> None:
+    with suppress(BankError):  # those that never ran, or have ended
+        keeper.stop(names, grace_seconds=2)
+
+
+def faketime_library() -> Path | None:
+    """Return the library that gives a process another time of day, if it is installed (Debian: libfaketime)."""
+    if sys.platform != "linux":
+        return None
+    found = sorted(Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"))
+    return found[0] if found else None

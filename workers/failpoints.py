@@ -1,0 +1,131 @@
+"""Places in a transaction at which an instance can be made to die or to stop. Only `bankrun chaos` arms them.
+
+They are in the connection, not in the teller or in a strategy: what is tried is the code that always runs.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+import psycopg
+from pydantic import SecretStr
+
+from bank.errors import Rejected
+
+Point = Literal["claim", "after-read", "between-writes", "before-commit", "after-commit"]
+"""``after-read`` is after the first statement that touches an account, which may write it too; ``between-writes`` after
+the first that writes one, which may write both."""
+Action = Literal["kill", "stop", "exit"]
+"""SIGKILL, SIGSTOP, or an end of the process as after a fault in an extension module."""
+
+READS = re.compile(r"\bFROM\s+(ONLY\s+)?accounts\b", re.IGNORECASE)
+WRITES = re.compile(r"\bUPDATE\s+accounts\b", re.IGNORECASE)
+CLAIMS = re.compile(r"\bUPDATE\s+transfers\s+SET\s+status\s*=\s*'applied'", re.IGNORECASE)
+EXIT_STATUS = 70
+
+logger = logging.getLogger("bankrun")
+
+
+@dataclass(frozen=True, slots=True)
+class Failpoint:
+    """Do ``action`` at ``point``, once; with ``transfer``, only for that transfer, and each time."""
+
+    point: Point
+    action: Action
+    transfer: str | None = None
+
+
+class Failpoints:
+    """What is armed in one instance. Whoever arms something shows the key that the instance was started with.
+
+    So a message to the broker is not enough to stop an instance by it. Thread-safe.
+    """
+
+    def __init__(self, key: SecretStr) -> None:
+        self._key = key.get_secret_value()
+        self._armed: Failpoint | None = None
+        self._lock = threading.Lock()
+
+    def arm(self, key: str, failpoint: Failpoint | None) -> None:
+        """Arm this one instead of what was armed before; None disarms. Raises Rejected for a wrong key or place."""
+        if not hmac.compare_digest(key.encode(), self._key.encode()):
+            raise Rejected("a failpoint needs the key that this instance was started with")
+        if failpoint is not None and (
+            failpoint.point not in get_args(Point) or failpoint.action not in get_args(Action)
+        ):
+            raise Rejected(f"there is no failpoint {failpoint.point!r} with {failpoint.action!r}")
+        with self._lock:
+            self._armed = failpoint
+
+    def reach(self, point: Point, transfer: str | None = None) -> None:
+        """Do what is armed for this point, if anything is."""
+        with self._lock:
+            armed = self._armed
+            if armed is None or armed.point != point or (armed.transfer is not None and armed.transfer != transfer):
+                return
+            if armed.transfer is None:
+                self._armed = None
+        logger.warning("failpoint %s: %s", point, armed.action)
+        if armed.action == "exit":
+            os._exit(EXIT_STATUS)
+        os.kill(os.getpid(), signal.SIGKILL if armed.action == "kill" else signal.SIGSTOP)
+
+    def connect(self, *arguments: Any, **options: Any) -> psycopg.Connection[Any]:
+        """Open a connection that reaches failpoints: for ``Database``."""
+        connection = Connection.connect(*arguments, **options, cursor_factory=Cursor)
+        connection.reach = self.reach
+        return connection
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection that tells what it is about to do, and what it has done."""
+
+    reach: Callable[..., None]
+    read = written = False
+
+    def commit(self) -> None:
+        """Commit, and reach the failpoints before and after it; those of transactions that moved no money are none."""
+        moved = self.written
+        if moved:
+            self.reach("before-commit")
+        super().commit()
+        self._begin_anew()
+        if moved:
+            self.reach("after-commit")
+
+    def rollback(self) -> None:
+        """Roll back."""
+        self._begin_anew()
+        super().rollback()
+
+    def _begin_anew(self) -> None:
+        self.read = self.written = False
+
+
+class Cursor(psycopg.Cursor[Any]):
+    """A cursor that looks at its statements. Each failpoint is reached once in a transaction."""
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
+        """Run a statement, then reach what it leads to."""
+        result = super().execute(query, params, **options)
+        connection = self.connection
+        assert isinstance(connection, Connection)
+        text = query.decode() if isinstance(query, bytes) else str(query)
+        if CLAIMS.search(text) and isinstance(params, dict):
+            connection.reach("claim", str(params.get("id")))
+        writes = WRITES.search(text) is not None
+        if (writes or READS.search(text)) and not connection.read:
+            connection.read = True
+            connection.reach("after-read")
+        if writes and not connection.written:
+            connection.written = True
+            connection.reach("between-writes")
+        return result
