@@ -5,7 +5,7 @@ SHELL = /bin/sh
 # -P: the working directory is not importable, so a stranger's bank/ or workers/ cannot be picked up for ours.
 py = .venv/bin/python -P
 
-.PHONY: help setup demo bench test test-compose check lock clean venv-run venv-dev
+.PHONY: help setup demo bench soak test test-compose check lock clean venv-run venv-dev
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,9 @@ demo: venv-run ## see the race: compare locking strategies on one and on several
 
 bench: venv-run ## measure how fast this machine moves money
 	@$(py) -m lab bench
+
+soak: venv-run ## 100,000 transfers under 60 faults; some ten minutes
+	@$(py) -m lab soak
 
 test: venv-dev ## run all tests
 	@$(py) -m pytest

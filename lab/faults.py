@@ -21,7 +21,6 @@ import psycopg
 from bank.database import psql_url
 from bank.errors import CannotStart
 from bank.orders import Order
-from lab.session import worker_environment
 from lab.stage import STEP_SECONDS_MAX, TRIES_AGAIN, Missed, Stage, faketime_library
 from workers.app import QUEUE, TASK
 from workers.failpoints import Action, Point
@@ -345,7 +344,7 @@ def _submitter_dies(scene: Scene) -> None:
     stage.keeper.spawn(
         "submitter",
         [sys.executable, "-P", "-m", "lab.submitter", scene.submission.run, str(some)],
-        env=worker_environment(stage.settings),
+        env=stage.environment,
         cwd=stage.servers.state_dir,
         log=stage.log_path / "submitter.log",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Self
 
@@ -116,3 +117,32 @@ class Steps:
     def begin(self, what: str) -> None:
         """Say what begins."""
         self._bars.update(self._task, advance=1, description=what)
+
+
+class Amount:
+    """A bar for a long run of one thing on a terminal, and a line a minute elsewhere."""
+
+    LINE_SECONDS = 60.0
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._bars = _bars(console)
+        self._total = total
+        self._task = self._bars.add_task("", total=total)
+        self._line_at = time.monotonic() + self.LINE_SECONDS
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def tell(self, done: int, what: str) -> None:
+        """Say how far it is, and what it is at."""
+        self._bars.update(self._task, completed=done, description=what)
+        if not self._console.is_terminal and time.monotonic() > self._line_at:
+            self._line_at = time.monotonic() + self.LINE_SECONDS
+            self._console.print(f"{done:,} of {self._total:,}", soft_wrap=True)

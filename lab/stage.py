@@ -19,8 +19,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psutil
 import psycopg
@@ -72,15 +73,17 @@ class Missed(BankError):
 class Stage:
     """A bank with its servers and instances, and a way to break each. Its faults return when they are over.
 
-    Methods raise Missed where a fault could not be brought about, and BankError where something does not come back.
+    ``instances`` is how the instances see the servers: through a network that can fail, for example. Methods raise
+    Missed where a fault could not be brought about, and BankError where something does not come back.
     """
 
     def __init__(
-        self, servers: Servers, keeper: Keeper, proxy: Proxy | None, settings: Settings, key: str, threads: int
+        self, servers: Servers, keeper: Keeper, proxy: Proxy | None, instances: Servers, key: str, threads: int
     ) -> None:
         self.servers = servers
         self.database, self.fleet, self.app = servers.database, servers.fleet, servers.app
-        self.settings = settings
+        self.settings = instances.settings
+        self.environment = worker_environment(instances)
         self.keeper = keeper
         self.threads = threads
         self.infos: dict[str, InstanceInfo] = {}
@@ -131,7 +134,7 @@ class Stage:
             self.infos[info.instance] = info
 
     def _spawn(self, names: list[str], extra: Mapping[str, str]) -> None:
-        env = {**worker_environment(self.settings), **extra}
+        env = {**self.environment, **extra}
         start_instances(self.keeper, names, threads=self.threads, env=env, state_dir=self.servers.state_dir)
 
     def revive(self, name: str, **extra: str) -> None:
@@ -273,6 +276,14 @@ class Stage:
             ).fetchone()
         return 0 if row is None else int(row[0])
 
+    def count_by(self, instance: str) -> int:
+        """Return how many transfers an instance has decided."""
+        with self.database.transaction() as transaction:
+            row = transaction.execute(
+                "SELECT count(*) FROM transfers WHERE instance = %(instance)s", {"instance": instance}
+            ).fetchone()
+        return 0 if row is None else int(row[0])
+
     def restore(self) -> None:
         """Have every instance run, join in, and be armed with nothing."""
         for name in list(self.infos):
@@ -300,17 +311,17 @@ def open_stage(
         servers = stack.enter_context(open_servers(given, max_connections=MAX_CONNECTIONS))
         assert servers.keeper is not None
         stack.enter_context(hold_bank(servers))
-        changes: dict[str, Any] = {"failpoint_key": SecretStr(key)}
+        seen = replace(servers, settings=servers.settings.model_copy(update={"failpoint_key": SecretStr(key)}))
         proxy: Proxy | None = None
         if with_network:
-            url = make_url(servers.endpoints.database_url)
+            url = make_url(servers.endpoints.worker_database_url)
             directory = Path(tempfile.mkdtemp(prefix="bankrun-"))
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
             name = f".s.PGSQL.{embedded.PORT}"
             proxy = stack.enter_context(Proxy(directory / name, Path(str(url.query["host"])) / name))
             proxied = url.update_query_dict({"host": str(directory)}).render_as_string(hide_password=False)
-            changes["database_url"] = SecretStr(proxied)
-        stage = Stage(servers, servers.keeper, proxy, servers.settings.model_copy(update=changes), key, threads)
+            seen = replace(seen, endpoints=replace(servers.endpoints, worker_database_url=proxied))
+        stage = Stage(servers, servers.keeper, proxy, seen, key, threads)
         stack.callback(stage.redis.close)
         names = [f"w{number}" for number in range(1, instances + 1)]
         stack.callback(_stop, servers.keeper, names)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import statistics
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from lab.faults import Fault
 from lab.interleavings import CaseResult
 >>>>>>> 3556720 (lab: chaos, 24 faults while transfers flow)
 from lab.results import Cell, Comparison
+from lab.soak import Soak
 
 COLOURS = {"safe": "green", "broken": "red", "inconclusive": "yellow"}
 
@@ -335,3 +337,49 @@ def chaos_markdown(result: Chaos) -> str:
     )
     left_out = [f"Not run: `{name}`: {why}." for name, why in result.not_run.items()]
     return "\n".join([*head, *rows, "", totals, *left_out, "", footnote]) + "\n"
+
+
+def _soak_figures(result: Soak) -> list[tuple[str, str]]:
+    plan, counts = result.plan, result.transfers
+    decided = sum(count for status, count in counts.items() if status != "pending")
+    return [
+        ("transfers", f"{plan.transfers:,} over {plan.accounts:,} accounts, {plan.strategy} on {result.topology}"),
+        ("took", f"{result.seconds:,.0f} s, {decided / result.seconds:,.0f} a second with everything that struck"),
+        ("applied, refused", f"{counts['applied']:,}, {counts['refused']:,}"),
+        ("failed, pending", f"{counts['failed']:,}, {counts['pending']:,}"),
+        ("lost, applied twice", f"{result.lost_postings:,}, {result.duplicates:,}"),
+        ("published again", f"{result.republished:,} by the reconcilers"),
+    ]
+
+
+def soak_table(result: Soak) -> Table:
+    """Return a soak's figures for the terminal."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in _soak_figures(result):
+        table.add_row(name, value)
+    for kind, seconds in result.recovery_s.items():
+        times = sum(struck["kind"] == kind for struck in result.struck)
+        table.add_row(f"{times} x {kind}", f"recovery {seconds['median']:.1f} s median, {seconds['worst']:.1f} s worst")
+    return table
+
+
+def soak_markdown(result: Soak) -> str:
+    """Return a soak's figures as Markdown, with what it takes to run it again."""
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in _soak_figures(result)), ""]
+    lines += ["| fault | times | recovery, median s | worst s |", "|---|---:|---:|---:|"]
+    for kind, seconds in result.recovery_s.items():
+        times = sum(struck["kind"] == kind for struck in result.struck)
+        lines.append(f"| `{kind}` | {times} | {seconds['median']:.1f} | {seconds['worst']:.1f} |")
+    every = [struck["recovery_s"] for struck in result.struck]
+    lines.append(f"| all | {len(every)} | {statistics.median(every):.1f} | {max(every):.1f} |")
+    environment = result.environment
+    postgres, redis = environment["postgres"], environment["redis"]
+    lines += [
+        "",
+        (
+            f"`{result.command}`, {result.started}; bankrun {result.bankrun}, Python {environment['python']}, "
+            f"Postgres {postgres['server_version']}, {redis['server']} {redis['version']}, "
+            f"{environment['cores']} cores."
+        ),
+    ]
+    return "\n".join(lines) + "\n"

@@ -27,6 +27,7 @@ COMMANDS = (
     "report",
     "diff",
     "chaos",
+    "soak",
     "bench",
     "audit",
     "worker",
