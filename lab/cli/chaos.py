@@ -16,14 +16,15 @@ import typer
 from rich.console import Console
 
 from bank.settings import WAITS, read_settings
-from lab import files, tables
-from lab.chaos import CHAOS_LOAD, Chaos, ChaosCell, ChaosPlan, run_chaos
+from lab import files
+from lab.chaos import tables
+from lab.chaos.cells import CHAOS_LOAD, Chaos, ChaosCell, ChaosPlan, run_chaos
+from lab.chaos.faults import FAULTS
+from lab.chaos.stage import open_stage
 from lab.cli.app import CONTRADICTED, open_console
 from lab.cli.options import ALL, Strategies, chosen_strategies
 from lab.environment import bankrun_version, environment
-from lab.faults import FAULTS
 from lab.progress import Steps
-from lab.stage import open_stage
 from lab.topology import Topology
 
 STRATEGIES_SHOWN = [

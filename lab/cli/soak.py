@@ -12,12 +12,13 @@ from rich.console import Console
 
 from bank.settings import WAITS, read_settings
 from bank.strategies import strategy_named
-from lab import files, tables
+from lab import files
+from lab.chaos import tables
+from lab.chaos.soak import Soak, SoakPlan, run_soak
+from lab.chaos.stage import open_stage
 from lab.cli.app import CONTRADICTED, open_console
 from lab.environment import bankrun_version, environment
 from lab.progress import Amount
-from lab.soak import Soak, SoakPlan, run_soak
-from lab.stage import open_stage
 from lab.topology import Topology
 
 DEFAULT = SoakPlan()

@@ -21,7 +21,7 @@ import psycopg
 from bank.database import psql_url
 from bank.errors import CannotStart
 from bank.orders import Order
-from lab.stage import STEP_SECONDS_MAX, TRIES_AGAIN, Missed, Stage, faketime_library
+from lab.chaos.stage import STEP_SECONDS_MAX, TRIES_AGAIN, Missed, Stage, faketime_library
 from workers.app import QUEUE, TASK
 from workers.failpoints import Action, Point
 from workers.reconciler import Reconciler
@@ -343,7 +343,7 @@ def _submitter_dies(scene: Scene) -> None:
     some = scene.chance.randint(1, len(scene.orders) * 3 // 4)
     stage.keeper.spawn(
         "submitter",
-        [sys.executable, "-P", "-m", "lab.submitter", scene.submission.run, str(some)],
+        [sys.executable, "-P", "-m", "lab.chaos.submitter", scene.submission.run, str(some)],
         env=stage.environment,
         cwd=stage.servers.state_dir,
         log=stage.log_path / "submitter.log",

@@ -13,9 +13,9 @@ from bank.database import Database
 from bank.errors import CannotStart
 from bank.schema import open_bank
 from bank.strategies import strategy_named
-from lab.faults import FAULTS, Fault, Scene, fault_named
+from lab.chaos.faults import FAULTS, Fault, Scene, fault_named
+from lab.chaos.stage import TRIES_AGAIN, Missed, Stage
 from lab.results import SCHEMA
-from lab.stage import TRIES_AGAIN, Missed, Stage
 from lab.topology import Topology
 from lab.verdict import BROKEN, INCONCLUSIVE, SAFE, UNSAFE
 from lab.workload import Workload

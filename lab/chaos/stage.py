@@ -37,7 +37,7 @@ from bank.errors import BankError, CannotStart
 from bank.settings import Settings
 from bank.strategies.redis_lock import redis_url
 from lab import servers as embedded
-from lab.proxy import Proxy
+from lab.chaos.proxy import Proxy
 from lab.session import Servers, hold_bank, open_servers, worker_environment
 from lab.stack import Keeper
 from workers.failpoints import Action, Failpoint, Point

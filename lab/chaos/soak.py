@@ -16,8 +16,8 @@ from typing import Any
 from bank.audit import audit
 from bank.errors import CannotStart
 from bank.schema import open_bank
+from lab.chaos.stage import TRIES_AGAIN, Stage
 from lab.results import SCHEMA
-from lab.stage import TRIES_AGAIN, Stage
 from lab.workload import Workload
 from workers.submission import Submission, accept, publish
 

@@ -1,0 +1,134 @@
+"""What faults did, as tables: for the terminal and as Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from lab.chaos.cells import Chaos, ChaosCell
+from lab.chaos.faults import Fault
+from lab.chaos.soak import Soak
+from lab.tables import COLOURS
+
+
+def faults_table(faults: Sequence[Fault]) -> Table:
+    """Return the faults that can be had, for the terminal."""
+    table = Table("fault", "quick", "what happens", box=None, pad_edge=False)
+    for fault in faults:
+        table.add_row(fault.name, "yes" if fault.quick else "", fault.summary)
+    return table
+
+
+def chaos_table(cells: Sequence[ChaosCell]) -> Table:
+    """Return faults and strategies as a matrix for the terminal: what was lost, or how long recovery took."""
+    names, lines = _chaos_columns(cells)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
+    for number, name in enumerate(names):
+        # A strategy's name is broken at its hyphens: seven of them fit into 80 columns.
+        table.add_column(name.replace("-", "\n"), justify="left" if number == 0 else "right", no_wrap=True)
+    by_place = {(cell.fault, cell.strategy): cell for cell in cells}
+    for fault, *values in lines:
+        styled = [
+            f"[{COLOURS[by_place[fault, strategy].verdict]}]{value}[/]" if value else ""
+            for strategy, value in zip(names[1:], values, strict=True)
+        ]
+        table.add_row(fault, *styled)
+    return table
+
+
+def _chaos_columns(cells: Sequence[ChaosCell]) -> tuple[list[str], list[list[str]]]:
+    strategies = list(dict.fromkeys(cell.strategy for cell in cells))
+    by_place = {(cell.fault, cell.strategy): cell for cell in cells}
+    faults = dict.fromkeys(cell.fault for cell in cells)
+    lines = [[fault, *(_chaos_value(by_place.get((fault, strategy))) for strategy in strategies)] for fault in faults]
+    return ["fault", *strategies], lines
+
+
+def _chaos_value(cell: ChaosCell | None) -> str:
+    if cell is None:
+        return ""
+    if cell.lost_postings:
+        return f"lost {cell.lost_postings:,}"
+    if cell.pending:
+        return f"{cell.pending:,} left"
+    if cell.verdict == "broken":
+        return "broken"
+    return f"{cell.recovery_s:.1f} s" + ("" if cell.verdict == "safe" else "?")
+
+
+def chaos_markdown(result: Chaos) -> str:
+    """Return the matrix as Markdown, with what it takes to run it again."""
+    names, lines = _chaos_columns(result.cells)
+    safe = {(cell.fault, cell.strategy) for cell in result.cells if cell.verdict == "safe"}
+    head = ["| " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) - 1)]
+    rows = []
+    for fault, *values in lines:
+        bold = [
+            value if (fault, strategy) in safe or not value or value.endswith("?") else f"**{value}**"
+            for strategy, value in zip(names[1:], values, strict=True)
+        ]
+        rows.append("| " + " | ".join([f"`{fault}`", *bold]) + " |")
+    environment = result.environment
+    postgres, redis = environment["postgres"], environment["redis"]
+    survivors = [cell for cell in result.cells if cell.verdict == "safe"]
+    totals = (
+        f"Seconds until every transfer had its outcome, or what was lost; `?`: held, and claims nothing there. "
+        f"In the {len(survivors)} cells that are safe: {sum(cell.applied for cell in survivors):,} applied, "
+        f"{sum(cell.duplicates for cell in survivors)} twice, {sum(cell.pending for cell in survivors)} pending, "
+        f"{sum(cell.extra_deliveries for cell in survivors):,} extra deliveries."
+    )
+    footnote = (
+        f"`{result.command}`, {result.started}; bankrun {result.bankrun}, Python {environment['python']}, "
+        f"Postgres {postgres['server_version']}, {redis['server']} {redis['version']}, {environment['cores']} cores."
+    )
+    left_out = [f"Not run: `{name}`: {why}." for name, why in result.not_run.items()]
+    return "\n".join([*head, *rows, "", totals, *left_out, "", footnote]) + "\n"
+
+
+def _soak_figures(result: Soak) -> list[tuple[str, str]]:
+    plan, counts = result.plan, result.transfers
+    decided = sum(count for status, count in counts.items() if status != "pending")
+    return [
+        ("transfers", f"{plan.transfers:,} over {plan.accounts:,} accounts, {plan.strategy} on {result.topology}"),
+        ("took", f"{result.seconds:,.0f} s, {decided / result.seconds:,.0f} a second with everything that struck"),
+        ("applied, refused", f"{counts['applied']:,}, {counts['refused']:,}"),
+        ("failed, pending", f"{counts['failed']:,}, {counts['pending']:,}"),
+        ("lost, applied twice", f"{result.lost_postings:,}, {result.duplicates:,}"),
+        ("published again", f"{result.republished:,} by the reconcilers"),
+    ]
+
+
+def soak_table(result: Soak) -> Table:
+    """Return a soak's figures for the terminal."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in _soak_figures(result):
+        table.add_row(name, value)
+    for kind, seconds in result.recovery_s.items():
+        times = sum(struck["kind"] == kind for struck in result.struck)
+        table.add_row(f"{times} x {kind}", f"recovery {seconds['median']:.1f} s median, {seconds['worst']:.1f} s worst")
+    return table
+
+
+def soak_markdown(result: Soak) -> str:
+    """Return a soak's figures as Markdown, with what it takes to run it again."""
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in _soak_figures(result)), ""]
+    lines += ["| fault | times | recovery, median s | worst s |", "|---|---:|---:|---:|"]
+    for kind, seconds in result.recovery_s.items():
+        times = sum(struck["kind"] == kind for struck in result.struck)
+        lines.append(f"| `{kind}` | {times} | {seconds['median']:.1f} | {seconds['worst']:.1f} |")
+    every = [struck["recovery_s"] for struck in result.struck]
+    lines.append(f"| all | {len(every)} | {statistics.median(every):.1f} | {max(every):.1f} |")
+    environment = result.environment
+    postgres, redis = environment["postgres"], environment["redis"]
+    lines += [
+        "",
+        (
+            f"`{result.command}`, {result.started}; bankrun {result.bankrun}, Python {environment['python']}, "
+            f"Postgres {postgres['server_version']}, {redis['server']} {redis['version']}, "
+            f"{environment['cores']} cores."
+        ),
+    ]
+    return "\n".join(lines) + "\n"
