@@ -1,0 +1,253 @@
+"""Faults while transfers flow: what recovers, what breaks, and that a broken promise would be found."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bank.errors import BankError, CannotStart
+from bank.settings import Settings
+from lab.chaos import cells as chaos
+from lab.chaos.cells import CHAOS_LOAD, ChaosCell, ChaosPlan, run_cell
+from lab.chaos.faults import FAULTS
+from lab.chaos.stage import Stage, open_stage
+from lab.topology import Topology
+from tests.acceptance.conftest import Bankrun, processes_of, wait_until
+from workers.failpoints import Failpoint
+
+SEED = 3
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    """Two instances with four threads each, and servers that may be broken."""
+    path = Path(tempfile.mkdtemp(prefix="bankrun-chaos-"))
+    path.chmod(0o755)
+    with open_stage(Settings(state_dir=path), instances=2, threads=4) as opened:
+        yield opened
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def struck(
+    stage: Stage, fault: str, strategy: str = "row-lock", *, transfers: int = 120, seed: int = SEED
+) -> ChaosCell:
+    """Run one cell."""
+    load = replace(CHAOS_LOAD, transfers=transfers, accounts=8)
+    plan = ChaosPlan((fault,), (strategy,), Topology(2, 4), load, seed)
+    return run_cell(stage, plan, FAULTS[fault], strategy)
+
+
+@pytest.mark.parametrize(
+    ("fault", "strategy"),
+    [
+        ("kill-between-writes", "row-lock-orm"),
+        ("kill-before-commit", "atomic-update"),
+        ("kill-after-commit", "row-lock"),
+        ("lost-answer", "serializable"),
+        ("cut", "row-lock"),
+        ("terminate", "atomic-update"),
+        ("postgres-restart", "row-lock"),
+        ("postgres-crash", "batch"),
+        ("no-connections", "row-lock"),
+        ("disk-full", "row-lock"),
+        ("redis-emptied", "row-lock"),
+        ("messages-lost", "row-lock"),
+        ("messages-repeated", "row-lock"),
+        ("messages-poisoned", "row-lock"),
+        ("submitter-dies", "row-lock"),
+        ("two-reconcilers", "row-lock"),
+    ],
+)
+def test_nothing_is_lost_nothing_is_applied_twice_and_nothing_is_left(stage: Stage, fault: str, strategy: str) -> None:
+    cell = struck(stage, fault, strategy)
+    assert (cell.verdict, cell.reason) == ("safe", "")
+    assert (cell.lost_postings, cell.duplicates, cell.pending, cell.unexplained) == (0, 0, 0, 0)
+    assert cell.recovery_s is not None
+    poisoned = fault == "messages-poisoned"
+    assert cell.applied + cell.refused == 120
+    assert cell.failed == poisoned
+
+
+def test_a_paused_holder_breaks_a_lease_and_not_a_fenced_one(stage: Stage) -> None:
+    broken = struck(stage, "pause-holder", "redis-lock", transfers=200)
+    assert (broken.verdict, broken.expected) == ("broken", "unsafe")
+    assert broken.lost_postings > 0
+    fenced = struck(stage, "pause-holder", "redis-lock-fenced", transfers=200)
+    assert (fenced.verdict, fenced.lost_postings) == ("safe", 0)
+
+
+def test_no_lock_at_all_loses_postings_whatever_strikes(stage: Stage) -> None:
+    cell = struck(stage, "terminate", "none", transfers=300)
+    assert (cell.verdict, cell.expected) == ("broken", "unsafe")
+
+
+def test_a_message_duplicated_is_seen_as_an_extra_delivery(stage: Stage) -> None:
+    assert struck(stage, "messages-repeated").extra_deliveries > 0
+
+
+def test_a_system_that_forgets_would_be_found_broken(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without the reconcilers' view of the run nobody publishes again what the broker lost.
+    monkeypatch.setattr(chaos, "RECOVERY_SECONDS_MAX", 2.0)
+    accepted = chaos.accept
+    monkeypatch.setattr(chaos, "accept", lambda *given: accepted(*given, forgettable=True))
+    cell = struck(stage, "messages-lost")
+    assert (cell.verdict, cell.expected) == ("broken", "safe")
+    assert cell.contradicts
+    assert "still pending" in cell.reason
+
+
+def test_a_transfer_that_failed_without_a_reason_to_would_be_found(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awaited = chaos._await_outcomes
+
+    def fail_one(given: Stage, seconds_max: float) -> bool:
+        done = awaited(given, seconds_max)
+        with given.database.transaction() as transaction:
+            transaction.execute(
+                "INSERT INTO transfers (id, debit, credit, amount, strategy, status, reason)"
+                " VALUES (gen_random_uuid(), 1, 2, 1, 'row-lock', 'failed', 'who knows')"
+            )
+        return done
+
+    monkeypatch.setattr(chaos, "_await_outcomes", fail_one)
+    cell = struck(stage, "terminate")
+    assert cell.contradicts
+    assert "1 transfers have failed instead of 0: who knows" in cell.reason
+
+
+def test_a_failpoint_needs_the_key_that_its_instance_was_started_with(stage: Stage) -> None:
+    name = min(stage.infos)
+    stage.fleet.arm(stage.infos[name], "not the key", Failpoint("after-read", "kill"))
+    with pytest.raises(BankError, match="needs the key"):
+        stage.fleet.disarm(stage.infos[name], "not the key")
+    assert struck(stage, "messages-repeated").verdict == "safe"
+    assert stage.is_alive(name)
+
+
+def test_an_instance_that_is_asked_to_end_finishes_what_it_has_in_hand(stage: Stage) -> None:
+    from bank.audit import audit
+    from bank.schema import open_bank
+    from lab.workload import Workload
+    from workers.submission import Submission, accept, publish
+
+    names = sorted(stage.infos)
+    submission = stage.submission = Submission("orderly", "row-lock", "orderly", think_ms=300)
+    orders = list(Workload(accounts=50, transfers=24).orders(1))
+    open_bank(stage.database, accounts=50, opening=1_000)
+    accept(stage.database, orders, submission)
+    publish(stage.app, orders, submission)
+    for name in names:
+        stage.join(name)
+    stage.until(lambda: stage.fleet.queue_length("orderly") < len(orders), "they have begun")
+    stage.keeper.stop(names[:1], grace_seconds=10)
+    given_up = stage.count_by(names[0])
+    assert stage.keeper.returncode(names[0]) == 0
+    with stage.database.transaction() as transaction:  # whatever it had begun, it has ended: no session of its is left
+        row = transaction.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %(name)s", {"name": f"bankrun {names[0]}"}
+        ).fetchone()
+    assert row == (0,)
+    assert given_up > 0
+    stage.until(lambda: not stage.count("pending"), "the other one has done the rest", 20)
+    assert audit(stage.database).passed
+    stage.revive(names[0])
+    stage.fleet.leave("orderly", list(stage.infos.values()))
+    stage.submission = None
+
+
+def test_the_matrix_is_printed_and_saved_with_what_it_takes_to_run_it_again(bankrun: Bankrun, tmp_path: Path) -> None:
+    done = bankrun(
+        *("chaos", "--fault", "messages-repeated", "--strategy", "row-lock", "--transfers", "60", "--seed", "5"),
+        *("--export-json", "c.json", "--export-markdown", "c.md"),
+    )
+    assert done.returncode == 0, done.stderr
+    saved = json.loads((tmp_path / "c.json").read_text())
+    (cell,) = saved["cells"]
+    assert saved["schema"] == 1
+    assert saved["seed"] == 5
+    assert "--fault messages-repeated" in saved["command"]
+    names = ["fault", "strategy", "topology", "verdict", "applied", "lost_postings", "duplicates", "pending"]
+    assert set(names) | {"extra_deliveries", "recovery_s"} <= set(cell)
+    assert "| `messages-repeated` |" in (tmp_path / "c.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--fault", "kil"], "there is no fault 'kil': did you mean kill?"),
+        (["--rounds", "0"], "rounds=0"),
+        (["--topology", "1x4"], "nobody is left to go on"),
+        (["--transfers", "10"], "transfers=10: at least 50"),
+        (["--strategy", "single-writer"], "routed to one instance"),
+        (["--seed", "-1"], "seed=-1"),
+        (["--export-json", "/no/such/place.json"], "cannot write"),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence(bankrun: Bankrun, words: list[str], sentence: str) -> None:
+    done = bankrun("chaos", *words)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_servers_of_somebody_else_are_not_broken() -> None:
+    given = Settings.model_validate({"database_url": "postgresql://u@h/d", "broker_url": "redis://h"})
+    with (
+        pytest.raises(CannotStart, match="faults need servers that may be broken"),
+        open_stage(given, instances=2, threads=1),
+    ):
+        pass
+
+
+def test_an_interrupted_chaos_leaves_no_process_not_even_a_stopped_one(tmp_path: Path) -> None:
+    import signal
+    import subprocess
+
+    from tests.acceptance.conftest import command, environment
+
+    state = Path(tempfile.mkdtemp(prefix="bankrun-chaos-"))
+    state.chmod(0o755)
+    process = subprocess.Popen(
+        command("chaos", "--fault", "postgres-frozen", "--strategy", "row-lock", "--seed", "1"),
+        env=environment(state),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert wait_until(lambda: any(_is_stopped(pid) for pid in _pids_of(state)), 60)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 130
+        assert wait_until(lambda: not processes_of(state), 5), processes_of(state)
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def _pids_of(state: Path) -> list[int]:
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(state) in (directory / "cmdline").read_bytes().decode(errors="replace") or str(state) in str(
+                (directory / "cwd").readlink()
+            ):
+                found.append(int(directory.name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
