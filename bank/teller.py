@@ -254,39 +254,36 @@ class Teller:
     def _apply_all(
         self, transaction: Transaction, orders: Sequence[Order], strategy: ChunkStrategy, cost: Cost
     ) -> list[Fate | Rejected]:
-        ids = array(order.id for order in orders)
-        accepted = {row[0]: row[1:] for row in transaction.execute(CLAIM_ALL, {"ids": ids})}
-        claimed: dict[UUID, Order] = {}
+        ids = array(order.id.hex for order in orders)
+        # By the ids' integers, here and below: a UUID's own hash and comparison are Python, and there are thousands.
+        accepted = {row[0].int: row[1:] for row in transaction.execute(CLAIM_ALL, {"ids": ids})}
+        claimed: dict[int, Order] = {}
         rejections: dict[int, Rejected] = {}
         for number, order in enumerate(orders):
+            key = order.id.int
             # A transfer that is in the chunk twice was delivered twice: the second time it is found decided.
-            if order.id in accepted and order.id not in claimed:
-                disagreement = _disagreement(order, strategy, *accepted[order.id])
+            if key in accepted and key not in claimed:
+                disagreement = _disagreement(order, strategy, *accepted[key])
                 if disagreement is None:
-                    claimed[order.id] = order
+                    claimed[key] = order
                 else:
                     rejections[number] = disagreement
         claim_seconds = transaction.statements_seconds
         refusals = strategy.move_all(transaction, list(claimed.values())) if claimed else {}
         cost.move_seconds += transaction.statements_seconds - claim_seconds
-        applied = [transfer_id for transfer_id in claimed if transfer_id not in refusals]
+        outcomes = dict.fromkeys(claimed, APPLIED)
+        for transfer_id in refusals:
+            outcomes[transfer_id.int] = REFUSED
+        applied = [claimed[key].id for key, outcome in outcomes.items() if outcome == APPLIED]
         self._decide_all(transaction, APPLIED, applied, (), cost)
         self._decide_all(transaction, REFUSED, list(refusals), [str(refusal) for refusal in refusals.values()], cost)
-        found: dict[UUID, str] = {}
-        if any(order.id not in accepted for order in orders):
-            found = dict(transaction.execute(STATUS_ALL, {"ids": ids}).fetchall())
-        fates: list[Fate | Rejected] = []
-        for number, order in enumerate(orders):
-            if number in rejections:
-                fates.append(rejections[number])
-            elif order.id in claimed:
-                first = claimed[order.id] is order
-                fates.append(Fate(REFUSED if order.id in refusals else APPLIED, first))
-            elif order.id in found:
-                fates.append(Fate(found[order.id], first=False))
-            else:
-                fates.append(Rejected(f"transfer {order.id} was never accepted"))
-        return fates
+        if len(accepted) < len(orders):
+            for transfer_id, status in transaction.execute(STATUS_ALL, {"ids": ids}):
+                outcomes.setdefault(transfer_id.int, status)
+        return [
+            rejections.get(number) or _fate(order, outcomes.get(order.id.int), first=claimed.get(order.id.int) is order)
+            for number, order in enumerate(orders)
+        ]
 
     def _decide_all(
         self,
@@ -297,7 +294,12 @@ class Teller:
         cost: Cost,
     ) -> None:
         if ids:
-            decision = {**self._decision(cost), "status": status, "ids": array(ids), "reasons": list(reasons)}
+            decision = {
+                **self._decision(cost),
+                "status": status,
+                "ids": array(one.hex for one in ids),
+                "reasons": list(reasons),
+            }
             transaction.execute(DECIDE_ALL, decision)
 
     def _refuse(
@@ -321,6 +323,11 @@ class Teller:
             "thread": threading.current_thread().name,
             "attempts": cost.attempts,
         }
+
+
+def _fate(order: Order, outcome: str | None, *, first: bool) -> Fate | Rejected:
+    """Return what became of an order, given its transfer's status, if there is such a transfer."""
+    return Rejected(f"transfer {order.id} was never accepted") if outcome is None else Fate(outcome, first)
 
 
 def _disagreement(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
-from uuid import uuid5
+from uuid import NAMESPACE_OID, uuid5
 
 from celery import Celery
 from kombu.exceptions import KombuError
@@ -245,7 +244,7 @@ class Lab:
             chosen, threads = chosen[:1], 1
         name = self.next_name()
         # The run's number goes into the ids: a message that a cell before this one left behind then finds nothing.
-        orders = [dataclasses.replace(order, id=uuid5(order.id, str(self._runs))) for order in workload.orders(seed)]
+        orders = list(workload.orders(seed, salt=uuid5(NAMESPACE_OID, str(self._runs)).int))
         open_bank(self.database, accounts=workload.accounts, opening=workload.opening, constraint=workload.constraint)
         submission = Submission(name, strategy, name, workload.chunk, workload.think_ms, threads)
         accept(self.database, orders, submission)

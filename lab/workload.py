@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -47,20 +48,23 @@ class Workload:
         if self.accounts * self.opening + self.transfers * self.amount_max > BALANCE_MAX:
             raise CannotStart("so much money does not fit a bigint: use a smaller opening, or smaller amounts")
 
-    def orders(self, seed: int) -> Iterator[Order]:
-        """Yield the transfers. The same seed gives the same ones, ids included."""
+    def orders(self, seed: int, *, salt: int = 0) -> Iterator[Order]:
+        """Yield the transfers. The same seed gives the same ones, ids included; with another ``salt``, under other ids.
+
+        Written for millions: what ``Random.choices`` does is inlined.
+        """
         chooser = random.Random(seed)
-        accounts = range(1, self.accounts + 1)
+        draw, accounts = chooser.random, self.accounts
         # Zipf's law with exponent 1: the n-th account is wanted 1/n as often as the first.
-        weights = [1.0 if self.skew == "uniform" else 1.0 / account for account in accounts]
+        weights = [1.0 if self.skew == "uniform" else 1.0 / account for account in range(1, accounts + 1)]
         cumulative = list(itertools.accumulate(weights))
+        total, last = cumulative[-1], accounts - 1
         for _ in range(self.transfers):
-            debit = credit = chooser.choices(accounts, cum_weights=cumulative)[0]
+            debit = credit = 1 + bisect(cumulative, draw() * total, 0, last)
             while credit == debit:
-                credit = chooser.choices(accounts, cum_weights=cumulative)[0]
-            yield Order(
-                UUID(int=chooser.getrandbits(128), version=4), debit, credit, chooser.randint(1, self.amount_max)
-            )
+                credit = 1 + bisect(cumulative, draw() * total, 0, last)
+            transfer_id = UUID(int=chooser.getrandbits(128) ^ salt, version=4)
+            yield Order(transfer_id, debit, credit, chooser.randint(1, self.amount_max))
 
 
 def _check(name: str, value: float, least: float, most: float, why: str) -> None:

@@ -17,7 +17,9 @@ from bank.strategies import known_strategy
 from workers.app import QUEUE, TASK
 from workers.jobs import message
 
-PUBLISH_BATCH = 500
+PUBLISH_MESSAGES = 500
+PUBLISH_ORDERS = 20_000
+"""A round trip to the broker carries so many messages, or as few as hold so many orders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +88,11 @@ def publish(
     published so far.
     """
     chunk = submission.chunk
+    messages = max(1, min(PUBLISH_MESSAGES, PUBLISH_ORDERS // chunk))
     with app.producer_or_acquire() as producer:
-        for begin in range(0, len(orders), PUBLISH_BATCH * chunk):
-            end = min(begin + PUBLISH_BATCH * chunk, len(orders))
-            with producer.batch(max_size=PUBLISH_BATCH):
+        for begin in range(0, len(orders), messages * chunk):
+            end = min(begin + messages * chunk, len(orders))
+            with producer.batch(max_size=messages):
                 for first in range(begin, end, chunk):
                     body = message(
                         orders[first : min(first + chunk, end)],

@@ -58,23 +58,21 @@ class Batch(ChunkStrategy):
         last_entry = dict(zip(ids or (), last_entries or (), strict=True))
         transaction.think()
         refusals: dict[UUID, Refused] = {}
-        postings: list[tuple[int, UUID, int, int, int, int | None]] = []
-        changed: set[int] = set()
+        postings: list[tuple[int, str, int, int, int, int | None]] = []
         fresh = iter(entry_ids)
         for order in orders:
-            debit, credit, amount = order.debit, order.credit, order.amount
             refusal = _refusal(order, balance)
             if refusal is not None:
                 refusals[order.id] = refusal
                 continue
-            for account, delta in ((debit, -amount), (credit, amount)):
-                entry = next(fresh)
-                postings.append((entry, order.id, account, delta, balance[account], last_entry[account]))
-                balance[account] += delta
+            transfer = order.id.hex
+            for account, delta in ((order.debit, -order.amount), (order.credit, order.amount)):
+                entry, before = next(fresh), balance[account]
+                postings.append((entry, transfer, account, delta, before, last_entry[account]))
+                balance[account] = before + delta
                 last_entry[account] = entry
-                changed.add(account)
         if postings:
-            written = sorted(changed)
+            written = sorted({posting[2] for posting in postings})
             transaction.execute(
                 self.WRITE,
                 {
