@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
 from bank import models
+from bank.connection import LeanConnection, Rows
 from bank.errors import (
     BankError,
     Conflict,
@@ -96,7 +97,7 @@ class Database:
         instance: str,
         threads: int,
         settings: Settings,
-        connect: Callable[..., psycopg.Connection[Any]] = psycopg.Connection.connect,
+        connect: Callable[..., psycopg.Connection[Any]] = LeanConnection.connect,
     ) -> Database:
         """Return a worker instance's access: a connection for each thread, and no wait without an end."""
         return cls(
@@ -181,7 +182,7 @@ class Transaction:
         level = ISOLATION_LEVELS[isolation]
         if self.raw.isolation_level is not level:
             self.raw.isolation_level = level
-        self._cursor = self.raw.cursor()
+        self._run = driver.run if isinstance(driver, LeanConnection) else driver.cursor().execute
         self.statements_seconds = 0.0
         self.commit_seconds = 0.0
         self.think: Callable[[], None] = lambda: None
@@ -190,11 +191,11 @@ class Transaction:
 
     def execute(
         self, sql: LiteralString, parameters: Mapping[str, Any] | None = None
-    ) -> psycopg.Cursor[tuple[Any, ...]]:
+    ) -> psycopg.Cursor[tuple[Any, ...]] | Rows:
         """Run one statement with bound parameters, ``%(name)s``. Its rows are gone when the next one is run."""
         started = time.perf_counter()
         try:
-            return self._cursor.execute(sql, parameters)
+            return self._run(sql, parameters)
         finally:
             self.statements_seconds += time.perf_counter() - started
 
