@@ -44,14 +44,27 @@ def move_and_count(stage: Stage, lock: AbstractContextManager[None]) -> Outcome:
 
 
 def turns() -> list[str]:
-    """Say how often the turn goes from one busy thread to another."""
+    """Say how often the turn goes from one busy thread to another, and in which order sleeping ones wake up."""
     before = sys.getswitchinterval()
     lines = []
     for interval in (before, before / 10):
         sys.setswitchinterval(interval)
         lines.append(f"switch interval {interval * 1000:g} ms: {count_turns(0.1)} changes of turn in 100 ms")
     sys.setswitchinterval(before)
-    return lines
+    order: list[str] = []
+    workers = [threading.Thread(target=sleepy, args=(name, order)) for name in "012"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return [*lines, f"three workers that sleep before each of three rounds: {' '.join(order)}"]
+
+
+def sleepy(name: str, order: list[str]) -> None:
+    """Do what the talk's worker does."""
+    for _ in range(3):
+        time.sleep(0.01)
+        order.append(name)
 
 
 def count_turns(seconds: float) -> int:

@@ -9,8 +9,8 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ from stage import Outcome, Stage
 
 RED, GREEN, BOLD, DIM = "31", "32", "1", "2"
 ACTORS = ("36", "33", "35", "34")
-WIDTH_MAX = 80
+WIDTH_MIN, WIDTH_MAX = 40, 80
 PROPS_SECONDS_MAX = 120.0  # what a first start of Postgres may take on a slow machine
 
 
@@ -55,7 +55,7 @@ def perform(lesson: Lesson) -> NoReturn:
         parser.error("--step waits for keys: it needs a terminal")
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, _terminate)
-    teller = Teller(lesson.seconds_max, step=step)
+    teller = Teller(step=step)
     try:
         code = _perform(lesson, teller)
         sys.stdout.flush()
@@ -78,23 +78,20 @@ def _terminate(*_: object) -> None:
 def _perform(lesson: Lesson, teller: Teller) -> int:
     teller.title(lesson.name, " ".join((lesson.idea or "").split()))
     misses = []
-    with teller.bound(PROPS_SECONDS_MAX):
-        props = lesson.props()
-        opened = props.__enter__()
-    try:
-        with teller.bound(lesson.seconds_max):
-            for is_unsafe, half in [*((True, one) for one in lesson.unsafe), *((False, one) for one in lesson.safe)]:
-                teller.heading(half.__doc__ or half.__name__, is_unsafe=is_unsafe)
-                stage = Stage(teller.line)
-                outcome = half(stage) if opened is None else half(stage, opened)
-                teller.outcome(outcome)
-                if outcome.broken != is_unsafe:
-                    misses.append(half.__name__)
-            if lesson.by_chance is not None:
-                teller.by_chance(lesson.by_chance())
-    finally:
-        with teller.bound(PROPS_SECONDS_MAX):
-            props.__exit__(*sys.exc_info())
+    teller.bound(PROPS_SECONDS_MAX)
+    with lesson.props() as props:
+        teller.bound(lesson.seconds_max)
+        for is_unsafe, half in [*((True, one) for one in lesson.unsafe), *((False, one) for one in lesson.safe)]:
+            teller.heading(half.__doc__ or half.__name__, is_unsafe=is_unsafe)
+            stage = Stage(teller.line)
+            outcome = half(stage) if props is None else half(stage, props)
+            teller.outcome(outcome)
+            if outcome.broken != is_unsafe:
+                misses.append(half.__name__)
+        if lesson.by_chance is not None:
+            teller.by_chance(lesson.by_chance())
+        teller.bound(PROPS_SECONDS_MAX)
+    faulthandler.cancel_dump_traceback_later()
     teller.paragraph("Think", lesson.question)
     teller.paragraph("In earnest", lesson.in_earnest)
     if misses:
@@ -105,24 +102,16 @@ def _perform(lesson: Lesson, teller: Teller) -> int:
 class Teller:
     """Prints a lesson: at most 80 columns, colours on a terminal only and never with NO_COLOR."""
 
-    def __init__(self, seconds_max: float, *, step: bool) -> None:
+    def __init__(self, *, step: bool) -> None:
         self._step = step
         self._seconds = 0.0
         self._colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        self._width = min(WIDTH_MAX, shutil.get_terminal_size((WIDTH_MAX, 24)).columns)
+        self._width = max(WIDTH_MIN, min(WIDTH_MAX, shutil.get_terminal_size((WIDTH_MAX, 24)).columns))
 
-    @contextmanager
-    def bound(self, seconds: float) -> Iterator[None]:
-        """End the process if the block takes longer, with the frames of all threads on stderr."""
+    def bound(self, seconds: float) -> None:
+        """From now on, end the process after so long, with the frames of all threads on stderr."""
         self._seconds = seconds
-        self._arm()
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-
-    def _arm(self) -> None:
-        faulthandler.dump_traceback_later(self._seconds, exit=True)
+        faulthandler.dump_traceback_later(seconds, exit=True)
 
     def title(self, name: str, idea: str) -> None:
         """Print the name and the idea."""
@@ -135,7 +124,10 @@ class Teller:
         """Begin a half."""
         mark, colour = ("unsafe", RED) if is_unsafe else ("safe", GREEN)
         first, *rest = textwrap.wrap(f"{mark}: {text.splitlines()[0]}", self._width)
-        print("\n" + self._in(BOLD, self._in(colour, mark) + self._in(BOLD, first[len(mark) :])), *rest, sep="\n")
+        print("\n" + self._in(f"{BOLD};{colour}", mark) + self._in(BOLD, first[len(mark) :]))
+        for more in rest:
+            print(self._in(BOLD, more))
+        self._wait_for_key()
 
     def line(self, who: str, text: str, at_ms: float) -> None:
         """Print one step, and wait for a key if wanted."""
@@ -145,14 +137,14 @@ class Teller:
         print(self._in(DIM, begin[:13]) + self._in(colour, begin[13:] + first))
         for more in rest:
             print(" " * len(begin) + self._in(colour, more))
-        if self._step:
-            self._wait_for_key()
+        self._wait_for_key()
 
     def outcome(self, outcome: Outcome) -> None:
         """End a half."""
         word, colour = ("broken", RED) if outcome.broken else ("holds", GREEN)
         first, *rest = textwrap.wrap(f"{word}: {outcome.text}", self._width - 2)
         print("  " + self._in(colour, first), *("  " + self._in(colour, more) for more in rest), sep="\n")
+        self._wait_for_key()
 
     def by_chance(self, lines: list[str]) -> None:
         """Print what was measured here and now, and may be different elsewhere."""
@@ -169,13 +161,15 @@ class Teller:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colours and text else text
 
     def _wait_for_key(self) -> None:
-        """Wait in the main thread, so that Ctrl-C ends it; whoever thinks about a step is not hurried."""
+        """With --step, wait, in the main thread, so that Ctrl-C ends it; whoever thinks about a step is not hurried."""
+        if not self._step:
+            return
         faulthandler.cancel_dump_traceback_later()
         sys.stdout.flush()
         try:
             _read_key()
         finally:
-            self._arm()
+            self.bound(self._seconds)
 
 
 def _read_key() -> None:

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,14 @@ def test_all_lessons_share_one_postgres_and_leave_nothing(
     assert processes_of(cli_state) == []
 
 
+def test_a_wheel_has_every_lesson_where_the_lab_looks_for_it(tmp_path: Path) -> None:
+    words = ("-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path))
+    subprocess.run([sys.executable, *words], cwd=FOLDER.parent, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"lab/lessons.py", *(f"lessons/{path.name}" for path in FOLDER.glob("*.py"))} <= names
+
+
 def test_a_plain_file_runs_anywhere_without_bankrun(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-S", str(LESSONS["gil"].path)], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -115,6 +124,7 @@ def test_step_waits_for_keys_in_colours_and_ctrl_c_ends_it_with_130(cli_state: P
             assert select.select([terminal], [], [], 20)[0], shown
             shown += os.read(terminal, 4096)
 
+    os.write(terminal, b" ")  # the heading
     read_until(b"with 0 others")
     assert b"\x1b[36m" in shown
     assert b"with 1 others" not in shown  # it waits

@@ -8,12 +8,14 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from lab.lessons import FOLDER, LESSONS
+from bank.errors import BankError
+from lab.lessons import FOLDER, LESSONS, Lesson, run
 
 RUNS = 100
 ALONE = [one.name for one in LESSONS.values() if not one.needs_postgres]
@@ -119,6 +121,13 @@ def test_every_lesson_is_whole(load: Any, name: str) -> None:
     assert len(LESSONS[name].path.read_text().splitlines()) <= 130
     for file in re.findall(r"\b(?:bank|workers|lab)/[\w/]+\.py", lesson.in_earnest):
         assert (FOLDER.parent / file).is_file()
+
+
+def test_a_lesson_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hangs.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setattr("lab.lessons.SECONDS_MAX", 0.3)
+    with pytest.raises(BankError, match="the lesson hangs did not end in"):
+        run(Lesson("hangs", str(tmp_path / "hangs.py"), ""))
 
 
 def test_the_files_are_those_of_the_list_and_shadow_nothing() -> None:
