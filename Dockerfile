@@ -27,12 +27,12 @@ RUN python3 -m pip --python /opt/bankrun/bin/python uninstall -y hatchling paths
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin bankrun \
- && install -d -o bankrun -g bankrun /run/secrets
+ && install -d -o bankrun -g bankrun /run/secrets /secrets/postgres /secrets/redis /secrets/lab /secrets/worker
 COPY --from=runtime /opt/bankrun /opt/bankrun
 COPY --from=wheel /dist /tmp/dist
 RUN python3 -m pip --python /opt/bankrun/bin/python install --no-index --no-deps --no-cache-dir \
     --root-user-action ignore --disable-pip-version-check /tmp/dist/*.whl && rm -r /tmp/dist
-COPY tools/make-secrets tools/forward-ports /opt/bankrun/bin/
+COPY tools/make-secrets tools/make-roles tools/forward-ports /opt/bankrun/bin/
 # The working directory holds the scripts only, so what is imported is what was installed.
 COPY scripts /app/scripts
 WORKDIR /app
