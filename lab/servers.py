@@ -6,6 +6,7 @@ comes through it. Nothing here starts a server: the keeper does (see `lab.stack`
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import importlib.util
 import os
@@ -26,6 +27,9 @@ from bank.errors import CannotStart
 DATABASE = USER = "bankrun"
 PORT = "5432"  # a part of the socket's name, no more; said everywhere, since PGPORT would change the default
 LEFTOVER_STEP_SECONDS = 2.0
+WRITABLE_BYTES_MIN = 65_536
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A disk, a quota, or a limit for a file's size; whatever a server says after one of these only follows from it."""
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
@@ -320,12 +324,16 @@ def _command_line(pid: int) -> str:
 
 
 def reason_in(log: Path) -> str:
-    """Return why a server ended, as its log tells: the last error, or else its last line."""
+    """Return why a server ended, as its log tells: a full disk, the last error, or else its last line."""
+    disk = os.statvfs(log.parent)
+    if disk.f_bavail * disk.f_frsize < WRITABLE_BYTES_MIN:  # then the log may be lacking, too
+        return f"no space is left on the disk of {log.parent}"
     try:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     except OSError as error:
         return f"no log: {error.strerror}"
     errors = [line for line in lines if re.search(r"\b(FATAL|PANIC|error):\s", line)]
-    last = (errors or lines or ["its log is empty"])[-1]
+    full = [line for line in lines if any(os.strerror(number) in line for number in NO_ROOM)]
+    last = (full[:1] or errors or lines or ["its log is empty"])[-1]
     # Postgres: "<time> [pid] FATAL:  why"; initdb: "initdb: error: why"; Valkey: "<pid>:M <time> # why".
     return re.sub(r"^(.*?\b(FATAL|PANIC|error):\s+|\d+:\w \S+ \S+ \S+ \S+ [#*.-] )", "", last)

@@ -300,9 +300,10 @@ def _explained(what: str) -> Iterator[None]:
     except BankError as error:
         raise CannotStart(f"{what}: {error}") from error
     except shutil.Error as error:  # copytree's: a list of (from, to, "[Errno …] why: from -> to")
-        raise CannotStart(f"{what}: {error.args[0][0][2].partition('] ')[2].partition(':')[0]}") from error
+        _, where, why = error.args[0][0]
+        raise CannotStart(f"{what}: {why.partition('] ')[2].partition(':')[0]} ({where})") from error
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({error.filename2 or error.filename})" if error.filename else ""
         raise CannotStart(f"{what}: {error.strerror or error}{where}") from error
 
 

@@ -109,6 +109,8 @@ def own(path: Path, *, for_servers: bool) -> Iterator[StateDir]:
         if user is not None:
             _check_reachable(path)
         (path / "logs").mkdir(mode=0o700, exist_ok=True)
+        if not os.access(path / "logs", os.W_OK | os.X_OK):
+            raise PermissionError("its logs cannot be written")
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except (OSError, RuntimeError, ValueError) as error:
         raise CannotStart(
