@@ -26,9 +26,12 @@ the first that writes one, which may write both."""
 Action = Literal["kill", "stop", "exit"]
 """SIGKILL, SIGSTOP, or an end of the process as after a fault in an extension module."""
 
-READS = re.compile(r"\bFROM\s+(ONLY\s+)?accounts\b", re.IGNORECASE)
-WRITES = re.compile(r"\bUPDATE\s+accounts\b", re.IGNORECASE)
-CLAIMS = re.compile(r"\bUPDATE\s+transfers\s+SET\s+status\s*=\s*'applied'", re.IGNORECASE)
+READS = re.compile(r"\bFROM\s+(ONLY\s+)?(bankrun\.)?accounts\b", re.IGNORECASE)
+WRITES = re.compile(r"\bUPDATE\s+(ONLY\s+)?(bankrun\.)?accounts\b", re.IGNORECASE)
+CLAIMS = re.compile(
+    r"\bUPDATE\s+transfers\s+SET\s+status\s*=\s*'applied'|\bFROM\s+transfers\b.*\bFOR\s+NO\s+KEY\s+UPDATE\b",
+    re.IGNORECASE | re.DOTALL,
+)
 EXIT_STATUS = 70
 
 logger = logging.getLogger("bankrun")
@@ -116,11 +119,21 @@ class Cursor(psycopg.Cursor[Any]):
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """Run a statement, then reach what it leads to."""
         result = super().execute(query, params, **options)
+        self._reach(query, params)
+        return result
+
+    def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
+        """Run a statement several times, then reach what it leads to: the ORM writes both accounts like this."""
+        super().executemany(query, params_seq, **options)
+        self._reach(query, None)
+
+    def _reach(self, query: Any, params: Any) -> None:
         connection = self.connection
         assert isinstance(connection, Connection)
         text = query.decode() if isinstance(query, bytes) else str(query)
         if CLAIMS.search(text) and isinstance(params, dict):
-            connection.reach("claim", str(params.get("id")))
+            for transfer in params.get("ids", [params.get("id")]):
+                connection.reach("claim", str(transfer))
         writes = WRITES.search(text) is not None
         if (writes or READS.search(text)) and not connection.read:
             connection.read = True
@@ -128,4 +141,3 @@ class Cursor(psycopg.Cursor[Any]):
         if writes and not connection.written:
             connection.written = True
             connection.reach("between-writes")
-        return result
