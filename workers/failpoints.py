@@ -11,13 +11,15 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, LiteralString, Self, get_args
+from uuid import UUID
 
 import psycopg
 from pydantic import SecretStr
 
+from bank.connection import LeanConnection, Rows
 from bank.errors import Rejected
 
 Point = Literal["claim", "after-read", "between-writes", "before-commit", "after-commit"]
@@ -88,11 +90,30 @@ class Failpoints:
         return connection
 
 
-class Connection(psycopg.Connection[Any]):
-    """A connection that tells what it is about to do, and what it has done."""
+class Connection(LeanConnection):
+    """A worker's connection that looks at what goes through it. Each failpoint is reached once in a transaction."""
 
     reach: Callable[..., None]
     read = written = False
+
+    def run(self, sql: LiteralString, parameters: Mapping[str, Any] | None = None) -> Rows:
+        """Run a statement, then reach what it leads to."""
+        rows = super().run(sql, parameters)
+        self.look_at(sql, parameters)
+        return rows
+
+    def look_at(self, sql: str, parameters: Mapping[str, Any] | None) -> None:
+        """Reach the failpoints that are behind a statement."""
+        if CLAIMS.search(sql) and parameters is not None:
+            for transfer in _claimed(parameters):
+                self.reach("claim", transfer)
+        writes = WRITES.search(sql) is not None
+        if (writes or READS.search(sql)) and not self.read:
+            self.read = True
+            self.reach("after-read")
+        if writes and not self.written:
+            self.written = True
+            self.reach("between-writes")
 
     def commit(self) -> None:
         """Commit, and reach the failpoints before and after it; those of transactions that moved no money are none."""
@@ -113,31 +134,26 @@ class Connection(psycopg.Connection[Any]):
         self.read = self.written = False
 
 
+def _claimed(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the transfers of a claim: one, or a message's."""
+    given = [str(parameters["id"])] if "id" in parameters else str(parameters["ids"]).strip("{}").split(",")
+    return [str(UUID(one)) for one in given]
+
+
 class Cursor(psycopg.Cursor[Any]):
-    """A cursor that looks at its statements. Each failpoint is reached once in a transaction."""
+    """A cursor on such a connection: the ORM's."""
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """Run a statement, then reach what it leads to."""
         result = super().execute(query, params, **options)
-        self._reach(query, params)
+        self._look_at(query)
         return result
 
     def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
         """Run a statement several times, then reach what it leads to: the ORM writes both accounts like this."""
         super().executemany(query, params_seq, **options)
-        self._reach(query, None)
+        self._look_at(query)
 
-    def _reach(self, query: Any, params: Any) -> None:
-        connection = self.connection
-        assert isinstance(connection, Connection)
-        text = query.decode() if isinstance(query, bytes) else str(query)
-        if CLAIMS.search(text) and isinstance(params, dict):
-            for transfer in params.get("ids", [params.get("id")]):
-                connection.reach("claim", str(transfer))
-        writes = WRITES.search(text) is not None
-        if (writes or READS.search(text)) and not connection.read:
-            connection.read = True
-            connection.reach("after-read")
-        if writes and not connection.written:
-            connection.written = True
-            connection.reach("between-writes")
+    def _look_at(self, query: Any) -> None:
+        assert isinstance(self.connection, Connection)
+        self.connection.look_at(query.decode() if isinstance(query, bytes) else str(query), None)

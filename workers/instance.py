@@ -15,10 +15,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from bank.borrowed import Borrowed
+from bank.connection import LeanConnection
 from bank.database import Database
 from bank.errors import BankError, CannotStart, Rejected, StrategyFault, Transient
 from bank.orders import Order
@@ -76,7 +76,7 @@ class Instance:
 
     def open_database(self, name: str, threads: int) -> Database:
         """Return an access of its own for so many threads of this instance. Whoever takes it closes it."""
-        connect = psycopg.Connection.connect if self.failpoints is None else self.failpoints.connect
+        connect = LeanConnection.connect if self.failpoints is None else self.failpoints.connect
         return Database.for_instance(
             self._database_url, instance=name, threads=threads, settings=self.settings, connect=connect
         )
