@@ -27,7 +27,7 @@ soak: venv-run ## 100,000 transfers under 60 faults; some ten minutes
 	@$(py) -m lab soak
 
 test: venv-dev ## run all tests
-	@$(py) -m pytest
+	@$(py) -m pytest --numprocesses=auto --dist=loadgroup
 
 test-compose: venv-dev ## run the tests of the compose stack, with a Docker engine that is up
 	@$(py) -m pytest tests/compose

@@ -1,7 +1,8 @@
-"""One embedded stack for the whole test session, in a state directory of its own."""
+"""One embedded stack for each process that runs tests, in a state directory of its own."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,23 @@ from bank.schema import create_schema, open_for_lab
 from bank.settings import Settings
 from lab.lessons import FOLDER
 from lab.stack import Endpoints, Keeper, embedded_stack
+
+DEAR = {"comparison", "lab", "browser"}
+"""Fixtures that take seconds: all tests that use one of them run in the same process, where it is made once."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes `make test` starts: not more than cores, since many tests start fleets of workers."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(2, min(cores, 8))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares a dear fixture."""
+    for item in items:
+        for name in DEAR.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,7 @@ def open_console(*exports: str | None) -> Console:
 def main() -> None:
     """Run the command line. Every error that a user can cause ends in one sentence and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_run())
+    sys.exit(run())
 
 
 def _terminate(*_: Any) -> None:
@@ -109,7 +109,8 @@ def _terminate(*_: Any) -> None:
     raise Terminated
 
 
-def _run() -> int:
+def run() -> int:
+    """Run the command line, and return its exit code."""
     try:
         code = cli(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lab.cli import app
+
 SECONDS_MAX = 110
 Bankrun = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -52,6 +54,30 @@ def bankrun(cli_state: Path, tmp_path: Path) -> Bankrun:
             check=False,
             stdin=subprocess.DEVNULL,
         )
+
+    return run
+
+
+@pytest.fixture
+def typed(
+    cli_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Bankrun:
+    """Return a function as above, but in this process: for what ends before anything is started.
+
+    A process of its own takes a second, nearly all of it to import.
+    """
+
+    def run(*words: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            for name in os.environ.keys() - environment(cli_state).keys():
+                patch.delenv(name)
+            for name, value in environment(cli_state, **extra).items():
+                patch.setenv(name, value)
+            patch.chdir(tmp_path)
+            patch.setattr(sys, "argv", ["bankrun", *words])
+            code = app.run()
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(words, code, out, err)
 
     return run
 
