@@ -20,6 +20,9 @@ A class's docstring is its message when it is raised without one.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class BankError(Exception):
     """Something in the bank went wrong."""
@@ -87,3 +90,11 @@ class NotReady(CannotStart):
 
 class DoesNotFit(CannotStart):
     """A class is no strategy."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], also: str = "") -> CannotStart:
+    """Return the error for a name that does not exist, with the nearest one that does, or all of them."""
+    there = list(known)
+    near = difflib.get_close_matches(name, there, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(there)}"
+    return CannotStart(f"there is no {kind} {name!r}: {hint}{also}")

@@ -5,7 +5,6 @@ Their code is in ``lessons/``, beside this package in a clone and where it is in
 
 from __future__ import annotations
 
-import difflib
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bank.errors import BankError, CannotStart
+from bank.errors import BankError, CannotStart, unknown
 
 SECONDS_MAX = 300.0
 """A lesson ends itself long before this: its own bound is in its file, and allows for a slow start of Postgres."""
@@ -68,9 +67,7 @@ def lesson_named(name: str) -> Lesson:
     """Return a lesson. Raises CannotStart for a name that does not exist, with the nearest that does."""
     if name in LESSONS:
         return LESSONS[name]
-    near = difflib.get_close_matches(name, LESSONS, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(LESSONS)}"
-    raise CannotStart(f"there is no lesson {name!r}: {hint}")
+    raise unknown("lesson", name, LESSONS)
 
 
 def run(lesson: Lesson, *, step: bool = False, environment: Mapping[str, str] | None = None) -> int:

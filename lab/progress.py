@@ -7,33 +7,25 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lab.results import Run
 from lab.topology import Topology
 
 
-def _bars(console: Console) -> Bars:
-    """Return bars that leave nothing behind, and that are seen on a terminal only."""
-    return Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
-class BarProgress:
-    """Two bars: the cells of the comparison, and the transfers of the cell that runs."""
+class Bars:
+    """Bars on a terminal, for the block; they leave nothing behind, and elsewhere nothing is seen of them."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = _bars(console)
-        self._cells = self._bars.add_task("cells", total=None)
-        self._transfers = self._bars.add_task("transfers", total=None)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -43,6 +35,15 @@ class BarProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._bars.stop()
+
+
+class BarProgress(Bars):
+    """Two bars: the cells of the comparison, and the transfers of the cell that runs."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._cells = self._bars.add_task("cells", total=None)
+        self._transfers = self._bars.add_task("transfers", total=None)
 
     def cell_begins(self, strategy: str, topology: Topology, number: int, total: int) -> None:
         """Begin the next bar."""
@@ -98,47 +99,29 @@ class Silence:
         """Say nothing."""
 
 
-class Steps:
+class Steps(Bars):
     """A bar for work of several steps on a terminal, and nothing elsewhere."""
 
     def __init__(self, total: int) -> None:
-        self._bars = _bars(Console(stderr=True, highlight=False))
+        super().__init__(Console(stderr=True, highlight=False))
         self._task = self._bars.add_task("", total=total, completed=-1)
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def begin(self, what: str) -> None:
         """Say what begins."""
         self._bars.update(self._task, advance=1, description=what)
 
 
-class Amount:
+class Amount(Bars):
     """A bar for a long run of one thing on a terminal, and a line a minute elsewhere."""
 
     LINE_SECONDS = 60.0
 
     def __init__(self, console: Console, total: int) -> None:
+        super().__init__(console)
         self._console = console
-        self._bars = _bars(console)
         self._total = total
         self._task = self._bars.add_task("", total=total)
         self._line_at = time.monotonic() + self.LINE_SECONDS
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bars.stop()
 
     def tell(self, done: int, what: str) -> None:
         """Say how far it is, and what it is at."""

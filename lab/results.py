@@ -99,15 +99,30 @@ class Cell:
 
 
 @dataclass(slots=True)
-class Comparison:
-    """Everything that is needed to read a comparison, and to run it again."""
+class Provenance:
+    """What it takes to run a result again, and to know what it was found with."""
 
     bankrun: str
-    seed: int
     started: str
     command: str
     environment: dict[str, Any]
     settings: dict[str, Any]
+
+    def sentence(self) -> str:
+        """Return it as a footnote in Markdown."""
+        postgres, redis = self.environment["postgres"], self.environment["redis"]
+        return (
+            f"`{self.command}`, {self.started}; bankrun {self.bankrun}, Python {self.environment['python']}, "
+            f"Celery {self.environment['packages']['celery']}, Postgres {postgres['server_version']}, "
+            f"{redis['server']} {redis['version']}, {self.environment['cores']} cores."
+        )
+
+
+@dataclass(slots=True)
+class Comparison(Provenance):
+    """Everything that is needed to read a comparison, and to run it again."""
+
+    seed: int
     workload: Workload
     cells: list[Cell] = field(default_factory=list)
 

@@ -173,18 +173,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     lines = ["| " + " | ".join(name for name, _ in NARROW) + " |"]
     lines.append("|" + "|".join("---" if name in TEXT_COLUMNS else "---:" for name, _ in NARROW) + "|")
     lines += ["| " + " | ".join(show(cell) for _, show in NARROW) + " |" for cell in comparison.cells]
-    environment = comparison.environment
-    postgres, redis = environment["postgres"], environment["redis"]
-    lines += [
-        "",
-        (
-            f"`{comparison.command}`, {comparison.started}; bankrun {comparison.bankrun}, "
-            f"Python {environment['python']}, Celery {environment['packages']['celery']}, "
-            f"Postgres {postgres['server_version']}, {redis['server']} {redis['version']}, "
-            f"{environment['cores']} cores."
-        ),
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", comparison.sentence()]) + "\n"
 
 
 def benchmark_table(measured: Benchmark) -> Table:

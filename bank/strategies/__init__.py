@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from bank.errors import CannotStart
+from bank.errors import CannotStart, unknown
 from bank.strategies import outside
 from bank.strategies.advisory_lock import AdvisoryLock
 from bank.strategies.advisory_lock_early import AdvisoryLockEarly
@@ -102,9 +100,8 @@ def strategy_named(name: str) -> type[Strategy]:
     offered = outside.installed()
     if name in offered:
         return outside.load(name, offered[name].value)
-    near = difflib.get_close_matches(name, [*STRATEGIES, *offered], n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join([*STRATEGIES, *offered])}"
-    raise CannotStart(f"there is no strategy {name!r}: {hint}; one of your own is written package.module:Class")
+    also = "; one of your own is written package.module:Class"
+    raise unknown("strategy", name, [*STRATEGIES, *offered], also)
 
 
 def known_strategy(name: str) -> type[Strategy] | None:

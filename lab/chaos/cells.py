@@ -15,7 +15,7 @@ from bank.schema import open_bank
 from bank.strategies import strategy_named
 from lab.chaos.faults import FAULTS, Fault, Scene, fault_named
 from lab.chaos.stage import TRIES_AGAIN, Missed, Stage
-from lab.results import SCHEMA
+from lab.results import SCHEMA, Provenance
 from lab.topology import Topology
 from lab.verdict import BROKEN, INCONCLUSIVE, SAFE, UNSAFE
 from lab.workload import Workload
@@ -259,15 +259,10 @@ def _reasons(database: Database) -> list[str]:
 
 
 @dataclass(slots=True)
-class Chaos:
+class Chaos(Provenance):
     """Everything that is needed to read the result, and to run it again."""
 
-    bankrun: str
     seed: int
-    started: str
-    command: str
-    environment: dict[str, Any]
-    settings: dict[str, Any]
     workload: Workload
     rounds: int
     not_run: dict[str, str] = field(default_factory=dict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import json
 import random
 import signal
@@ -19,7 +18,7 @@ from uuid import uuid4
 import psycopg
 
 from bank.database import psql_url
-from bank.errors import CannotStart
+from bank.errors import unknown
 from bank.orders import Order
 from lab.chaos.stage import STEP_SECONDS_MAX, TRIES_AGAIN, Missed, Stage, faketime_library
 from workers.app import QUEUE, TASK
@@ -439,6 +438,4 @@ def fault_named(name: str) -> Fault:
     """Return a fault. Raises CannotStart for a name that does not exist."""
     if name in FAULTS:
         return FAULTS[name]
-    near = difflib.get_close_matches(name, FAULTS, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FAULTS)}"
-    raise CannotStart(f"there is no fault {name!r}: {hint}")
+    raise unknown("fault", name, FAULTS)

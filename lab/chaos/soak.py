@@ -17,7 +17,7 @@ from bank.audit import audit
 from bank.errors import CannotStart
 from bank.schema import open_bank
 from lab.chaos.stage import TRIES_AGAIN, Stage
-from lab.results import SCHEMA
+from lab.results import SCHEMA, Provenance
 from lab.workload import Workload
 from workers.submission import Submission, accept, publish
 
@@ -61,7 +61,7 @@ class SoakPlan:
 
 
 @dataclass(slots=True)
-class Soak:
+class Soak(Provenance):
     """What was left after it all. ``recovery_s`` has, for each kind, the time until what was struck worked again.
 
     That is: until an instance that was killed or paused decides its next transfer, and, after a restart of a server,
@@ -69,11 +69,6 @@ class Soak:
     on, or the server answers again.
     """
 
-    bankrun: str
-    started: str
-    command: str
-    environment: dict[str, Any]
-    settings: dict[str, Any]
     plan: SoakPlan
     topology: str
     struck: list[dict[str, Any]] = field(default_factory=list)

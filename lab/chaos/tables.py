@@ -71,8 +71,6 @@ def chaos_markdown(result: Chaos) -> str:
             for strategy, value in zip(names[1:], values, strict=True)
         ]
         rows.append("| " + " | ".join([f"`{fault}`", *bold]) + " |")
-    environment = result.environment
-    postgres, redis = environment["postgres"], environment["redis"]
     survivors = [cell for cell in result.cells if cell.verdict == "safe"]
     totals = (
         f"Seconds until every transfer had its outcome, or what was lost; `?`: held, and claims nothing there. "
@@ -80,12 +78,8 @@ def chaos_markdown(result: Chaos) -> str:
         f"{sum(cell.duplicates for cell in survivors)} twice, {sum(cell.pending for cell in survivors)} pending, "
         f"{sum(cell.extra_deliveries for cell in survivors):,} extra deliveries."
     )
-    footnote = (
-        f"`{result.command}`, {result.started}; bankrun {result.bankrun}, Python {environment['python']}, "
-        f"Postgres {postgres['server_version']}, {redis['server']} {redis['version']}, {environment['cores']} cores."
-    )
     left_out = [f"Not run: `{name}`: {why}." for name, why in result.not_run.items()]
-    return "\n".join([*head, *rows, "", totals, *left_out, "", footnote]) + "\n"
+    return "\n".join([*head, *rows, "", totals, *left_out, "", result.sentence()]) + "\n"
 
 
 def _soak_figures(result: Soak) -> list[tuple[str, str]]:
@@ -121,14 +115,4 @@ def soak_markdown(result: Soak) -> str:
         lines.append(f"| `{kind}` | {times} | {seconds['median']:.1f} | {seconds['worst']:.1f} |")
     every = [struck["recovery_s"] for struck in result.struck]
     lines.append(f"| all | {len(every)} | {statistics.median(every):.1f} | {max(every):.1f} |")
-    environment = result.environment
-    postgres, redis = environment["postgres"], environment["redis"]
-    lines += [
-        "",
-        (
-            f"`{result.command}`, {result.started}; bankrun {result.bankrun}, Python {environment['python']}, "
-            f"Postgres {postgres['server_version']}, {redis['server']} {redis['version']}, "
-            f"{environment['cores']} cores."
-        ),
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", result.sentence()]) + "\n"
