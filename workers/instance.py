@@ -213,7 +213,8 @@ class Instance:
                 try:
                     self._strategies[name] = self._opened(name)
                 except (CannotStart, StrategyFault) as error:
-                    self._turned_away[name] = str(error)
+                    if ":" in name and outside.is_announced(name, self.settings):  # no stranger's name fills memory
+                        self._turned_away[name] = str(error)
                     raise Rejected(str(error)) from None
             return self._strategies[name]
 
