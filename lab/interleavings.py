@@ -192,6 +192,7 @@ class Prover:
         self._database = database
         self._settings = settings
         self._names = "ABC"[:transfers]
+        self._installed: set[str] = set()
         self._scheduler = Scheduler(database.url, settings, self._names)
 
     def __enter__(self) -> Self:
@@ -261,6 +262,9 @@ class Prover:
     def run(self, strategy: type[Strategy], instances: str, case: Case, choose: Choose) -> Execution:
         """Run one execution on a bank that looks the same each time."""
         orders = case.orders()
+        if strategy.name not in self._installed:
+            outside.install(strategy, self._database)
+            self._installed.add(strategy.name)
         self._reset(orders, strategy.name)
         try:
             with ExitStack() as opened:

@@ -10,6 +10,7 @@ from psycopg.errors import UniqueViolation
 
 from bank.errors import BankError, CannotStart
 from bank.schema import open_bank
+from bank.strategies import STRATEGIES, outside
 from lab.experiment import Lab
 from lab.own import user_strategy
 from lab.workload import Workload
@@ -37,11 +38,16 @@ def open_fresh_bank(lab: Lab, workload: Workload) -> None:
 def trigger(lab: Lab, workload: Workload, strategy: str, *, seed: int) -> None:
     """Accept a workload's transfers, and tell the workers. Returns when all messages are sent, not when they are done.
 
-    Raises CannotStart for a strategy that does not exist or must not use this queue, and for transfers that were
-    accepted before.
+    Raises CannotStart for a strategy that does not exist, must not use this queue or cannot be used by a worker, and
+    for transfers that were accepted before.
     """
+    wanted = user_strategy(strategy)
+    name = wanted.name
+    if name not in STRATEGIES:
+        outside.install(wanted, lab.database)
+        lab.fleet.check_strategy(name, lab.instances)
     run = f"trigger-{secrets.token_hex(4)}"
-    submission = Submission(run, user_strategy(strategy).name, QUEUE, workload.chunk, workload.think_ms)
+    submission = Submission(run, name, QUEUE, workload.chunk, workload.think_ms)
     orders = list(workload.orders(seed))
     try:
         accept(lab.database, orders, submission)

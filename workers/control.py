@@ -7,6 +7,7 @@ from typing import Any
 from celery.worker.control import control_command, inspect_command
 
 from bank.errors import Rejected
+from bank.strategies import outside
 from workers.failpoints import Failpoint
 from workers.tasks import current_instance
 
@@ -25,8 +26,8 @@ def read_meter(state: Any, run: str) -> dict[str, Any]:
 
 @inspect_command(name="bankrun_refusal", args=[("strategy", str)], signature="<strategy>")  # type: ignore[untyped-decorator]
 def refusal(state: Any, strategy: str) -> dict[str, Any]:
-    """Load a strategy, and say why not if it cannot be used here."""
-    return {"refusal": current_instance().refusal(strategy)}
+    """Load a strategy, and say why not if it cannot be used here; and from which file it is."""
+    return {"refusal": current_instance().refusal(strategy), "fingerprint": outside.fingerprint(strategy)}
 
 
 @inspect_command(name="bankrun_standing")  # type: ignore[untyped-decorator]

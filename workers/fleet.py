@@ -15,6 +15,7 @@ from redis.exceptions import AuthenticationError
 
 from bank.errors import BankError, CannotStart, NotReady
 from bank.settings import without_password
+from bank.strategies import outside
 from workers.app import QUEUE
 from workers.failpoints import Failpoint
 from workers.meter import Readings
@@ -191,6 +192,11 @@ class Fleet:
                 raise BankError(f"no answer from {info.instance} within {LOAD_SECONDS:g} s: it was to load {strategy}")
             if replies[info.node]["refusal"] is not None:
                 raise CannotStart(f"{info.instance}: {replies[info.node]['refusal']}")
+            if replies[info.node]["fingerprint"] != outside.fingerprint(strategy):
+                raise CannotStart(
+                    f"{info.instance} has loaded another file for {strategy} than the one that is here now: "
+                    "restart it, as with docker compose restart worker"
+                )
 
     def standing(self, instances: Sequence[InstanceInfo]) -> dict[str, list[str]]:
         """Return, by instance, where transfers stand that do not come to an end."""

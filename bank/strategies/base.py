@@ -115,6 +115,14 @@ class Strategy:
         """Return the object that one instance uses. ``settings`` say where the servers are, and how long to wait."""
         return cls()
 
+    @classmethod
+    def install(cls, transaction: Transaction) -> None:
+        """Make what it needs in the bank's schema, a function for example, and nothing elsewhere.
+
+        The lab does this, as the schema's owner, before the first transfer: workers may not make anything. It may be
+        there already: use CREATE OR REPLACE, or IF NOT EXISTS.
+        """
+
     def close(self) -> None:
         """Give back what ``open`` took."""
 

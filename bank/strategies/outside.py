@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -17,7 +18,7 @@ from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
 from bank.borrowed import Borrowed, Spot, Stack, stack_from
-from bank.database import ISOLATION_LEVELS
+from bank.database import ISOLATION_LEVELS, Database
 from bank.errors import BankError, DoesNotFit, StrategyFault
 from bank.orders import Order
 from bank.settings import Settings
@@ -46,6 +47,7 @@ STATEMENTS = ("READ", "WRITE")
 T = TypeVar("T")
 
 _loaded: dict[str, type[Strategy]] = {}
+_fingerprints: dict[str, str] = {}
 _again: dict[tuple[str, int], type[Strategy]] = {}
 
 
@@ -90,8 +92,23 @@ def load(name: str, reference: str | None = None) -> type[Strategy]:
     Raises DoesNotFit, in one sentence, if there is no such class, if it cannot be imported, or if it is no strategy.
     """
     if name not in _loaded:
-        _loaded[name] = _named(_found(name, reference or name), name)
+        strategy = _named(_found(name, reference or name), name)
+        _fingerprints[name] = _fingerprint(strategy)
+        _loaded[name] = strategy
     return _loaded[name]
+
+
+def fingerprint(name: str) -> str | None:
+    """Return what tells the file of a loaded class from an older, or another, file of the same name."""
+    return _fingerprints.get(name)
+
+
+def _fingerprint(strategy: type[Strategy]) -> str:
+    file = getattr(sys.modules.get(strategy.__module__), "__file__", None)
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    except OSError:
+        return ""
 
 
 def loaded(name: str) -> type[Strategy] | None:
@@ -258,6 +275,20 @@ def _named(found: object, name: str) -> type[Strategy]:
 
 
 def _problems(strategy: type[Strategy]) -> Iterable[str]:
+    yield from _wrong_attributes(strategy)
+    methods = METHODS | ({"move_all": ("transaction", "orders")} if issubclass(strategy, ChunkStrategy) else {})
+    for method, parameters in methods.items():
+        yield from _misfits(method, inspect.getattr_static(strategy, method), parameters)
+    for method, parameter in (("open", "settings"), ("install", "transaction")):
+        if isinstance(inspect.getattr_static(strategy, method), classmethod):
+            yield from _misfits(method, getattr(strategy, method), (parameter,))
+        else:
+            yield f"{method} is no classmethod: it is called before there is an object"
+    if inspect.getattr_static(strategy, "open") is inspect.getattr_static(Strategy, "open"):
+        yield from _misfits("__init__", strategy, ())
+
+
+def _wrong_attributes(strategy: type[Strategy]) -> Iterable[str]:
     if not isinstance(strategy.claim, Claim):
         yield f"claim is {strategy.claim!r}, and not one of {', '.join(f'Claim.{one.name}' for one in Claim)}"
     if strategy.isolation not in ISOLATION_LEVELS:
@@ -268,15 +299,6 @@ def _problems(strategy: type[Strategy]) -> Iterable[str]:
     for text in ("summary", *STATEMENTS):
         if not isinstance(getattr(strategy, text), str):
             yield f"{text} is {_a(getattr(strategy, text))}, and no text"
-    methods = METHODS | ({"move_all": ("transaction", "orders")} if issubclass(strategy, ChunkStrategy) else {})
-    for method, parameters in methods.items():
-        yield from _misfits(method, inspect.getattr_static(strategy, method), parameters)
-    if not isinstance(inspect.getattr_static(strategy, "open"), classmethod):
-        yield "open is no classmethod: it makes the object, with the settings"
-    else:
-        yield from _misfits("open", strategy.open, ("settings",))
-    if inspect.getattr_static(strategy, "open") is inspect.getattr_static(Strategy, "open"):
-        yield from _misfits("__init__", strategy, ())
 
 
 def _misfits(method: str, static: Any, parameters: tuple[str, ...]) -> Iterable[str]:
@@ -311,6 +333,17 @@ def opened(strategy: type[Strategy], settings: Settings) -> Strategy:
     if not isinstance(made, strategy):
         raise StrategyFault(strategy.name, f"makes {_a(made)} in open(), and not an object of its own class")
     return made
+
+
+def install(strategy: type[Strategy], database: Database) -> None:
+    """Let it make what it needs in the bank's schema. Raises StrategyFault if that raises or hangs."""
+
+    def make() -> None:
+        with database.transaction() as transaction:
+            strategy.install(transaction)
+
+    if strategy.install.__func__ is not Strategy.install.__func__:  # type: ignore[attr-defined]
+        _asked(strategy, make)
 
 
 def closed(strategy: Strategy) -> None:
