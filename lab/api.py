@@ -10,19 +10,21 @@ It is a module and not ``lab/__init__.py``, which the keeper imports too: that o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from bank.audit import Audit, audit
 from bank.database import Database
-from bank.errors import BankError, CannotStart
+from bank.errors import BankError, CannotStart, StrategyFault
 from bank.settings import read_settings
 from bank.strategies import STRATEGIES
 from lab.experiment import Lab, Plan, Progress
+from lab.own import user_strategy
 from lab.progress import Silence
 from lab.results import Cell, Run
 from lab.session import hold_bank, open_lab, open_servers
 from lab.topology import Topology
+from lab.trial import Proof, prove
 from lab.trigger import accounts_in, decided_by, open_fresh_bank, trigger, watch
 from lab.workload import Workload
 
@@ -36,29 +38,38 @@ __all__ = [
     "Lab",
     "Plan",
     "Progress",
+    "Proof",
     "Run",
     "Silence",
+    "StrategyFault",
     "Topology",
     "Workload",
     "accounts_in",
     "audit",
     "decided_by",
     "open_fresh_bank",
+    "prove",
     "running_bank",
     "running_lab",
     "trigger",
+    "user_strategy",
     "watch",
 ]
 
 
 @contextmanager
-def running_lab(*, instances: int, threads: int | None = None, any_running: bool = False) -> Iterator[Lab]:
+def running_lab(
+    *, instances: int, threads: int | None = None, any_running: bool = False, strategies: Iterable[str | type] = ()
+) -> Iterator[Lab]:
     """Reach the servers and the workers for the block, as the environment says.
 
     With BANKRUN_DATABASE_URL and BANKRUN_BROKER_URL, the workers are those that run there; ``any_running`` is content
     with however many these are. Without them, everything is started here, and ends with the block. ``threads`` is each
-    worker's, unless given as BANKRUN_THREADS says. Raises CannotStart if that is impossible.
+    worker's, unless given as BANKRUN_THREADS says. ``strategies`` names those of your own that will be used, where no
+    Plan has named them yet: workers accept no others. Raises CannotStart if that is impossible.
     """
+    for strategy in strategies:
+        user_strategy(strategy)
     settings = read_settings()
     with (
         open_servers(settings) as servers,

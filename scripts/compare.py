@@ -22,7 +22,12 @@ class Lines(Silence):
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strategy", nargs="+", default=["thread-lock", "row-lock"], help="which locks to compare")
+    parser.add_argument(
+        "--strategy",
+        nargs="+",
+        default=["thread-lock", "row-lock"],
+        help="which locks to compare, yours as module:Class",
+    )
     parser.add_argument("--topology", nargs="+", default=["1x8", "3x8"], help="instances x threads")
     parser.add_argument("--transfers", type=int, default=1_000, help="in each cell (default: 1000)")
     parser.add_argument("--accounts", type=int, default=8, help="fewer, more contention (default: 8)")

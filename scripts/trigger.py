@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lab.api import (
-    STRATEGIES,
     Audit,
     BankError,
     CannotStart,
@@ -33,7 +32,7 @@ from lab.api import (
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strategy", choices=STRATEGIES, default="row-lock", help="(default: row-lock)")
+    parser.add_argument("--strategy", default="row-lock", help="or your own, as module:Class (default: row-lock)")
     parser.add_argument("--transfers", type=int, default=2_000, help="how many to send (default: 2000)")
     parser.add_argument("--seed", type=int, help="the same seed sends the same transfers (default: a fresh one)")
     parser.add_argument("--think-ms", type=float, default=0.0, help="time between a transfer's read and its write")
@@ -84,7 +83,7 @@ def show(found: Audit, decided: dict[str, int]) -> None:
 def main() -> int:
     """Return 0 if the audit is clean, 3 if it is not."""
     wanted = arguments()
-    with running_lab(instances=wanted.instances, any_running=True) as lab:
+    with running_lab(instances=wanted.instances, any_running=True, strategies=[wanted.strategy]) as lab:
         send_and_watch(lab, wanted)
         found = audit(lab.database)
         show(found, decided_by(lab))

@@ -17,12 +17,13 @@ from bank.strategies import Strategy, outside, strategy_named
 from lab import files, tables
 from lab.cli.app import CONTRADICTED, FAILED, open_console
 from lab.cli.options import ALL, Strategies, chosen_strategies
-from lab.cli.replay import replayed, show_replay
+from lab.cli.replay import show_replay
 from lab.environment import bankrun_version, environment
 from lab.interleavings import CASES, INSTANCES, THREE, Case, CaseResult, Prover, applies, as_json
 from lab.progress import Steps
 from lab.scheduler import RETRIES_MAX
 from lab.session import hold_bank, open_servers
+from lab.trial import replayed
 
 PREEMPTIONS_MAX = 10
 

@@ -16,6 +16,7 @@ from lab.own import user_strategy
 from lab.replay import money, parse_id, psql_script, steps_table
 from lab.scheduler import Execution
 from lab.session import hold_bank, open_servers
+from lab.trial import replayed
 
 
 def replay(
@@ -39,12 +40,6 @@ def replay(
         script = psql_script(execution, case, list(case.orders()), title=interleaving, isolation=strategy.isolation)
         files.write(export_sql, "\n".join(script) + "\n")
     show_replay(console, interleaving, execution, found)
-
-
-def replayed(prover: Prover, interleaving: str) -> tuple[Execution, Audit]:
-    """Run an interleaving by its id."""
-    name, where, case, choices = parse_id(interleaving)
-    return prover.replay(user_strategy(name), where, case, choices)
 
 
 def show_replay(console: Console, name: str, execution: Execution, found: Audit) -> None:

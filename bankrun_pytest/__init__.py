@@ -1,0 +1,114 @@
+"""The pytest plugin: a test says that a strategy is safe, and fails with the shortest interleaving in which it is not.
+
+    def test_my_lock_is_safe_on_two_instances(bankrun):
+        bankrun.prove("my_lock:MyLock")
+
+It is a package of its own, and imports nothing of bankrun until a test asks for the fixture: in suites that don't, it
+costs one small import, and it does not mind what other packages of theirs are called.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from lab.results import Cell
+    from lab.session import Servers
+    from lab.trial import Proof
+
+__all__ = ["Bankrun", "bankrun", "bankrun_session"]
+
+T = TypeVar("T")
+
+
+class Bankrun:
+    """What a test can ask for. The servers start at the first question, and serve all tests of the session."""
+
+    def __init__(self, resources: ExitStack) -> None:
+        self._resources = resources
+        self._servers: Servers | None = None
+
+    def prove(self, strategy: str | type, *, instances: str = "two", cases: Iterable[str] = ()) -> Proof:
+        """Run every order in which two transfers can meet, and fail if one of them loses or makes money.
+
+        ``strategy`` is ``module:Class``, the class itself, or a name of bankrun's. ``instances`` is "same", "two" or
+        "both"; ``cases`` some of `bankrun prove --case`, by default all that say anything about the strategy.
+        Deterministic, and a matter of seconds.
+        """
+        __tracebackhide__ = True
+        from lab.trial import prove_on, why_broken
+
+        proof = self._asked(lambda: prove_on(self._open(), strategy, instances=instances, cases=cases))
+        if proof.broken:
+            pytest.fail(why_broken(proof), pytrace=False)
+        return proof
+
+    def stress(
+        self, strategy: str | type, *, topology: str = "2x4", transfers: int = 1_000, accounts: int = 8, seed: int = 1
+    ) -> Cell:
+        """Send transfers through real workers, and fail unless the verdict is `safe`.
+
+        That takes a control that breaks under the same load, so it is no proof, and slower; it sees what a proof of
+        two transfers cannot: many at once, and what happens in a broker and in a pool of threads.
+        """
+        __tracebackhide__ = True
+        from lab.trial import stress_on, why_not_safe
+        from lab.workload import Workload
+
+        workload = self._asked(lambda: Workload(accounts=accounts, transfers=transfers))
+        cell = self._asked(lambda: stress_on(self._open(), strategy, topology=topology, workload=workload, seed=seed))
+        if cell.verdict != "safe":
+            pytest.fail(why_not_safe(cell), pytrace=False)
+        return cell
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        __tracebackhide__ = True
+        from bank.errors import BankError
+
+        try:
+            return ask()
+        except BankError as error:
+            # A fault of the strategy, or servers that do not start: a sentence, and no trace through our files.
+            why = str(error)
+        pytest.fail(why, pytrace=False)
+
+    def _open(self) -> Servers:
+        if self._servers is None:
+            from bank.settings import read_settings
+            from lab.session import open_servers
+
+            settings = read_settings()
+            if settings.state_dir is None and settings.database_url is None:
+                # One of its own: another bankrun, or another process of this test run, may be using the user's.
+                directory = Path(tempfile.mkdtemp(prefix="bankrun-pytest-", dir=_public_directory()))
+                self._resources.callback(shutil.rmtree, directory, ignore_errors=True)
+                directory.chmod(0o755)
+                settings = settings.model_copy(update={"state_dir": directory})
+            self._servers = self._resources.enter_context(open_servers(settings))
+        return self._servers
+
+
+def _public_directory() -> str | None:
+    """Return a directory that Postgres can enter also where root runs the tests: it runs as somebody else then."""
+    return "/tmp" if os.name == "posix" and os.geteuid() == 0 else None  # noqa: S108
+
+
+@pytest.fixture(scope="session")
+def bankrun_session() -> Iterator[Bankrun]:
+    """Keep the servers for the whole session."""
+    with ExitStack() as resources:
+        yield Bankrun(resources)
+
+
+@pytest.fixture
+def bankrun(bankrun_session: Bankrun) -> Bankrun:
+    """Put a strategy on trial: `bankrun.prove("my_lock:MyLock")`, `bankrun.stress("my_lock:MyLock")`."""
+    return bankrun_session
