@@ -24,6 +24,7 @@ COMMANDS = (
     "compare",
     "prove",
     "replay",
+    "new",
     "report",
     "diff",
     "chaos",

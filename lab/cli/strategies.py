@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from bank.errors import CannotStart
-from bank.strategies import STRATEGIES
+from bank.strategies import STRATEGIES, outside, strategy_named
 from lab import files, tables
 from lab.cli.app import open_console
 
@@ -18,7 +18,7 @@ def strategies(
     proof: Annotated[Path | None, typer.Option(metavar="JSON", help="A result of `prove`.")] = None,
     comparison: Annotated[Path | None, typer.Option(metavar="JSON", help="A result of `compare`.")] = None,
 ) -> None:
-    """List the strategies: name, claim, one line.
+    """List the strategies: name, claim, one line. Those of installed packages come last.
 
     With a proof and a comparison, as a Markdown table of what those found.
     """
@@ -29,5 +29,8 @@ def strategies(
         return
     table = Table("name", "claims to hold", "how", box=None, pad_edge=False)
     for name, strategy in STRATEGIES.items():
+        table.add_row(name, strategy.claim.value, strategy.summary)
+    for name in outside.installed():
+        strategy = strategy_named(name)
         table.add_row(name, strategy.claim.value, strategy.summary)
     open_console().print(table)
