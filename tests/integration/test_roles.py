@@ -143,9 +143,20 @@ def test_a_bank_from_before_there_were_roles_becomes_the_labs_and_stays_whole(ot
     superuser = open_for_lab(other)
     create_schema(superuser)
     open_bank(superuser, accounts=3, opening=100)
+    statements(
+        other,
+        "ALTER TABLE bankrun.transfers DROP COLUMN redeliveries",
+        "DROP TABLE bankrun.runs",
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA bankrun FROM {WORKER_ROLE}",
+    )
     for _ in range(2):
         with psycopg.connect(psql_url(other), autocommit=True) as connection:
             set_up_server(connection, worker_password="one", lab_password="two")
+    worker = open_for_lab(as_role(other, WORKER_ROLE))
+    with worker.engine.connect() as connection:
+        assert "UPDATE on transfers" in missing(connection, WORKER_ROLE)
+        assert missing(connection, LAB_ROLE) == []
+    check_own_role(worker)  # it waits for the lab, which grants the rest
     lab = open_for_lab(as_role(other, LAB_ROLE))
     create_schema(lab)
     assert audit(lab).accounts == 3
@@ -157,7 +168,7 @@ def test_a_bank_from_before_there_were_roles_becomes_the_labs_and_stays_whole(ot
         assert powers == (False, False, False)
         assert excess(connection, WORKER_ROLE) == missing(connection, WORKER_ROLE) == []
     drop_schema(lab)
-    for database in (lab, superuser):
+    for database in (worker, lab, superuser):
         database.close()
 
 
