@@ -4,10 +4,9 @@ Whoever runs next sees what is half done. A lock does not stop the switch; it ke
 """
 
 import sys
-import threading
-import time
 from contextlib import AbstractContextManager, nullcontext
 
+from by_chance import changes_of_turn, order_of_workers
 from stage import Outcome, Stage
 from telling import Lesson, perform
 
@@ -44,43 +43,12 @@ def move_and_count(stage: Stage, lock: AbstractContextManager[None]) -> Outcome:
 
 
 def turns() -> list[str]:
-    """Say how often the turn goes from one busy thread to another, and in which order sleeping ones wake up."""
-    before = sys.getswitchinterval()
-    lines = []
-    for interval in (before, before / 10):
-        sys.setswitchinterval(interval)
-        lines.append(f"switch interval {interval * 1000:g} ms: {count_turns(0.1)} changes of turn in 100 ms")
-    sys.setswitchinterval(before)
-    order: list[str] = []
-    workers = [threading.Thread(target=sleepy, args=(name, order)) for name in "012"]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return [*lines, f"three workers that sleep before each of three rounds: {' '.join(order)}"]
-
-
-def sleepy(name: str, order: list[str]) -> None:
-    """Do what the talk's worker does."""
-    for _ in range(3):
-        time.sleep(0.01)
-        order.append(name)
-
-
-def count_turns(seconds: float) -> int:
-    seen, end = [0], time.perf_counter() + seconds
-
-    def busy(me: int) -> None:
-        while time.perf_counter() < end:
-            if seen[-1] != me:
-                seen.append(me)
-
-    threads = [threading.Thread(target=busy, args=(number,)) for number in (1, 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return len(seen) - 1
+    """Say how often the turn changes between two busy threads, and in which order three sleeping ones wake up."""
+    intervals = (sys.getswitchinterval(), sys.getswitchinterval() / 10)
+    return [
+        *(f"switch interval {one * 1000:g} ms: {changes_of_turn(one)} changes of turn in 100 ms" for one in intervals),
+        f"the talk's three workers, three rounds each: {' '.join(map(str, order_of_workers()))}",
+    ]
 
 
 LESSON = Lesson(

@@ -5,14 +5,13 @@ It keeps Python's own objects whole, not your money; on a free-threaded build, t
 
 import dis
 import sys
-import threading
-import time
 from contextlib import AbstractContextManager, nullcontext
 
+from by_chance import deposits
 from stage import Outcome, Stage
 from telling import Lesson, perform
 
-SECONDS = 0.3
+STEPS = {"LOAD_ATTR", "BINARY_OP", "STORE_ATTR"}
 
 
 class Account:
@@ -59,41 +58,17 @@ def two_deposits(stage: Stage, lock: AbstractContextManager[None]) -> Outcome:
     return Outcome(account.stored != 200, f"the balance is {account.stored} of 200")
 
 
-class Plain:
-    balance = 0
-
-
 def nobody_forces_it() -> list[str]:
-    """Two threads, many deposits into a plain attribute, no lock, and nobody who forces anything."""
-    account, start, counts = Plain(), threading.Barrier(2), []
-
-    def many() -> None:
-        start.wait()
-        end, count = time.perf_counter() + SECONDS, 0
-        while time.perf_counter() < end:
-            for _ in range(1_000):
-                account.balance += 1
-            count += 1_000
-        counts.append(count)
-
-    threads = [threading.Thread(target=many) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-    steps = [
-        one.opname for one in dis.get_instructions(deposit) if one.opname in {"LOAD_ATTR", "BINARY_OP", "STORE_ATTR"}
-    ]
-    why = (
-        "With the GIL, Python since 3.10 changes turns only at jumps and calls. So a plain `+=` often passes every "
-        "test, until somebody makes the attribute a property, as above."
-        if gil
-        else "This Python is free-threaded: nothing keeps two threads from reading at the same moment."
-    )
+    """Say how many deposits are lost if nobody forces it, and why."""
+    steps = [one.opname for one in dis.get_instructions(deposit) if one.opname in STEPS]
+    made, lost = deposits()
+    if getattr(sys, "_is_gil_enabled", lambda: True)():
+        why = "with the GIL, Python since 3.10 changes turns only at jumps and calls: a plain `+=` is not cut in two"
+    else:
+        why = "this Python is free-threaded: nothing keeps two threads from reading at the same moment"
     return [
-        f"The statement's bytecodes: {', '.join(steps)}.",
-        f"Into a plain attribute, {sum(counts) - account.balance:,} of {sum(counts):,} deposits were lost.",
+        f"the statement's bytecodes: {', '.join(steps)}",
+        f"without a property, {lost:,} of {made:,} deposits were lost",
         why,
     ]
 
@@ -104,7 +79,7 @@ LESSON = Lesson(
     unsafe=(without,),
     safe=(with_lock,),
     by_chance=nobody_forces_it,
-    question="If `+=` on an attribute seems safe in your tests, what would have to change for it to break?",
+    question="A plain `+=` seems safe in your tests. What has to change, and where, for it to break?",
     in_earnest="workers/meter.py counts under a lock; a run saves whether its workers had a GIL "
     "(workers/fleet.py, InstanceInfo.gil).",
 )

@@ -76,11 +76,11 @@ def _terminate(*_: object) -> None:
 
 
 def _perform(lesson: Lesson, teller: Teller) -> int:
-    teller.title(lesson.name, " ".join((lesson.idea or "").split()))
     misses = []
     teller.bound(PROPS_SECONDS_MAX)
     with lesson.props() as props:
         teller.bound(lesson.seconds_max)
+        teller.title(lesson.name, " ".join((lesson.idea or "").split()))
         for is_unsafe, half in [*((True, one) for one in lesson.unsafe), *((False, one) for one in lesson.safe)]:
             teller.heading(half.__doc__ or half.__name__, is_unsafe=is_unsafe)
             stage = Stage(teller.line)

@@ -106,6 +106,18 @@ def test_a_bank_lesson_without_its_packages_says_which_python_to_use(tmp_path: P
     assert "bankrun lesson" in done.stderr
 
 
+def test_a_bank_lesson_without_its_server_is_one_sentence_and_exit_code_2(bankrun: Bankrun) -> None:
+    nowhere = "127.0.0.1:1"
+    done = bankrun(
+        *("lesson", "bank"),
+        BANKRUN_DATABASE_URL=f"postgresql://me:hunter2@{nowhere}/bank",
+        BANKRUN_BROKER_URL=f"redis://{nowhere}/0",
+    )
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "no Postgres at" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
 def test_a_lesson_that_hangs_is_ended_and_shows_where_it_stood(tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text(
         f"import sys; sys.path.insert(0, {str(FOLDER)!r})\n"
