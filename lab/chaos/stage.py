@@ -87,6 +87,7 @@ class Stage:
         self.keeper = keeper
         self.threads = threads
         self.infos: dict[str, InstanceInfo] = {}
+        self._armed: set[str] = set()
         self.submission: Submission | None = None
         self.log_path = servers.state_dir / "logs"
         self._proxy = proxy
@@ -140,6 +141,7 @@ class Stage:
     def revive(self, name: str, **extra: str) -> None:
         """Start an instance again, with more in its environment, and let it take part."""
         self._spawn([name], extra)
+        self._armed.discard(name)
 
         def found() -> bool:
             (info,) = [one for one in self.fleet.discover(None, 0.5) if one.instance == name]
@@ -196,11 +198,13 @@ class Stage:
 
     def arm(self, name: str, point: Point, action: Action, transfer: str | None = None) -> None:
         """Arm a failpoint in an instance."""
+        self._armed.add(name)
         self.insist(lambda: self.fleet.arm(self.infos[name], self._key, Failpoint(point, action, transfer)))
 
     def disarm(self, name: str) -> None:
         """Disarm it."""
         self.insist(lambda: self.fleet.disarm(self.infos[name], self._key))
+        self._armed.discard(name)
 
     # Servers.
 
@@ -289,7 +293,8 @@ class Stage:
         for name in list(self.infos):
             if self.is_alive(name):
                 self.keeper.signal(name, signal.SIGCONT)
-                self.disarm(name)
+                if name in self._armed:
+                    self.disarm(name)
             else:
                 self.revive(name)
 
