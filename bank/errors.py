@@ -98,3 +98,9 @@ def unknown(kind: str, name: str, known: Iterable[str], also: str = "") -> Canno
     near = difflib.get_close_matches(name, there, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(there)}"
     return CannotStart(f"there is no {kind} {name!r}: {hint}{also}")
+
+
+def one_line(text: str, length_max: int) -> str:
+    """Return text as a sentence or a log can hold it, wherever it came from: printable, in one line, and bounded."""
+    line = "".join(character if character.isprintable() else "?" for character in text)
+    return line if len(line) <= length_max else line[: length_max - 1] + "…"

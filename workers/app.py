@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
 
 from bank.errors import CannotStart
 from bank.settings import Settings, read_settings
@@ -54,6 +55,14 @@ def configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
+def worker_configuration(settings: Settings) -> dict[str, Any]:
+    """Return the configuration of a worker: it takes what others have put into the broker."""
+    # By these names, since Kombu derives more from an address' scheme than its transport: TLS, and where a socket is.
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = "workers.gate:Transport"
+    return configuration(settings)
+
+
 def create_app(settings: Settings) -> Celery:
     """Return an application for a process that is no worker: it sends jobs and remote-control commands."""
     app = Celery("bankrun", set_as_current=False)
@@ -66,5 +75,5 @@ def create_app(settings: Settings) -> Celery:
 
 app = Celery("bankrun", include=["workers.tasks", "workers.control"])
 # Called when the configuration is first needed, not at import: importing this module reads no environment.
-app.add_defaults(lambda: configuration(read_settings()))
+app.add_defaults(lambda: worker_configuration(read_settings()))
 app.steps["consumer"].add(Heartbeat)

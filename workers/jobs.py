@@ -8,11 +8,12 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
-from bank.errors import Rejected
+from bank.errors import Rejected, one_line
 from bank.orders import ACCOUNT_MAX, AMOUNT_MAX, Order
 
 ORDERS_MAX = 10_000
 THINK_MS_MAX = 60_000.0
+REASON_MAX = 500
 
 AccountId = Annotated[int, Strict(), Field(gt=0, le=ACCOUNT_MAX)]
 Amount = Annotated[int, Strict(), Field(gt=0, le=AMOUNT_MAX)]
@@ -39,9 +40,7 @@ class Job(BaseModel):
         try:
             return cls.model_validate(message)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise Rejected(f"not a job: {where or 'message'}: {first['msg']}") from None
+            raise Rejected(f"not a job: {first_fault(error)}") from None
 
     def parsed_orders(self) -> list[Order]:
         """Return the orders. Raises Rejected if one of them cannot be an order."""
@@ -49,6 +48,14 @@ class Job(BaseModel):
             return [Order(*order) for order in self.orders]
         except ValueError as error:
             raise Rejected(str(error)) from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the first thing that is wrong, in one line. What was found is not told: it may be a secret, or endless."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    what = "it should be an object" if first["type"] == "model_type" else first["msg"]
+    return one_line(f"{where or 'message'}: {what}", REASON_MAX)
 
 
 def message(

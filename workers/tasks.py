@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 from celery import Task, shared_task
 from celery.signals import worker_init, worker_shutdown
 
-from bank.errors import BankError, CannotStart, Rejected
+from bank.errors import BankError, CannotStart, Rejected, one_line
 from bank.settings import read_settings
 from workers.app import NOOP_TASK, TASK
 from workers.instance import Instance
-from workers.jobs import Job
+from workers.jobs import REASON_MAX, Job
 from workers.reconciler import Reconciler
 
 RETRY_SECONDS_MAX = 2.0
@@ -62,7 +62,7 @@ def apply_transfers(self: Task, message: object) -> None:
         redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
         current_instance().apply(Job.parse(message), redelivered=redelivered)
     except Rejected as error:
-        logger.warning("rejected: %s", error)
+        logger.warning("rejected: %s", one_line(str(error), REASON_MAX))
     except BankError as error:
         # Nothing that is wrong with the transfers: a lock, a conflict or a connection. They are pending; try again.
         logger.warning("will be delivered again: %s", error)
@@ -86,7 +86,12 @@ def _send_again(task: Task, message: object, error: Exception) -> NoReturn:
 
 
 @shared_task(name=NOOP_TASK)  # type: ignore[untyped-decorator]
-def do_nothing(message: dict[str, Any]) -> None:
-    """Take a message and do nothing with it, so that the cost of messages alone can be measured."""
-    with current_instance().meter(message["run"], message["threads"]).working_slot():
+def do_nothing(message: object) -> None:
+    """Take a message, check it, and do nothing with it: what is left is the cost of messages alone."""
+    try:
+        job = Job.parse(message)
+    except Rejected as error:
+        logger.warning("rejected: %s", one_line(str(error), REASON_MAX))
+        return
+    with current_instance().meter(job.run, job.threads).working_slot():
         pass

@@ -12,8 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from bank.settings import Settings
 from lab.cli import app
+from lab.experiment import Lab
+from lab.session import open_lab, open_servers
+from lab.stack import Endpoints, Keeper
 
 SECONDS_MAX = 110
 Bankrun = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -80,6 +85,19 @@ def typed(
         return subprocess.CompletedProcess(words, code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def lab(stack: tuple[Keeper, Endpoints], state_dir: Path) -> Iterator[Lab]:
+    """Two instances with four threads each, on the test session's servers."""
+    _, endpoints = stack
+    settings = Settings(
+        database_url=SecretStr(endpoints.database_url),
+        broker_url=SecretStr(endpoints.broker_url),
+        state_dir=state_dir / "lab",
+    )
+    with open_servers(settings) as servers, open_lab(servers, instances=2, threads=4) as opened:
+        yield opened
 
 
 def processes_of(state_dir: Path) -> list[str]:

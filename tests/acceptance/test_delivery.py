@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from pydantic import SecretStr
 
 from bank.audit import Audit, audit
 from bank.orders import Order
 from bank.schema import open_bank
-from bank.settings import Settings
 from lab.experiment import Lab
-from lab.session import open_lab, open_servers
-from lab.stack import Endpoints, Keeper
 from lab.workload import Workload
 from tests.acceptance.conftest import wait_until
 from workers.app import TASK
 from workers.jobs import message
 from workers.submission import Submission, accept, publish
-
-
-@pytest.fixture(scope="module")
-def lab(stack: tuple[Keeper, Endpoints], state_dir: Path) -> Iterator[Lab]:
-    """Two instances with four threads each, on the test session's servers."""
-    _, endpoints = stack
-    settings = Settings(
-        database_url=SecretStr(endpoints.database_url),
-        broker_url=SecretStr(endpoints.broker_url),
-        state_dir=state_dir / "lab",
-    )
-    with open_servers(settings) as servers, open_lab(servers, instances=2, threads=4) as opened:
-        yield opened
 
 
 def send_twice(lab: Lab, orders: list[Order]) -> tuple[Audit, int]:

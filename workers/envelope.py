@@ -1,0 +1,130 @@
+"""What a broker's message must look like before anything here touches it: one of our tasks, in JSON, and nothing else.
+
+Celery puts much into a message besides the task's name and its arguments: callbacks, chords and chains that are run
+afterwards, times before which it must wait, where it is to be put back. Whoever can write to the broker would decide
+on them. So a message is not passed on but written anew, from the few fields that our own messages use.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from typing import Annotated, Any, Literal
+
+from kombu.utils.json import loads
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bank.errors import Rejected
+from workers.app import NOOP_TASK, TASK
+from workers.jobs import first_fault
+
+BODY_MAX = 4_000_000
+"""The longest body, in characters of base64: twice that of a job with as many orders as it may have."""
+RETRIES_MAX = 2**31 - 1
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+class _DeliveryInfo(_Part):
+    redelivered: bool = False
+
+
+class _Properties(_Part):
+    delivery_tag: Name
+    body_encoding: Literal["base64"]
+    delivery_info: _DeliveryInfo = _DeliveryInfo()
+
+
+class _Envelope(_Part):
+    body: Annotated[str, Field(min_length=1, max_length=BODY_MAX)]
+    content_type: Annotated[Literal["application/json"], Field(alias="content-type")]
+    content_encoding: Annotated[Literal["utf-8"], Field(alias="content-encoding")]
+    properties: _Properties
+
+
+class _Headers(_Part):
+    task: Literal[TASK, NOOP_TASK]  # type: ignore[valid-type]
+    id: Name
+    retries: Annotated[int, Field(ge=0, le=RETRIES_MAX)] = 0
+    eta: None = None  # a pause is made before publishing; a worker holds nothing for later
+    expires: None = None
+
+
+class _CommandHeaders(_Part):
+    compression: None = None
+
+
+class _Job(_Envelope):
+    headers: _Headers
+
+
+class _Command(_Envelope):
+    headers: _CommandHeaders = _CommandHeaders()
+
+
+def job(raw: object, queue: str) -> dict[str, Any]:
+    """Return the message of a job, written anew. Raises Rejected, with the first thing that is wrong with it.
+
+    If it has to be put back, that is into ``queue``, where it came from.
+    """
+    try:
+        given = _Job.model_validate(raw)
+    except ValidationError as error:
+        raise Rejected(f"not a message: {first_fault(error)}") from None
+    _check_body(given.body)
+    headers = given.headers
+    return {
+        "body": given.body,
+        "content-type": given.content_type,
+        "content-encoding": given.content_encoding,
+        "headers": {
+            "lang": "py",
+            "task": headers.task,
+            "id": headers.id,
+            "root_id": headers.id,
+            "parent_id": None,
+            "retries": headers.retries,
+            "eta": None,
+            "expires": None,
+            "timelimit": [None, None],
+            "origin": queue,
+        },
+        "properties": {
+            "correlation_id": headers.id,
+            "delivery_info": {
+                "exchange": "",
+                "routing_key": queue,
+                "redelivered": given.properties.delivery_info.redelivered,
+            },
+            "delivery_mode": 2,
+            "priority": 0,
+            "body_encoding": given.properties.body_encoding,
+            "delivery_tag": given.properties.delivery_tag,
+        },
+    }
+
+
+def check_command(raw: object) -> None:
+    """Raise Rejected unless this can be the message of a remote-control command: Celery checks the rest of it."""
+    try:
+        _Command.model_validate(raw)
+    except ValidationError as error:
+        raise Rejected(f"not a command: {first_fault(error)}") from None
+
+
+def _check_body(body: str) -> None:
+    """Raise Rejected unless this is one argument, and nothing that would be run when the task has ended."""
+    arguments, named, after = None, None, None
+    try:
+        arguments, named, after = loads(b64decode(body, validate=True))  # type: ignore[no-untyped-call]
+    except RecursionError:
+        raise Rejected("not a message: body: nested too deeply") from None
+    except Exception as error:  # noqa: BLE001 - whatever a decoder raises, it is the message's fault
+        raise Rejected(f"not a message: body: {type(error).__name__}") from None
+    if not isinstance(arguments, list) or len(arguments) != 1 or named:
+        raise Rejected("not a message: body: a task takes one argument")
+    if not isinstance(after, dict) or any(after.values()):
+        raise Rejected("not a message: body: callbacks, chains and chords are not run")

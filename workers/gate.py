@@ -1,0 +1,57 @@
+"""The transport of workers: what lies in the broker may be anything, and no worker ends of it.
+
+Kombu lets the consumer's loop end with whatever is raised by a list item that is no message, and Celery then ends the
+worker. Here it is dropped, with its reason in the log. BRPOP has taken it from the list already, and it was not yet
+noted as unacknowledged: it does not come back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import Empty
+from typing import Any
+
+from bank.errors import Rejected, one_line
+from workers import envelope, transport
+from workers.jobs import REASON_MAX
+
+logger = logging.getLogger("bankrun")
+
+
+class Channel(transport.Channel):
+    """Drops what is no message, and goes on."""
+
+    @contextmanager
+    def _dropping(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (Empty, *self.connection_errors):
+            raise
+        except Rejected as error:
+            logger.warning("rejected: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever a decoder raises, it is the message's fault
+            why = one_line(f"{type(error).__name__}: {error}", REASON_MAX)
+            logger.warning("rejected: not a %s: %s", what, why)
+
+    def _brpop_read(self, **options: Any) -> Any:
+        with self._dropping("message"):
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+
+    def _receive_one(self, c: Any) -> Any:
+        with self._dropping("command"):
+            return super()._receive_one(c)  # type: ignore[no-untyped-call]
+
+
+class Transport(transport.Transport):
+    """Lets jobs and remote-control commands pass, and nothing else."""
+
+    Channel = Channel
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        if any(queue in channel.active_fanout_queues for channel in self.channels):
+            envelope.check_command(message)
+        else:
+            message = envelope.job(message, queue)
+        super()._deliver(message, queue)  # type: ignore[no-untyped-call]
