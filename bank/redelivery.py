@@ -10,7 +10,7 @@ from typing import LiteralString
 from uuid import UUID
 
 from bank.database import Database
-from bank.errors import BankError, NotAcquired, Transient
+from bank.errors import BankError, NotAcquired, Rejected, Transient
 
 BEGIN: LiteralString = """
     UPDATE transfers SET redeliveries = redeliveries + 1
@@ -60,7 +60,8 @@ class Redeliveries:
             self._begin(transfer)
             try:
                 yield
-            except Transient:
+            except (Transient, Rejected):
+                # A message that disagrees with what was accepted says nothing about the transfer.
                 self._forgive(transfer)
                 raise
         finally:
