@@ -17,14 +17,14 @@ def check_writable(*destinations: str) -> None:
     """Raise CannotStart, in one sentence, if results could not be written there, or two of them to one place."""
     seen: set[str] = set()
     for destination in destinations:
-        place = destination if destination == STDOUT else os.path.realpath(destination)
-        if place in seen:
-            raise CannotStart(f"two exports to {destination} would be mixed up: give one of them another file")
-        seen.add(place)
         try:
+            place = destination if destination == STDOUT else os.path.realpath(destination)
             _try(destination)
         except (OSError, ValueError) as error:
             raise CannotStart(f"cannot write {destination!r}: {getattr(error, 'strerror', None) or error}") from error
+        if place in seen:
+            raise CannotStart(f"two exports to {destination} would be mixed up: give one of them another file")
+        seen.add(place)
 
 
 def _try(destination: str) -> None:

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from bank.errors import BankError, CannotStart
+from bank.errors import BankError, CannotStart, one_line
 from lab import files
 
 COMMANDS = (
@@ -38,6 +38,7 @@ COMMANDS = (
 )
 """In the order of ``bankrun --help``."""
 
+SENTENCE_MAX = 1_000
 OK, FAILED, CANNOT_START, CONTRADICTED = 0, 1, 2, 3
 
 
@@ -121,7 +122,7 @@ def run() -> int:
     except (typer.TyperException, CannotStart) as error:
         # Typer's own errors, for which only this method puts the parameter's name into the sentence.
         message = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
-        print(f"bankrun: {message}", file=sys.stderr)
+        print(f"bankrun: {one_line(message, SENTENCE_MAX)}", file=sys.stderr)
         return CANNOT_START
     except BankError as error:
         return _failed(error, str(error))
@@ -148,5 +149,5 @@ def _failed(error: Exception, sentence: str) -> int:
             sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     with suppress(OSError):
-        print(f"bankrun: {sentence}", file=sys.stderr)
+        print(f"bankrun: {one_line(sentence, SENTENCE_MAX)}", file=sys.stderr)
     return FAILED
