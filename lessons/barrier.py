@@ -6,7 +6,7 @@ Without it, whoever is quick uses what the slow one has not made yet.
 import threading
 import time
 
-from stage import SECONDS_MAX, Outcome, Stage
+from stage import Outcome, Stage
 from telling import Lesson, perform
 
 
@@ -39,7 +39,7 @@ def two_phases(stage: Stage, barrier: threading.Barrier | None) -> Outcome:
         parts[who] = amount
         stage.say(f"phase 1: has made {amount}")
         if barrier:
-            barrier.wait(SECONDS_MAX)
+            barrier.wait(stage.seconds_max)
         total = sum(parts.values())
         stage.say(f"phase 2: adds up {total}")
         return total

@@ -6,7 +6,7 @@ To be woken is not to have been promised anything: another may have been quicker
 import threading
 from collections import deque
 
-from stage import SECONDS_MAX, Outcome, Stage
+from stage import Outcome, Stage
 from telling import Lesson, perform
 
 
@@ -30,7 +30,7 @@ def consume(stage: Stage, *, look_again: bool) -> Outcome:
             while not queue:
                 settled.release()
                 stage.say("waits")
-                not_empty.wait(SECONDS_MAX)
+                not_empty.wait(stage.seconds_max)
                 if not look_again:
                     break
             taken = queue.popleft() if queue else "nothing: the queue is empty"
@@ -40,8 +40,8 @@ def consume(stage: Stage, *, look_again: bool) -> Outcome:
 
     def producer() -> str:
         for item in ("tea", "cake"):
-            settled.acquire(timeout=SECONDS_MAX)
-            settled.acquire(timeout=SECONDS_MAX)
+            settled.acquire(timeout=stage.seconds_max)
+            settled.acquire(timeout=stage.seconds_max)
             with not_empty:  # and so those who settled to wait do wait
                 queue.append(item)
                 stage.say(f"puts {item} there and wakes everybody")

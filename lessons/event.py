@@ -5,7 +5,7 @@ A worker that does not wait looks once, finds nothing, and never learns that the
 
 import threading
 
-from stage import SECONDS_MAX, Outcome, Stage
+from stage import Outcome, Stage
 from telling import Lesson, perform
 
 
@@ -27,16 +27,16 @@ def publish(stage: Stage, *, wait: bool) -> Outcome:
     def worker() -> str | None:
         if wait:
             stage.say("waits for new data")
-            workers_are_there.wait(SECONDS_MAX)
-            new_data.wait(SECONDS_MAX)
+            workers_are_there.wait(stage.seconds_max)
+            new_data.wait(stage.seconds_max)
         found = shelf[0] if shelf else None
         stage.say(f"finds {found}")
         if not wait:
-            workers_are_there.wait(SECONDS_MAX)
+            workers_are_there.wait(stage.seconds_max)
         return found
 
     def publisher() -> str:
-        workers_are_there.wait(SECONDS_MAX)  # the worst moment: they have looked, or are about to wait
+        workers_are_there.wait(stage.seconds_max)  # the worst moment: they have looked, or are about to wait
         shelf.append("the new data")
         stage.say("has published; sets the event")
         new_data.set()

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, TypeVar
 
 SECONDS_MAX = 10.0
-"""How long anybody on a stage may wait for anybody."""
+"""How long anybody may wait for anybody."""
 
 T = TypeVar("T")
 Tell = Callable[[str, str, float], None]
@@ -72,7 +72,7 @@ class _Actor:
 class _Line:
     who: str
     text: str
-    at: float
+    at_ms: float
 
 
 class ToldLock:
@@ -103,10 +103,14 @@ class ToldLock:
 
 @dataclass
 class Stage:
-    """Where threads take turns. Without a ``seed`` each goes one step when it can; with one, the turns are drawn."""
+    """Where threads take turns. Without a ``seed`` each goes one step when it can; with one, the turns are drawn.
+
+    ``seconds_max`` bounds every wait; it is None where the steps wait for a person.
+    """
 
     tell: Tell = lambda who, text, at: None
     seed: int | None = None
+    seconds_max: float | None = SECONDS_MAX
     _actors: dict[str, _Actor] = field(default_factory=dict)
     _told: list[_Line] = field(default_factory=list)
     _over: bool = False
@@ -117,6 +121,7 @@ class Stage:
         self._random = None if self.seed is None else random.Random(self.seed)
         self._last = ""
         self._began = time.perf_counter()
+        self._shown_seconds = 0.0
 
     # What a lesson uses.
 
@@ -135,10 +140,10 @@ class Stage:
         """Tell what was just done, and let somebody else go on. Nobody's line if no actor says it."""
         who = getattr(self._me, "who", "")
         if not who:
-            self.retell(who, text, time.perf_counter())
+            self._show(_Line(who, text, self._ms()))
             return
         with self._changed:
-            self._told.append(_Line(who, text, time.perf_counter()))
+            self._told.append(_Line(who, text, self._ms()))
             self._stand(who)
 
     def lock(self) -> ToldLock:
@@ -153,11 +158,10 @@ class Stage:
         """Return a ``threading.BoundedSemaphore``."""
         return ToldLock(self, threading.BoundedSemaphore(value), "semaphore")
 
-    def retell(self, who: str, text: str, at: float) -> None:
-        """Show a line that was said at ``at``. The time it takes, a key that is waited for too, is not counted."""
-        shown = time.perf_counter()
-        self.tell(who, text, (at - self._began) * 1000)
-        self._began += time.perf_counter() - shown
+    def retell(self, lines: list[tuple[float, str, str]]) -> None:
+        """Show lines that others said elsewhere: when, by ``time.perf_counter()``, who and what."""
+        for line in [_Line(who, text, self._ms(at)) for at, who, text in lines]:
+            self._show(line)
 
     # What a lock uses.
 
@@ -165,7 +169,7 @@ class Stage:
         """Stand until ``lock`` was given back and it is this actor's turn."""
         with self._changed:
             if text:
-                self._told.append(_Line(self._me.who, text, time.perf_counter()))
+                self._told.append(_Line(self._me.who, text, self._ms()))
             self._actors[self._me.who].waits_for = lock
             self._stand(self._me.who)
 
@@ -223,7 +227,8 @@ class Stage:
         script = iter(order)
         while True:
             self._await(lambda: all(actor.stands or actor.done for actor in self._actors.values()))
-            self._show(self._told)
+            while self._told:
+                self._show(self._told.pop(0))
             able = [who for who, actor in self._actors.items() if not actor.done and actor.waits_for is None]
             if not able:
                 break
@@ -262,17 +267,21 @@ class Stage:
             if not told:
                 return
             for line in told:
-                self._show([line])
+                self._show(line)
                 with self._changed:
                     self._actors[line.who].stands = False
                     self._changed.notify_all()
 
-    def _show(self, told: list[_Line]) -> None:
-        while told:
-            line = told.pop(0)
-            self.retell(line.who, line.text, line.at)
+    def _ms(self, at: float | None = None) -> float:
+        return ((at or time.perf_counter()) - self._began - self._shown_seconds) * 1000
+
+    def _show(self, line: _Line) -> None:
+        """Show a line. The time that takes, a key that is waited for too, is not the lesson's."""
+        begun = time.perf_counter()
+        self.tell(line.who, line.text, line.at_ms)
+        self._shown_seconds += time.perf_counter() - begun
 
     def _await(self, condition: Callable[[], bool]) -> None:
         with self._changed:
-            if not self._changed.wait_for(condition, SECONDS_MAX):
-                raise TimeoutError(f"nothing has happened on the stage for {SECONDS_MAX:g} s")
+            if not self._changed.wait_for(condition, self.seconds_max):
+                raise TimeoutError(f"nothing has happened on the stage for {self.seconds_max:g} s")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from stage import Outcome, Stage
+from stage import SECONDS_MAX, Outcome, Stage
 
 RED, GREEN, BOLD, DIM = "31", "32", "1", "2"
 ACTORS = ("36", "33", "35", "34")
@@ -83,7 +83,7 @@ def _perform(lesson: Lesson, teller: Teller) -> int:
         teller.title(lesson.name, " ".join((lesson.idea or "").split()))
         for is_unsafe, half in [*((True, one) for one in lesson.unsafe), *((False, one) for one in lesson.safe)]:
             teller.heading(half.__doc__ or half.__name__, is_unsafe=is_unsafe)
-            stage = Stage(teller.line)
+            stage = Stage(teller.line, seconds_max=None if teller.step else SECONDS_MAX)
             outcome = half(stage) if props is None else half(stage, props)
             teller.outcome(outcome)
             if outcome.broken != is_unsafe:
@@ -103,7 +103,7 @@ class Teller:
     """Prints a lesson: at most 80 columns, colours on a terminal only and never with NO_COLOR."""
 
     def __init__(self, *, step: bool) -> None:
-        self._step = step
+        self.step = step
         self._seconds = 0.0
         self._colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._width = max(WIDTH_MIN, min(WIDTH_MAX, shutil.get_terminal_size((WIDTH_MAX, 24)).columns))
@@ -117,7 +117,7 @@ class Teller:
         """Print the name and the idea."""
         print(self._in(BOLD, name))
         print(textwrap.fill(idea, self._width))
-        if self._step:
+        if self.step:
             print(self._in(DIM, "(any key: the next step; Ctrl-C: end)"))
 
     def heading(self, text: str, *, is_unsafe: bool) -> None:
@@ -162,7 +162,7 @@ class Teller:
 
     def _wait_for_key(self) -> None:
         """With --step, wait, in the main thread, so that Ctrl-C ends it; whoever thinks about a step is not hurried."""
-        if not self._step:
+        if not self.step:
             return
         faulthandler.cancel_dump_traceback_later()
         sys.stdout.flush()

@@ -119,8 +119,7 @@ class TwoInstances:
             if not instance.pipe.poll(2 * SECONDS_MAX):
                 raise TimeoutError("an instance does not answer")
             told += instance.pipe.recv()
-        for at, who, text in sorted(told):
-            stage.retell(who, text, at)
+        stage.retell(sorted(told))
 
 
 @contextmanager

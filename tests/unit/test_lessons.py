@@ -100,11 +100,23 @@ def test_a_stage_keeps_to_the_order_it_is_given(stage: Any) -> None:
 
 
 def test_an_actor_that_does_not_come_back_is_not_waited_for_for_ever(
-    stage: Any, monkeypatch: pytest.MonkeyPatch
+    stage: Any,
 ) -> None:
-    monkeypatch.setattr(stage, "SECONDS_MAX", 0.05)
     with pytest.raises(TimeoutError, match="nothing has happened"):
-        stage.Stage().play(A=lambda: time.sleep(0.3))
+        stage.Stage(seconds_max=0.05).play(A=lambda: time.sleep(0.3))
+
+
+@pytest.mark.parametrize("play", ["play", "play_freely"])
+def test_the_time_a_line_is_shown_is_not_told_as_the_lessons(stage: Any, play: str) -> None:
+    told: list[float] = []
+
+    def show(_: str, __: str, at_ms: float) -> None:
+        told.append(at_ms)
+        time.sleep(0.2)
+
+    scene = stage.Stage(show)
+    getattr(scene, play)(A=lambda: [scene.say("") for _ in range(3)])
+    assert all(0 <= at_ms < 300 for at_ms in told), told
 
 
 def test_an_error_on_the_stage_is_raised(stage: Any) -> None:
