@@ -26,6 +26,11 @@ bench: venv-run ## measure how fast this machine moves money
 soak: venv-run ## 100,000 transfers under 60 faults; some ten minutes
 	@$(py) -m lab soak
 
+benchmarks: venv-run ## write docs/benchmarks.md anew; half an hour, on a machine with nothing else to do
+	.venv/bin/python -m pip install --quiet --require-hashes --requirement requirements-peers.lock
+	@$(py) -m lab bench --full --rounds 3 --transfers 2000 \
+		--export-json docs/benchmarks.json --export-markdown docs/benchmarks.md
+
 test: venv-dev ## run all tests
 	@$(py) -m pytest --numprocesses=auto --dist=loadgroup
 
@@ -43,6 +48,7 @@ check: venv-dev ## formatting, lint, types, import layers, no machine's address 
 lock: .venv/bin/uv ## write the lock files anew from pyproject.toml, keeping pins that still fit
 	$(compile) pyproject.toml --group build -o requirements.lock
 	$(compile) -c requirements.lock --group dev -o requirements-dev.lock
+	$(compile) -c requirements.lock -c requirements-dev.lock --group peers -o requirements-peers.lock
 
 clean: ## remove .venv and the caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

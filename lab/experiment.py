@@ -161,7 +161,7 @@ class Lab:
         readings = self.fleet.read_meters(name, chosen)
         found = audit(self.database)
         faults = self._faults(strategy, chosen, readings, found.transfers["pending"])
-        seconds = self._seconds()
+        seconds = self.seconds()
         decided = sum(count for status, count in found.transfers.items() if status != "pending")
         return Run(
             strategy=strategy,
@@ -279,7 +279,7 @@ class Lab:
                 # The question must not become the load: it gets at most a twentieth of the time.
                 time.sleep(max(POLL_SECONDS, 20 * (time.monotonic() - asked)))
 
-    def _seconds(self) -> float:
+    def seconds(self) -> float:
         """Return the time from the first claim to the last outcome, by Postgres' clock."""
         with self.database.transaction() as transaction:
             tracked = transaction.execute("SHOW track_commit_timestamp").fetchone() == ("on",)

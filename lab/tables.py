@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bank.strategies import CONTROL, STRATEGIES
-from lab.bench import Benchmark
 from lab.interleavings import HEADINGS, CaseResult
 from lab.results import Cell, Comparison
 
@@ -176,16 +175,22 @@ def comparison_markdown(comparison: Comparison) -> str:
     return "\n".join([*lines, "", comparison.sentence()]) + "\n"
 
 
-def benchmark_table(measured: Benchmark) -> Table:
-    """Return a benchmark as a table for the terminal."""
+def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a benchmark's rows as a table for the terminal."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("who")
-    for name in ("median /s", "min", "max", "of pgbench", "of the bound"):
+    for name in ("on", "chunk", "accounts", "median /s", "of pgbench", "of the bound"):
         table.add_column(name, justify="right")
-    for row, figures in zip(measured.rows, measured.as_json(), strict=True):
-        rates = (row.median, min(row.rates), max(row.rates))
-        shares = (figures["ratio_to_pgbench"], figures["ratio_to_bound"])
-        table.add_row(row.name, *(_number(rate) for rate in rates), *(f"{share:.0%}" for share in shares))
+    for row in rows:
+        shares = (row["ratio_to_pgbench"], row["ratio_to_bound"])
+        table.add_row(
+            row["name"],
+            row["topology"],
+            f"{row['chunk']:,}",
+            f"{row['accounts']:,}",
+            _number(row["transfers_per_s"]["median"]),
+            *("" if share is None else f"{share:.0%}" for share in shares),
+        )
     return table
 
 

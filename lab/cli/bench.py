@@ -1,9 +1,12 @@
-"""``bankrun bench``: how fast, beside pgbench and no-op messages."""
+"""``bankrun bench``: how fast, beside pgbench, no-op messages and other queues."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,16 +14,24 @@ from rich.console import Console
 from bank.errors import CannotStart
 from bank.settings import read_settings
 from lab import files, tables
-from lab.bench import benchmark
+from lab.bench import costmap, page, peers, scale
+from lab.bench.pgbench import find_pgbench
+from lab.bench.rates import NOOP, PGBENCH, PGBENCH_ACCEPTED, Contestant, Rates, measure
 from lab.cli.app import open_console
 from lab.cli.options import Strategies, chosen_strategies
 from lab.environment import bankrun_version, environment
-from lab.session import open_lab, open_servers
+from lab.session import Servers, open_lab, open_servers
 from lab.topology import Topology
 from lab.workload import Workload
 
 STRATEGIES_MEASURED = ["row-lock", "row-lock-orm", "atomic-update"]
+DATABASE_STRATEGIES = [
+    *("row-lock", "row-lock-orm", "row-lock-nowait", "no-key-lock", "atomic-update", "version-check"),
+    *("repeatable-read", "serializable", "advisory-lock", "table-lock"),
+]
 ROUNDS_MAX = 1_000
+QUICK_TRANSFERS = 600
+MAP_TRANSFERS = 300
 
 
 def bench(
@@ -31,36 +42,144 @@ def bench(
     chunk: Annotated[int, typer.Option(help="Transfers in one message.")] = Workload().chunk,
     rounds: Annotated[int, typer.Option(help="Rounds; all contestants run in each.")] = 5,
     seed: Annotated[int, typer.Option(help="The same seed sends the same transfers.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="One round of a few contestants, in under a minute.")] = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Also: instances, threads, contention, a million, the cost map; half an hour."),
+    ] = False,
     export_json: Annotated[str | None, typer.Option(metavar="FILE", help="Write the rates; `-` is stdout.")] = None,
+    export_markdown: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a page, with its pictures beside it.")
+    ] = None,
 ) -> None:
-    """Measure transfers a second beside pgbench and beside messages that do nothing, in one run on one machine."""
+    """Measure transfers a second beside pgbench, messages that do nothing, and other queues, in one run."""
     console = open_console(export_json)
+    pictures = _pictures(export_markdown)
+    if quick:
+        transfers, rounds = min(transfers, QUICK_TRANSFERS), 1
+    shape = Topology.parse(topology)
+    _check(Workload(accounts=accounts, transfers=transfers, chunk=chunk), shape, rounds, both=quick and full)
+    names = DATABASE_STRATEGIES if full and strategy == STRATEGIES_MEASURED else strategy
+    wanted = [name for name in chosen_strategies(names) if name != "batch"]
+    find_pgbench()
+    notes = Console(stderr=True, highlight=False)
+    result: dict[str, Any] = {
+        "schema": 1,
+        "bankrun": bankrun_version(),
+        "command": f"bankrun bench{' --quick' * quick}{' --full' * full} --rounds {rounds} --transfers {transfers}",
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "rounds": rounds,
+        "topology": str(shape),
+        "accounts": accounts,
+    }
+    load = os.getloadavg()[0]
+    first_cell = scale.first_cell_seconds(notes.print) if full else None
+    with open_servers(read_settings()) as servers:
+        result["environment"] = _environment(servers, shape)
+        result["missing"] = {} if quick else peers.missing(servers)
+        contestants = headline(shape, accounts, chunk, ("row-lock",) if quick else wanted, quick=quick)
+        if not quick:
+            contestants += [
+                Contestant(name, shape, 1, accounts) for name in peers.PEERS if name not in result["missing"]
+            ]
+        if full:
+            contestants += [one for one in around(shape, accounts) if one not in contestants]
+            contestants.sort(key=lambda one: (one.topology != shape, one.topology))
+        measured = measure(servers, contestants, transfers=transfers, seed=seed, rounds=rounds, tell=notes.print)
+        result["rows"] = measured.as_json()
+        if full:
+            result["scale"] = scale.scale(servers, shape, scale.SIZES, seed=seed, tell=notes.print)
+            result["cost_map"] = costmap.cost_map(servers, transfers=MAP_TRANSFERS, seed=seed, tell=notes.print)
+            result["first_cell_seconds"] = first_cell
+    result["load_average"] = [round(load, 1), round(os.getloadavg()[0], 1)]
+    if export_json is not None:
+        files.write(export_json, json.dumps(result, indent=1) + "\n")
+    if export_markdown is not None:
+        files.write(pictures["rates"], page.rates_svg(result))
+        if full:
+            files.write(pictures["map"], page.map_svg(result))
+        links = {name: Path(path).name for name, path in pictures.items()}
+        files.write(export_markdown, page.markdown(result, pictures=links))
+    _show(console, result, measured, shape)
+
+
+def _check(workload: Workload, shape: Topology, rounds: int, *, both: bool) -> None:
     if not 1 <= rounds <= ROUNDS_MAX:
         raise CannotStart(f"rounds={rounds}: it must be between 1 and {ROUNDS_MAX}")
-    wanted, shape = chosen_strategies(strategy), Topology.parse(topology)
-    workload = Workload(accounts=accounts, transfers=transfers, chunk=chunk)
-    if transfers < shape.instances * shape.threads:
-        raise CannotStart(f"transfers={transfers}: each of the {shape.instances * shape.threads} clients needs one")
-    with (
-        open_servers(read_settings()) as servers,
-        open_lab(servers, instances=shape.instances, threads=shape.threads) as lab,
-    ):
-        depends = environment(servers.database, servers.app, lab.instances, embedded=servers.endpoints.embedded)
-        with Console(stderr=True).status("measuring"):
-            measured = benchmark(lab, wanted, shape, workload, seed=seed, rounds=rounds)
-    if export_json is not None:
-        result = {
-            "schema": 1,
-            "bankrun": bankrun_version(),
-            "seed": seed,
-            "environment": depends,
-            "rows": measured.as_json(),
-        }
-        files.write(export_json, json.dumps(result, indent=1) + "\n")
-    console.print(tables.benchmark_table(measured))
-    console.print(f"a no-op message and pgbench together bound a transfer to {measured.bound:,.0f}/s: 1/(1/n + 1/p)")
+    if both:
+        raise CannotStart("--quick and --full are opposites: give one of them")
+    clients = shape.instances * shape.threads
+    if workload.transfers < clients:
+        raise CannotStart(f"transfers={workload.transfers}: each of the {clients} clients needs one")
+
+
+def headline(
+    shape: Topology, accounts: int, chunk: int, strategies: tuple[str, ...] | list[str], *, quick: bool
+) -> list[Contestant]:
+    """Return who is compared on one topology. The faster ones get more transfers, so that all take about as long."""
+    return [
+        Contestant(PGBENCH, shape, 1, accounts, 2),
+        Contestant(PGBENCH_ACCEPTED, shape, 1, accounts, 2),
+        Contestant(NOOP, shape, chunk, accounts),
+        *(Contestant(name, shape, chunk, accounts) for name in strategies),
+        *(Contestant("row-lock", shape, size, accounts, 2) for size in ((10,) if quick else (10, 50, 200))),
+        *(Contestant("batch", shape, size, accounts, 30) for size in ((1_000,) if quick else (1_000, 5_000))),
+    ]
+
+
+def around(shape: Topology, accounts: int) -> list[Contestant]:
+    """Return the same with more and fewer instances, threads and accounts: many rows, so each gets less to do."""
+    others = [Topology(instances, shape.threads) for instances in (1, 2, 4)]
+    threads = [Topology(shape.instances, threads) for threads in (1, 2, 8, 16)]
+    return [
+        *(
+            Contestant(name, one, size, accounts, weight)
+            for one in (*others, *threads)
+            for name, size, weight in (
+                *((PGBENCH, 1, 1), (PGBENCH_ACCEPTED, 1, 1), (NOOP, 1, 0.5)),
+                *(("row-lock", 1, 0.5), ("row-lock", 10, 1), ("batch", 1_000, 15)),
+            )
+        ),
+        *(
+            Contestant(name, shape, size, number, weight)
+            for number in (2, 10, 100, 10_000)
+            for name, size, weight in (
+                *((PGBENCH, 1, 1), ("row-lock", 1, 0.5), ("atomic-update", 1, 0.5)),
+                *(("version-check", 1, 0.25), ("batch", 1_000, 15)),
+            )
+        ),
+    ]
+
+
+def _environment(servers: Servers, shape: Topology) -> dict[str, Any]:
+    with open_lab(servers, instances=shape.instances, threads=shape.threads) as lab:
+        return environment(servers.database, servers.app, lab.instances, embedded=servers.endpoints.embedded)
+
+
+def _pictures(export_markdown: str | None) -> dict[str, str]:
+    """Return where the page's pictures go. Raises CannotStart if they, or the page, cannot be written."""
+    if export_markdown is None:
+        return {}
+    if export_markdown == files.STDOUT:
+        raise CannotStart("--export-markdown needs a file: its pictures are written beside it")
+    path = Path(export_markdown)
+    pictures = {name: str(path.with_name(f"{path.stem}-{name}.svg")) for name in ("rates", "map")}
+    files.check_writable(export_markdown, *pictures.values())
+    return pictures
+
+
+def _show(console: Console, result: dict[str, Any], measured: Rates, shape: Topology) -> None:
+    console.print(tables.benchmark_table(result["rows"]))
+    bound = measured.bound(shape, accounts=result["accounts"])
+    if bound is not None:
+        console.print(f"a no-op message and pgbench together bound a transfer to {bound:,.0f}/s: 1/(1/n + 1/p)")
+    for reason in result["missing"].values():
+        console.print(reason)
     for row in measured.rows:
-        if row.is_noisy:
+        if row.rates and row.is_noisy:
             console.print(
-                f"warning: {row.name} is noisy: {min(row.rates):,.0f} to {max(row.rates):,.0f}/s", style="yellow"
+                f"warning: {row.contestant.name} on {row.contestant.topology} is noisy: "
+                f"{min(row.rates):,.0f} to {max(row.rates):,.0f}/s",
+                style="yellow",
             )

@@ -1,0 +1,63 @@
+"""The cheapest correct strategy for each load: contention, time between read and write, number of instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bank.strategies import STRATEGIES
+from lab.experiment import Plan
+from lab.progress import Silence
+from lab.session import Servers, open_lab
+from lab.topology import Topology
+from lab.workload import Workload
+
+ACCOUNTS = (2, 10, 1_000)
+THINK_MS = (0.0, 2.0, 10.0)
+INSTANCES = (1, 2)
+THREADS = 4
+CANDIDATES = (
+    *("thread-lock", "striped-lock", "row-lock", "atomic-update", "version-check"),
+    *("serializable", "advisory-lock", "table-lock", "redis-lock"),
+)
+"""Those that apply one transfer in a transaction: a batch thinks once for a whole message, which is another load."""
+CLOSE = 0.9
+"""Whoever reaches this part of the best rate is named beside it: between those two, this map does not decide."""
+CELL_SECONDS_MAX = 60.0
+
+
+def cost_map(servers: Servers, *, transfers: int, seed: int, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Measure every candidate whose claim covers the topology, under every load; who loses money there is left out."""
+    cells = []
+    for instances in INSTANCES:
+        topology = Topology(instances, THREADS)
+        with open_lab(servers, instances=instances, threads=THREADS) as lab:
+            for accounts in ACCOUNTS:
+                for think_ms in THINK_MS:
+                    rates: dict[str, float] = {}
+                    for name in CANDIDATES:
+                        if not STRATEGIES[name].claim.covers(instances=instances, threads=THREADS, hosts=1):
+                            continue
+                        tell(f"cost map: {name} on {topology}, {accounts} accounts, {think_ms:g} ms")
+                        workload = Workload(accounts=accounts, transfers=transfers, think_ms=think_ms)
+                        plan = Plan((name,), (topology,), workload, seed, 1, 0, CELL_SECONDS_MAX)
+                        run = lab.run(name, topology, plan, Silence())
+                        if run.held and not run.pending:
+                            rates[name] = run.transfers_per_s
+                    cells.append(
+                        {
+                            "instances": instances,
+                            "threads": THREADS,
+                            "accounts": accounts,
+                            "think_ms": think_ms,
+                            "cheapest": cheapest(rates),
+                            "transfers_per_s": rates,
+                        }
+                    )
+    return cells
+
+
+def cheapest(rates: dict[str, float]) -> Sequence[str]:
+    """Return the fastest, and whoever is about as fast, best first."""
+    best = max(rates.values(), default=0.0)
+    return sorted((name for name, rate in rates.items() if rate >= CLOSE * best), key=lambda name: -rates[name])

@@ -1,0 +1,343 @@
+"""A saved benchmark as a page: tables and two pictures, made from the file and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import log10
+from typing import Any
+
+from lab.drawing import Picture, standing_alone
+
+WIDTH, LABELS, BAR, STEP = 820, 250, 16, 24
+CELL_WIDTH, CELL_HEIGHT = 170, 44
+EXPLAINED = (
+    "*pgbench* accepts, claims, moves and journals each transfer in one transaction, with as many clients as there are"
+    " threads; *pgbench-accepted* finds it accepted, and is the p of the bound. *celery-noop* is messages that do"
+    " nothing: n. *The bound* is 1/(1/n + 1/p): a message costs what a no-op costs, and then the transfer what it costs"
+    " pgbench. The other queues apply the same transfer with the same teller and `row-lock`."
+)
+MAP_EXPLAINED = (
+    "Measured, one round: the fastest of those whose claim covers the topology and that lost nothing, with whoever"
+    " comes within a tenth of it. `batch` is not among them: it waits once for a whole message."
+)
+WARNING = (
+    "Every rate here is of one machine that also runs both servers and the load. Take the ratios, which come from"
+    " contestants measured in turn, and not the rates."
+)
+FROM = {
+    "acceptance": "from before the acceptance to the last commit",
+    "claim": "from the first claim to the last commit; all were accepted before",
+    "message": "messages, no transfer",
+}
+
+Result = Mapping[str, Any]
+
+
+def markdown(result: Result, *, pictures: Mapping[str, str]) -> str:
+    """Return the page. ``pictures`` are the files of ``rates`` and ``map``, as the page is to link them."""
+    environment = result["environment"]
+    postgres, redis = environment["postgres"], environment["redis"]
+    made = (
+        f"Written by `{result['command']}`; do not edit. {result['started']}, bankrun {result['bankrun']}, "
+        f"{environment['cores']} cores, {environment['platform']}, Python {environment['python']}, "
+        f"Postgres {postgres.get('server_version')} (fsync {postgres.get('fsync')}, "
+        f"synchronous_commit {postgres.get('synchronous_commit')}), {redis['server']} {redis['version']}."
+    )
+    lines = [
+        "# Benchmarks",
+        "",
+        made,
+        "",
+        WARNING,
+        "",
+        *_noise(result),
+        *_headline(result),
+        *_figures(result, pictures),
+        *_scaling(result),
+        *_contention(result),
+        *_map(result, pictures),
+        *_scale(result),
+        *_left_out(result),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _noise(result: Result) -> list[str]:
+    load = result.get("load_average")
+    noisy = [row for row in result["rows"] if row["noisy"]]
+    said = [f"Load average over the last minute, before and after: {load[0]} and {load[1]}."] if load else []
+    if noisy:
+        said.append(
+            f"**Noisy**: {len(noisy)} of {len(result['rows'])} contestants differed by more than a quarter of their"
+            f" median over the {result['rounds']} rounds: small differences between them mean nothing."
+        )
+    if result["rounds"] == 1:
+        said.append("**One round only**: nothing here says how much of a difference is chance.")
+    return [*said, ""]
+
+
+def _headline(result: Result) -> list[str]:
+    topology = result["topology"]
+    rows = [row for row in result["rows"] if (row["topology"], row["accounts"]) == (topology, result["accounts"])]
+    lines = [f"## On {topology}, over {result['accounts']:,} accounts", ""]
+    lines += table(
+        ("who", "transfers in a message", "median /s", "min", "max", "of pgbench", "of the bound"),
+        [
+            (
+                f"`{row['name']}`" + (" (noisy)" if row["noisy"] else ""),
+                f"{row['chunk']:,}",
+                *(f"{row['transfers_per_s'][name]:,.0f}" for name in ("median", "min", "max")),
+                _ratio(row["ratio_to_pgbench"]),
+                _ratio(row["ratio_to_bound"]),
+            )
+            for row in rows
+        ],
+    )
+    lines += [
+        "",
+        EXPLAINED,
+        "",
+    ]
+    kinds = dict.fromkeys(row["measured_from"] for row in rows)
+    return (
+        lines
+        + [
+            f"- {', '.join(dict.fromkeys(row['name'] for row in rows if row['measured_from'] == kind))}: {FROM[kind]}"
+            for kind in kinds
+        ]
+        + [""]
+    )
+
+
+def _figures(result: Result, pictures: Mapping[str, str]) -> list[str]:
+    return [f"![Transfers a second of each contestant, as in the table above]({pictures['rates']})", ""]
+
+
+def _scaling(result: Result) -> list[str]:
+    topologies = dict.fromkeys(row["topology"] for row in result["rows"] if row["accounts"] == result["accounts"])
+    if len(topologies) < 2:
+        return []
+    by = {
+        (row["name"], row["chunk"], row["topology"]): row
+        for row in result["rows"]
+        if row["accounts"] == result["accounts"]
+    }
+    contestants = [
+        key
+        for key in dict.fromkeys((name, chunk) for name, chunk, _ in by)
+        if sum((*key, topology) in by for topology in topologies) > 1
+    ]
+    ordered = sorted(topologies, key=lambda text: tuple(map(int, text.split("x"))))
+    return [
+        "## Instances and threads",
+        "",
+        *table(
+            ("median /s", *ordered),
+            [
+                (
+                    f"`{name}`" + (f", chunk {chunk:,}" if chunk > 1 else ""),
+                    *(_median(by.get((name, chunk, topology))) for topology in ordered),
+                )
+                for name, chunk in contestants
+            ],
+        ),
+        "",
+    ]
+
+
+def _contention(result: Result) -> list[str]:
+    rows = [row for row in result["rows"] if row["topology"] == result["topology"]]
+    accounts = sorted({row["accounts"] for row in rows})
+    if len(accounts) < 2:
+        return []
+    by = {(row["name"], row["chunk"], row["accounts"]): row for row in rows}
+    contestants = [
+        key
+        for key in dict.fromkeys((name, chunk) for name, chunk, _ in by)
+        if sum((*key, number) in by for number in accounts) > 1
+    ]
+    return [
+        f"## Contention, on {result['topology']}",
+        "",
+        *table(
+            ("median /s, accounts:", *(f"{number:,}" for number in accounts)),
+            [
+                (
+                    f"`{name}`" + (f", chunk {chunk:,}" if chunk > 1 else ""),
+                    *(_median(by.get((name, chunk, number))) for number in accounts),
+                )
+                for name, chunk in contestants
+            ],
+        ),
+        "",
+    ]
+
+
+def _map(result: Result, pictures: Mapping[str, str]) -> list[str]:
+    cells = result.get("cost_map")
+    if not cells:
+        return []
+    return [
+        "## The cheapest correct strategy",
+        "",
+        MAP_EXPLAINED,
+        "",
+        f"![The cheapest correct strategy for each load, as in the table below]({pictures['map']})",
+        "",
+        *table(
+            ("instances", "accounts", "between read and write", "cheapest", "transfers/s", "the others"),
+            [
+                (
+                    f"{cell['instances']}x{cell['threads']}",
+                    f"{cell['accounts']:,}",
+                    f"{cell['think_ms']:g} ms",
+                    ", ".join(f"`{name}`" for name in cell["cheapest"]) or "none finished",
+                    f"{max(cell['transfers_per_s'].values(), default=0):,.0f}",
+                    ", ".join(
+                        f"{name} {rate:,.0f}"
+                        for name, rate in sorted(cell["transfers_per_s"].items(), key=lambda item: -item[1])
+                        if name not in cell["cheapest"]
+                    ),
+                )
+                for cell in cells
+            ],
+        ),
+        "",
+    ]
+
+
+def _scale(result: Result) -> list[str]:
+    lines: list[str] = []
+    scale = result.get("scale")
+    if scale:
+        idle, after = (_megabytes(scale["worker_mb"][when]) for when in ("idle", "after"))
+        memory = f"Memory of each worker, resident: {idle} idle, {after} afterwards."
+        lines += [
+            "## A million transfers",
+            "",
+            *table(
+                ("transfers", "made", "accepted", "published", "applied", "audited", "audit's peak memory"),
+                [
+                    (
+                        f"{step['transfers']:,}",
+                        *(
+                            f"{step[f'{name}_seconds']:.2f} s"
+                            for name in ("generate", "accept", "publish", "apply", "audit")
+                        ),
+                        f"{step['audit_peak_mb']:,} MB",
+                    )
+                    for step in scale["steps"]
+                ],
+            ),
+            "",
+            f"On {scale['topology']} with `batch`. {memory}",
+            "",
+        ]
+    first = result.get("first_cell_seconds")
+    if first:
+        cold, warm = f"{first['cold']:.1f} s in a new state directory", f"{first['warm']:.1f} s in one that is there"
+        lines += [f"From `bankrun compare` to the end of its first cell: {cold}, {warm}.", ""]
+    return lines
+
+
+def _left_out(result: Result) -> list[str]:
+    missing = result.get("missing") or {}
+    return ["## Not measured", "", *(f"- {reason}" for reason in missing.values()), ""] if missing else []
+
+
+def _megabytes(numbers: Sequence[int]) -> str:
+    return " and ".join(f"{number:,} MB" for number in numbers) or "unknown"
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f} ×" if value >= 2 else f"{value:.0%}"
+
+
+def _median(row: Result | None) -> str:
+    return "" if row is None else f"{row['transfers_per_s']['median']:,.0f}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a Markdown table; the first column is words, the others are numbers."""
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
+def rates_svg(result: Result) -> str:
+    """Return the headline's rates as bars, fastest first. The scale is logarithmic: they lie far apart."""
+    rows = [
+        row for row in result["rows"] if (row["topology"], row["accounts"]) == (result["topology"], result["accounts"])
+    ]
+    rows.sort(key=lambda row: -row["transfers_per_s"]["median"])
+    most = max((row["transfers_per_s"]["max"] for row in rows), default=1.0)
+    picture = Picture(
+        "rates",
+        f"Transfers a second on {result['topology']}, over {result['accounts']:,} accounts",
+        "; ".join(f"{_label(row)}: {_median(row)}" for row in rows),
+        width=WIDTH,
+    )
+
+    def x(rate: float) -> float:
+        return LABELS + (WIDTH - LABELS - 90) * _decades(rate) / _decades(most)
+
+    for number, row in enumerate(rows):
+        y = 16.0 + STEP * number
+        rates = row["transfers_per_s"]
+        picture.add("text", "", _label(row), x=4, y=y + BAR - 3)
+        kind = "safe" if row["measured_from"] == "claim" else "other"
+        picture.add("rect", kind, x=LABELS, y=y, width=x(rates["median"]) - LABELS, height=BAR, rx=2)
+        picture.add("line", "write", x1=x(rates["min"]), x2=x(rates["max"]), y1=y + BAR / 2, y2=y + BAR / 2)
+        picture.add("text", "small", f"{rates['median']:,.0f}", x=x(rates["max"]) + 6, y=y + BAR - 4)
+    height = 16.0 + STEP * len(rows)
+    picture.add(
+        "text", "small", "logarithmic; the line is from the slowest to the fastest round", x=LABELS, y=height + 12
+    )
+    return standing_alone(picture.svg(height + 24)) + "\n"
+
+
+def map_svg(result: Result) -> str:
+    """Return the cost map: a field for each load, with the cheapest strategy in it."""
+    cells = result.get("cost_map") or []
+    columns = list(dict.fromkeys((cell["instances"], cell["threads"], cell["think_ms"]) for cell in cells))
+    accounts = sorted({cell["accounts"] for cell in cells})
+    picture = Picture(
+        "map",
+        "The cheapest correct strategy",
+        "; ".join(
+            f"{cell['instances']}x{cell['threads']}, {cell['accounts']} accounts, {cell['think_ms']:g} ms: "
+            f"{', '.join(cell['cheapest'])}"
+            for cell in cells
+        ),
+        width=110 + CELL_WIDTH * len(columns),
+    )
+    for number, (instances, threads, think_ms) in enumerate(columns):
+        left = 110 + CELL_WIDTH * number
+        picture.add("text", "strong", f"{instances}x{threads}", x=left + 6, y=18)
+        picture.add("text", "small", f"{think_ms:g} ms between read and write", x=left + 6, y=34)
+    for line, number_of_accounts in enumerate(accounts):
+        top = 44 + CELL_HEIGHT * line
+        picture.add("text", "strong", f"{number_of_accounts:,} accounts", x=4, y=top + 24)
+        for number, column in enumerate(columns):
+            for cell in cells:
+                if (cell["instances"], cell["threads"], cell["think_ms"]) != column:
+                    continue
+                if cell["accounts"] != number_of_accounts:
+                    continue
+                left = 110 + CELL_WIDTH * number
+                picture.add("rect", "safe", x=left, y=top, width=CELL_WIDTH - 4, height=CELL_HEIGHT - 4, rx=3)
+                best, *close = cell["cheapest"] or ["none finished"]
+                picture.add("text", "strong", best, x=left + 6, y=top + 17)
+                also = f"or {', '.join(close[:1])}" + (f" and {len(close) - 1} more" if len(close) > 1 else "")
+                picture.add("text", "small", also if close else "", x=left + 6, y=top + 32)
+    return standing_alone(picture.svg(44 + CELL_HEIGHT * len(accounts) + 6)) + "\n"
+
+
+def _label(row: Result) -> str:
+    return f"{row['name']}" + (f", {row['chunk']:,} in a message" if row["chunk"] > 1 else "")
+
+
+def _decades(rate: float) -> float:
+    """Return how far a rate is along a logarithmic axis that begins at 100 a second."""
+    return float(max(0.05, log10(max(rate, 1.0)) - 2))

@@ -1,0 +1,95 @@
+"""Other ways to run the same transfer: task queues that one might take instead, and the talk's pool of threads.
+
+Each applies one transfer per message with our teller and the row lock, so that only the queue differs. They are not
+needed for anything else: `requirements-peers.lock` brings them, and who is missing is not run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from bank.errors import BankError
+from bank.schema import open_bank
+from lab.bench.outcome import check_kept, until_decided, waited
+from lab.experiment import Lab
+from lab.session import Servers, worker_environment
+from lab.topology import Topology
+from lab.workload import Workload
+from workers.submission import Submission, accept
+
+STRATEGY = "row-lock"
+PEERS = {"dramatiq": "dramatiq", "huey": "huey", "procrastinate": "procrastinate", "threads": None}
+"""Each peer's package; the pool of threads needs none."""
+STOP_SECONDS = 3.0
+
+
+def missing(servers: Servers) -> dict[str, str]:
+    """Return which peers cannot be run, and why, each in one sentence."""
+    reasons = {}
+    for name, package in PEERS.items():
+        if servers.keeper is None:
+            reasons[name] = f"{name} was not run: it would leave its tables and keys on servers that are not ours"
+        elif package is not None and find_spec(package) is None:
+            reasons[name] = (
+                f"{name} was not run: it is not installed (.venv/bin/pip install -r requirements-peers.lock)"
+            )
+    return reasons
+
+
+def rate(servers: Servers, lab: Lab, name: str, topology: Topology, workload: Workload, seed: int) -> float:
+    """Return a peer's transfers a second, from the first claim to the last commit by Postgres' clock.
+
+    Its processes are started, all its messages sent, and then all begin. Raises BankError if one ends too early.
+    """
+    assert servers.keeper is not None
+    open_bank(lab.database, accounts=workload.accounts, opening=workload.opening)
+    orders = list(workload.orders(seed))
+    accept(lab.database, orders, Submission(name, STRATEGY), forgettable=True)
+    environment = worker_environment(servers)
+    if name == "procrastinate":  # it keeps its messages in Postgres too, in tables that a worker's role cannot make
+        environment["BANKRUN_DATABASE_URL"] = servers.endpoints.database_url
+    names = [f"{name}-{os.getpid()}-{number}" for number in range(topology.instances)]
+    with tempfile.TemporaryDirectory() as place:
+        for number, process in enumerate(names):
+            arguments = [place, name, str(number), str(topology.instances), str(topology.threads)]
+            servers.keeper.spawn(
+                process,
+                [sys.executable, "-P", "-m", "lab.bench.peers.process", *arguments],
+                env={**environment, "BANKRUN_INSTANCE": process},
+                cwd=servers.state_dir,
+                log=servers.state_dir / "logs" / f"{name}.log",
+            )
+        try:
+            for _ in waited(lab):
+                _check(servers, names)
+                if len(list(Path(place).glob("ready-*"))) == len(names):
+                    break
+            (Path(place) / "go").touch()
+            for _ in until_decided(lab):
+                _check(servers, names)
+        finally:
+            servers.keeper.stop(names, grace_seconds=STOP_SECONDS)
+            with lab.database.transaction() as transaction:
+                transaction.execute("DROP SCHEMA IF EXISTS bankrun_procrastinate CASCADE")
+    check_kept(lab, name)
+    return len(orders) / lab.seconds()
+
+
+def _check(servers: Servers, names: list[str]) -> None:
+    assert servers.keeper is not None
+    for name in names:
+        code = servers.keeper.returncode(name)
+        if code is not None:
+            raise BankError(f"{name} ended with code {code}; see {servers.state_dir / 'logs'}")
+
+
+def redis_url(broker_url: str) -> str:
+    """Return the broker's address as redis-py takes it."""
+    if not broker_url.startswith("redis+socket://"):
+        return broker_url
+    return f"unix://{urlsplit(broker_url).path}"

@@ -1,0 +1,235 @@
+"""Who is measured, and how: every contestant once a round, so that a slow minute of the machine hits all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from bank.errors import BankError
+from bank.schema import open_bank
+from bank.strategies import STRATEGIES, ChunkStrategy, Claim
+from lab.bench import peers
+from lab.bench.outcome import check_kept, until_decided, waited
+from lab.bench.pgbench import pgbench_rate
+from lab.experiment import Lab, Plan
+from lab.progress import Silence
+from lab.results import Run
+from lab.session import Servers, open_lab
+from lab.topology import Topology
+from lab.workload import Workload
+from workers.app import NOOP_TASK
+from workers.submission import Submission, abandon, accept, publish
+
+PGBENCH, PGBENCH_ACCEPTED, NOOP = "pgbench", "pgbench-accepted", "celery-noop"
+WARMUP = 100
+SLICE_ORDERS = 20_000
+NOISE_WIDE = 0.25
+"""A spread (max - min) / median above this is called noisy."""
+
+
+class Contestant(NamedTuple):
+    """Who, how many at once, how many transfers in a message, over how many accounts; ``weight`` scales its transfers.
+
+    ``pgbench`` and a chunk strategy are measured from before the acceptance on, ``celery-noop`` in messages, all others
+    from the first claim on.
+    """
+
+    name: str
+    topology: Topology
+    chunk: int = 1
+    accounts: int = 1_000
+    weight: float = 1.0
+
+    def workload(self, transfers: int) -> Workload:
+        """Return what it gets in a round, given what one with the weight 1 gets."""
+        least = self.topology.instances * self.topology.threads
+        return Workload(accounts=self.accounts, transfers=max(least, round(transfers * self.weight)), chunk=self.chunk)
+
+
+@dataclass(slots=True)
+class Row:
+    """One contestant's rates over all rounds, in transfers (or messages) a second."""
+
+    contestant: Contestant
+    rates: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Return the median rate."""
+        return statistics.median(self.rates)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the rounds differ so much that a small difference means nothing."""
+        return (max(self.rates) - min(self.rates)) / self.median > NOISE_WIDE
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """All contestants of one run."""
+
+    rows: list[Row]
+
+    def find(self, name: str, topology: Topology, accounts: int = 1_000, chunk: int = 1) -> Row | None:
+        """Return a contestant's row, if it was measured."""
+        for row in self.rows:
+            one = row.contestant
+            if (one.name, one.topology, one.accounts, one.chunk) == (name, topology, accounts, chunk) and row.rates:
+                return row
+        return None
+
+    def bound(self, topology: Topology, chunk: int = 1, accounts: int = 1_000) -> float | None:
+        """Return 1/(1/n + 1/p): a message costs what a no-op costs, then the transfer what it costs pgbench."""
+        noop = self.find(NOOP, topology, accounts, chunk)
+        pgbench = self.find(PGBENCH_ACCEPTED, topology, accounts)
+        if noop is None or pgbench is None:
+            return None
+        return 1 / (1 / noop.median + 1 / pgbench.median)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return the rows of the contract. A ratio that has no counterpart in this run is None."""
+        return [self._as_json(row) for row in self.rows if row.rates]
+
+    def _as_json(self, row: Row) -> dict[str, Any]:
+        one = row.contestant
+        pgbench = self.find(PGBENCH, one.topology, one.accounts) or self.find(PGBENCH, one.topology)
+        bound = self.bound(one.topology, one.chunk, one.accounts)
+        return {
+            "name": one.name,
+            "topology": str(one.topology),
+            "chunk": one.chunk,
+            "accounts": one.accounts,
+            "measured_from": measured_from(one.name),
+            "transfers_per_s": {
+                "median": round(row.median, 1),
+                "min": round(min(row.rates), 1),
+                "max": round(max(row.rates), 1),
+            },
+            "noisy": row.is_noisy,
+            "ratio_to_pgbench": None if pgbench is None else round(row.median / pgbench.median, 3),
+            "ratio_to_bound": None if bound is None else round(row.median / bound, 3),
+        }
+
+
+def measured_from(name: str) -> str:
+    """Return what a contestant's rate includes: all from the acceptance on, or from the claim on, or no transfer."""
+    if name == NOOP:
+        return "message"
+    return "acceptance" if name == PGBENCH or is_chunk_strategy(name) else "claim"
+
+
+def is_chunk_strategy(name: str) -> bool:
+    """Whether a strategy applies whole messages."""
+    return name in STRATEGIES and issubclass(STRATEGIES[name], ChunkStrategy)
+
+
+def measure(
+    servers: Servers,
+    contestants: Sequence[Contestant],
+    *,
+    transfers: int,
+    seed: int,
+    rounds: int,
+    tell: Callable[[str], None],
+) -> Rates:
+    """Run every contestant once a round. Each topology gets a fleet that is exactly so large, anew in each round.
+
+    Raises BankError if one does not finish, or does not keep what it claims to keep.
+    """
+    rows = {one: Row(one) for one in contestants}
+    for number in range(rounds):
+        for topology, group in groupby(rows.values(), key=lambda row: row.contestant.topology):
+            with open_lab(servers, instances=topology.instances, threads=topology.threads) as lab:
+                for row in group:
+                    one = row.contestant
+                    tell(f"round {number + 1} of {rounds}: {one.name} on {topology}, chunk {one.chunk}")
+                    rate = _rate(servers, lab, one, one.workload(transfers), seed + number)
+                    if rate is not None:
+                        row.rates.append(rate)
+    return Rates(list(rows.values()))
+
+
+def _rate(servers: Servers, lab: Lab, one: Contestant, workload: Workload, seed: int) -> float | None:
+    if one.name in (PGBENCH, PGBENCH_ACCEPTED):
+        clients = one.topology.instances * one.topology.threads
+        accepted = one.name == PGBENCH_ACCEPTED
+        return pgbench_rate(lab.database, workload, clients=clients, seed=seed, accepted=accepted)
+    if one.name == NOOP:
+        return _noop_rate(lab, workload, one.topology, seed)
+    if one.name in peers.PEERS:
+        return peers.rate(servers, lab, one.name, one.topology, workload, seed)
+    if is_chunk_strategy(one.name):
+        return end_to_end_rate(lab, one.name, one.topology, workload, seed)
+    plan = Plan((one.name,), (one.topology,), workload, seed, warmup=min(WARMUP, workload.transfers))
+    run = lab.run(one.name, one.topology, plan, Silence())
+    _check(run)
+    return run.transfers_per_s
+
+
+def end_to_end_rate(lab: Lab, strategy: str, topology: Topology, workload: Workload, seed: int) -> float:
+    """Return the rate from before the first acceptance to the last commit: accepting, publishing and working overlap.
+
+    Raises BankError if a transfer stays pending or the audit fails.
+    """
+    warmup = replace(workload, transfers=min(workload.transfers, 2 * workload.chunk * topology.instances))
+    for one in (warmup, workload):
+        seconds = _end_to_end_seconds(lab, strategy, topology, one, seed)
+    return workload.transfers / seconds
+
+
+def _end_to_end_seconds(lab: Lab, strategy: str, topology: Topology, workload: Workload, seed: int) -> float:
+    name = lab.next_name()
+    orders = list(workload.orders(seed))
+    submission = Submission(name, strategy, name, workload.chunk, threads=topology.threads)
+    open_bank(lab.database, accounts=workload.accounts, opening=workload.opening)
+    chosen = lab.instances[: topology.instances]
+    lab.fleet.join(name, chosen)
+    try:
+        began = time.perf_counter()
+        for first in range(0, len(orders), SLICE_ORDERS):
+            part = orders[first : first + SLICE_ORDERS]
+            accept(lab.database, part, submission)
+            publish(lab.app, part, submission)
+        for _ in until_decided(lab):
+            pass
+        ended = time.perf_counter()
+    finally:
+        abandon(lab.database, name)
+        lab.fleet.leave(name, chosen)
+    check_kept(lab, strategy)
+    return ended - began
+
+
+def _check(run: Run) -> None:
+    """Raise BankError if a run has no rate: one that does not keep what it claims to keep is no contestant.
+
+    What claims nothing here is one: its rate is what a lock costs the others.
+    """
+    if run.pending:
+        raise BankError(f"{run.strategy} did not finish: {run.pending:,} transfers are still pending")
+    claims = Claim(run.claim).covers(instances=run.instances, threads=run.threads, hosts=run.hosts)
+    if claims and not run.held:
+        raise BankError(f"{run.strategy} did not keep the money: a rate of wrong transfers is no rate")
+
+
+def _noop_rate(lab: Lab, workload: Workload, topology: Topology, seed: int) -> float:
+    chosen = lab.instances[: topology.instances]
+    orders = list(workload.orders(seed))
+    name = lab.next_name()
+    submission = Submission(name, "none", name, workload.chunk, threads=topology.threads)
+    publish(lab.app, orders, submission, task=NOOP_TASK)
+    try:
+        lab.fleet.join(name, chosen)
+        for _ in waited(lab):
+            if not lab.fleet.queue_length(name):
+                break
+    finally:
+        lab.fleet.leave(name, chosen)
+    seconds = lab.fleet.read_meters(name, chosen).seconds()
+    if not seconds:
+        raise BankError(f"{len(orders)} messages were too few to be timed")
+    return len(orders) / seconds

@@ -1,0 +1,38 @@
+"""``bankrun bench`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.acceptance.conftest import Bankrun
+
+
+def test_a_quick_benchmark_measures_everybody_and_writes_its_page(bankrun: Bankrun, tmp_path: Path) -> None:
+    exports = ("--export-json", "b.json", "--export-markdown", "b.md")
+    done = bankrun("bench", "--quick", "--transfers", "64", "--topology", "1x2", *exports)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert result["schema"] == 1
+    rows = {(row["name"], row["chunk"]): row for row in result["rows"]}
+    assert set(rows) == {
+        *(("pgbench", 1), ("pgbench-accepted", 1), ("celery-noop", 1)),
+        *(("row-lock", 1), ("row-lock", 10), ("batch", 1_000)),
+    }
+    assert all(row["transfers_per_s"]["median"] > 0 for row in rows.values())
+    assert rows["pgbench", 1]["ratio_to_pgbench"] == 1.0
+    assert rows["row-lock", 1]["ratio_to_bound"] > 0
+    assert "`row-lock`" in (tmp_path / "b.md").read_text()
+    assert (tmp_path / "b-rates.svg").read_text().startswith("<svg")
+
+
+def test_a_benchmark_refuses_what_cannot_be_measured_before_it_starts_anything(bankrun: Bankrun) -> None:
+    for words, why in (
+        (("--quick", "--full"), "opposites"),
+        (("--rounds", "0"), "rounds=0"),
+        (("--transfers", "3"), "each of the 8 clients needs one"),
+        (("--export-markdown", "-"), "pictures"),
+    ):
+        done = bankrun("bench", *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert why in done.stderr

@@ -1,0 +1,92 @@
+"""The page of a benchmark: made from the saved file, and honest about its noise."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from typing import Any
+
+from lab.bench import page
+from lab.bench.costmap import cheapest
+from lab.bench.rates import NOOP, PGBENCH, PGBENCH_ACCEPTED, Contestant, Rates, Row
+from lab.topology import Topology
+
+SHAPE = Topology(2, 4)
+
+
+def rates() -> Rates:
+    """Return a benchmark with figures that are easy to divide."""
+    return Rates(
+        [
+            Row(Contestant(PGBENCH, SHAPE), [1000.0, 1000.0, 1000.0]),
+            Row(Contestant(PGBENCH_ACCEPTED, SHAPE), [1500.0, 1500.0, 1500.0]),
+            Row(Contestant(NOOP, SHAPE), [3000.0, 3000.0, 3000.0]),
+            Row(Contestant("row-lock", SHAPE), [400.0, 500.0, 900.0]),
+            Row(Contestant("batch", SHAPE, 1_000), [12_000.0, 12_000.0, 12_000.0]),
+            Row(Contestant("batch", SHAPE, 1_000, 10), [11_000.0, 11_000.0, 11_000.0]),
+            Row(Contestant("huey", SHAPE)),
+        ]
+    )
+
+
+def result() -> dict[str, Any]:
+    """Return what a run with these rates would have saved."""
+    return {
+        "bankrun": "0",
+        "command": "bankrun bench",
+        "started": "2026-11-22",
+        "rounds": 3,
+        "topology": "2x4",
+        "accounts": 1_000,
+        "environment": {
+            "cores": 2,
+            "platform": "p",
+            "python": "3",
+            "postgres": {"fsync": "on"},
+            "redis": {"server": "valkey", "version": "9"},
+        },
+        "rows": rates().as_json(),
+        "load_average": [0.1, 2.0],
+        "missing": {"huey": "huey was not run: it is not installed"},
+        "cost_map": [
+            {
+                "instances": 1,
+                "threads": 4,
+                "accounts": 2,
+                "think_ms": 2.0,
+                "cheapest": ["<row-lock>", "table-lock"],
+                "transfers_per_s": {"<row-lock>": 100.0, "table-lock": 95.0, "redis-lock": 10.0},
+            }
+        ],
+    }
+
+
+def test_the_ratios_are_to_pgbench_and_to_the_bound_of_the_same_topology() -> None:
+    found = {(row["name"], row["accounts"]): row for row in rates().as_json()}
+    assert ("huey", 1_000) not in found
+    row = found["row-lock", 1_000]
+    assert (row["transfers_per_s"], row["ratio_to_pgbench"]) == ({"median": 500.0, "min": 400.0, "max": 900.0}, 0.5)
+    assert row["ratio_to_bound"] == 0.5  # of 1/(1/3000 + 1/1500)
+    assert row["noisy"]
+    assert (found["batch", 1_000]["ratio_to_pgbench"], found["batch", 1_000]["ratio_to_bound"]) == (12.0, None)
+    assert found["batch", 10]["ratio_to_pgbench"] == 11.0
+
+
+def test_the_page_says_what_was_noisy_what_was_not_run_and_what_is_cheapest() -> None:
+    text = page.markdown(result(), pictures={"rates": "r.svg", "map": "m.svg"})
+    assert "**Noisy**: 1 of 6 contestants" in text
+    assert "| `row-lock` (noisy) | 1 | 500 | 400 | 900 | 50% | 50% |" in text
+    assert "| `batch` | 1,000 | 12,000 | 12,000 | 12,000 | 12.0 × |  |" in text
+    assert "| `batch`, chunk 1,000 | 11,000 | 12,000 |" in text
+    assert "huey was not run: it is not installed" in text
+    assert "| 1x4 | 2 | 2 ms | `<row-lock>`, `table-lock` | 100 | redis-lock 10 |" in text
+
+
+def test_the_pictures_are_xml_with_everything_that_the_tables_have() -> None:
+    bars, field = ET.fromstring(page.rates_svg(result())), ET.fromstring(page.map_svg(result()))
+    assert "batch, 1,000 in a message" in "".join(bars.itertext())
+    assert "<row-lock>" in "".join(field.itertext())
+
+
+def test_whoever_is_within_a_tenth_of_the_best_is_named_with_it() -> None:
+    assert cheapest({"a": 100.0, "b": 91.0, "c": 89.0}) == ["a", "b"]
+    assert cheapest({}) == []
