@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from celery import Celery
+from kombu import pools
 from pydantic import SecretStr
 
 from bank.database import Database
@@ -70,7 +71,7 @@ def open_servers(settings: Settings, *, max_connections: int = 200) -> Iterator[
         database = _once_ready(lambda: open_for_lab(endpoints.database_url), deadline)
         stack.callback(database.close)
         app = create_app(reached)
-        stack.callback(app.close)
+        stack.callback(_forget_connections, app)
         fleet = Fleet(app, endpoints.broker_url)
         _once_ready(fleet.check_broker, deadline)
         yield Servers(reached, endpoints, keeper, state_dir, database, app, fleet)
@@ -90,6 +91,19 @@ def _once_ready(reach: Callable[[], T], deadline: float) -> T:
                 said = str(error)
                 tell(f"{said}; waiting up to {left:.0f} s for it")
             time.sleep(min(RETRY_SECONDS, left))
+
+
+def _forget_connections(app: Celery) -> None:
+    """Close an application and its connections to the broker.
+
+    Kombu keeps them for the whole process, by address: another lab in this process, with servers of its own in the same
+    place, would be handed sockets that nobody listens to any more.
+    """
+    key = app.connection_for_write()
+    for group in (pools.producers, pools.connections):
+        group[key].force_close_all()
+        del group[key]
+    app.close()
 
 
 def tell(sentence: str) -> None:
