@@ -1,7 +1,7 @@
 """Two transfers that read the same balance each write their own sum, and the later one wipes out the earlier.
 
-Of the six orders of two reads and two writes, four do that. But between its own two steps a thread is seldom
-interrupted, and so tests rarely see one of them.
+Of the six orders of two reads and two writes, four do that; but a thread is seldom interrupted between its own two
+steps, and so tests rarely see one of them.
 """
 
 from functools import partial

@@ -1,6 +1,6 @@
 """A Condition lets a thread wait until something about shared data is true, and gives the lock back meanwhile.
 
-To be woken is not to have been promised anything: another may have been quicker. So look again, in a loop.
+To be woken is not to have been promised anything, another may have been quicker: so look again, in a loop.
 """
 
 import threading

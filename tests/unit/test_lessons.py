@@ -128,6 +128,7 @@ def test_an_error_on_the_stage_is_raised(stage: Any) -> None:
 def test_every_lesson_is_whole(load: Any, name: str) -> None:
     lesson = load(name).LESSON
     assert lesson.name == name
+    assert len(re.findall(r"[.?!](?=\s)", lesson.idea)) == 2, "the idea in two sentences"
     assert lesson.question.endswith("?")
     assert 0 < lesson.seconds_max <= 15
     assert len(LESSONS[name].path.read_text().splitlines()) <= 90
