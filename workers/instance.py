@@ -222,7 +222,7 @@ class Instance:
         if name in STRATEGIES:
             return STRATEGIES[name].open(self.settings)
         if ":" in name and not outside.is_announced(name, self.settings):
-            raise CannotStart(f"instance {self.name} was not started to use {name}: see BANKRUN_STRATEGIES")
+            raise CannotStart(f"instance {self.name} was not started to use {name!r}: see BANKRUN_STRATEGIES")
         self._borrowed = self._borrowed or Borrowed(self.database.engine)
         return outside.opened(strategy_named(name), self.settings)
 

@@ -30,7 +30,7 @@ class Job(BaseModel):
     run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,80}$")]
     strategy: Annotated[str, Field(min_length=1, max_length=200)]
     orders: Annotated[list[tuple[UUID, AccountId, AccountId, Amount]], Field(min_length=1, max_length=ORDERS_MAX)]
-    think_ms: Annotated[float, Field(ge=0, le=THINK_MS_MAX)] = 0.0
+    think_ms: Annotated[float, Strict(), Field(ge=0, le=THINK_MS_MAX)] = 0.0
     threads: Annotated[int, Strict(), Field(gt=0)] | None = None
     again: Annotated[bool, Strict()] = False
 

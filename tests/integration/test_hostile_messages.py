@@ -73,7 +73,7 @@ def jobs(draw: st.DrawFn, order: Order) -> dict[str, Any]:
     message = {**hostile.job(), "orders": [[str(order.id), order.debit, order.credit, order.amount]]}
     how = draw(st.sampled_from(["field", "leg", "strategy", "extra", "other"]))
     if how == "field":
-        message[draw(st.sampled_from(["run", "orders", "think_ms", "threads", "again"]))] = draw(
+        message[draw(st.sampled_from(["orders", "think_ms", "threads", "again"]))] = draw(
             hostile.json_values.filter(lambda value: not isinstance(value, (bool, int, float, type(None))))
         )
     elif how == "leg":
