@@ -80,10 +80,9 @@ def _fleet(servers: Servers) -> Iterator[Check]:
 
 def _roles(servers: Servers) -> Iterator[Check]:
     """Look at what the workers may do. One role for everything is a choice; too few rights are not."""
-    if bank_id(servers.database) is None:
-        return
     with servers.database.engine.connect() as connection:
-        ours = make_url(servers.endpoints.worker_database_url).username or "unknown"
+        ours = make_url(servers.endpoints.worker_database_url).username
+        ours = ours or str(connection.exec_driver_sql("SELECT current_user").scalar_one())
         for role in workers_now(connection) or [ours]:
             lacking, more = missing(connection, role), excess(connection, role)
             said = f"{role}, {'which ' + ', '.join(more) + ': more than it needs' if more else 'no more than it needs'}"

@@ -220,6 +220,7 @@ def test_every_container_sees_its_own_secrets_only(stack: Compose) -> None:
 
 
 def test_workers_can_do_no_more_than_transfers_take(stack: Compose) -> None:
+    stack.lab("python", "scripts/trigger.py", "--transfers", "1", "--reset")
     said = stack.lab("bankrun", "doctor")
     assert said.returncode == 0, said.stdout
     assert "ok  workers' role: bankrun_worker, no more than it needs" in said.stdout
