@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     attempt_timeout_ms: int = Field(
         20_000, ge=10, le=2**31 - 1, description="a worker shuts a connection that says nothing for this long"
     )
+    reuse_client: bool = Field(
+        True, description="keep a channel's Redis client, where Kombu makes one for each command"
+    )
     visibility_timeout_ms: int = Field(
         60_000, ge=1_000, le=2**40, description="Redis: an unacknowledged message comes back"
     )

@@ -37,6 +37,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             # Messages of a killed instance come back when their time is over, not minutes later.
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
+            "reuse_client": settings.reuse_client,
             "socket_timeout": 10,
             "health_check_interval": 25,
         },

@@ -13,12 +13,27 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 
 class Channel(redis.Channel):
-    """A channel that says that its connection is closed in a way that Kombu and Celery are prepared for.
+    """A channel that keeps its client, and says that it is closed in a way that Kombu and Celery are prepared for.
+
+    Kombu makes a client for each command that it sends: twice for a message, and a fifth of what a message costs. One
+    client does as well, since the connections are the pool's. The transport option ``reuse_client`` says whether.
 
     When Redis goes away while a thread is at work, that work's message is acknowledged on a channel whose connection
     has been closed meanwhile. Kombu (5.7.0) then fails with an AttributeError, which takes the whole worker along,
     where a connection error is logged and the worker connects again.
     """
+
+    reuse_client = True
+    from_transport_options = (*redis.Channel.from_transport_options, "reuse_client")  # type: ignore[assignment]
+    _kept_client: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - Kombu's signature
+        if asynchronous or not self.reuse_client:
+            return super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
+        kept = self._kept_client
+        if kept is None or kept.connection_pool is not self.pool:  # after a reconnection there is another pool
+            kept = self._kept_client = super()._create_client()  # type: ignore[no-untyped-call]
+        return kept
 
     def _connparams(self, *arguments: Any, **options: Any) -> Any:
         if self.connection.client is None:
