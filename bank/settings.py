@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     startup_wait_ms: int | None = Field(
         None, ge=0, description="how long a worker (by default 30 s) or a lab (not) waits for what is starting"
     )
+    control_key: SecretStr | None = Field(None, description="who shows it may pause or kill a worker: the page")
     start_workers: bool = Field(True, description="start workers here if none are running on the given servers")
     strategies: str | None = Field(
         None, description="a worker also accepts these, as module:Class, separated by commas; * is all in the path"

@@ -22,7 +22,8 @@ from bank.schema import open_bank
 from bank.settings import Settings
 from bank.strategies import CONTROL, STRATEGIES, strategy_named
 from lab.history import read_history, read_scene
-from lab.own import rehearse, user_strategy
+from lab.interleavings import Prover
+from lab.own import user_strategy
 from lab.results import Cell, Run
 from lab.topology import Topology
 from lab.verdict import judge
@@ -37,6 +38,7 @@ REPEAT_MAX = 1_000
 WARMUP = 100
 CELL_SECONDS_MAX = 120.0
 CELL_SECONDS_LIMIT = 86_400
+JOIN_SECONDS_MAX = 45.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class Lab:
         *,
         settings: Settings | None = None,
         restart: Callable[[], Sequence[InstanceInfo]] | None = None,
+        revives: bool = False,
     ) -> None:
         self.database = database
         self._settings = settings or Settings()
@@ -128,6 +131,8 @@ class Lab:
         self.instances = list(instances)
         self._name = secrets.token_hex(4)
         self._runs = 0
+        self._revives = revives
+        self._joined: tuple[str, Sequence[InstanceInfo]] | None = None
 
     def compare(self, plan: Plan, progress: Progress, runs: list[Run] | None = None) -> list[Cell]:
         """Run every cell of the plan, repetitions outermost so that a slow minute hits all of them, and judge them.
@@ -204,7 +209,8 @@ class Lab:
         """
         if strategy in STRATEGIES or strategy in self._admitted:
             return
-        rehearse(self.database, self._settings, [strategy])
+        with Prover(self.database, self._settings) as prover:
+            prover.rehearse(strategy_named(strategy))
         self.fleet.check_strategy(strategy, self.instances)
         self._admitted.add(strategy)
 
@@ -250,13 +256,31 @@ class Lab:
         publish(self.app, orders, submission, progress=lambda published: self.check_processes())
         self.check_processes()
         try:
-            self.fleet.join(name, chosen)
+            self._join(name, chosen)
+            self._joined = name, chosen
             self._wait(len(orders), seconds_max, progress)
         finally:
+            self._joined = None
             with suppress(KombuError, RedisError, OSError, BankError):  # a server that is gone has forgotten it
                 abandon(self.database, name)
                 self.fleet.leave(name, chosen)
         return name, chosen
+
+    def _join(self, queue: str, chosen: Sequence[InstanceInfo]) -> None:
+        """Let the chosen ones take part; where they may end and be started again, wait for those that just are."""
+        deadline = time.monotonic() + (JOIN_SECONDS_MAX if self._revives else 0)
+        while True:
+            try:
+                self.fleet.join(queue, chosen)
+                return
+            except BankError:
+                if time.monotonic() > deadline:
+                    raise
+                self.check_processes()
+
+    def join_again(self, timeout_seconds: float) -> set[str]:
+        """Let instances that were started again take part in the run that is on; return the names that answer."""
+        return set() if self._joined is None else self.fleet.join_again(*self._joined, timeout_seconds)
 
     def _wait(self, total: int, seconds_max: float, progress: Progress | None) -> None:
         deadline = time.monotonic() + seconds_max

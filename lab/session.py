@@ -123,11 +123,14 @@ def hold_bank(servers: Servers) -> Iterator[None]:
 
 
 @contextmanager
-def open_lab(servers: Servers, *, instances: int, threads: int, any_running: bool = False) -> Iterator[Lab]:
+def open_lab(
+    servers: Servers, *, instances: int, threads: int, any_running: bool = False, revive: bool = False
+) -> Iterator[Lab]:
     """Open the bank and gather the instances for the block: those that run already, or else some of our own.
 
     On given servers all that run are in ``Lab.instances``; a cell takes as many as its topology says. ``any_running``
-    is content with whatever runs: ``instances`` and ``threads`` are then what to start where nothing does.
+    is content with whatever runs: ``instances`` and ``threads`` are then what to start where nothing does. ``revive``
+    starts those of our own again that end, where a comparison otherwise would end with them.
 
     Raises CannotStart if another lab is at it, if there are too few instances or threads, or if there are not enough
     connections for them.
@@ -145,6 +148,15 @@ def open_lab(servers: Servers, *, instances: int, threads: int, any_running: boo
             stack.callback(keeper.stop, names, grace_seconds=5)
             started = [*(("postgres", "valkey") if servers.endpoints.embedded else ()), *names]
             check = partial(_check_processes, keeper, started, servers.state_dir)
+            if revive:
+
+                def start_again() -> None:
+                    _check_processes(keeper, started[: -len(names)], servers.state_dir)
+                    for name in names:
+                        if keeper.returncode(name) is not None:
+                            env = worker_environment(servers)
+                            start_instances(keeper, [name], threads=threads, env=env, state_dir=servers.state_dir)
+
             ready = partial(servers.fleet.wait_until_ready, names, keeper, servers.state_dir, check)
 
             def restart() -> list[InstanceInfo]:
@@ -154,12 +166,13 @@ def open_lab(servers: Servers, *, instances: int, threads: int, any_running: boo
 
             found = ready()
             yield Lab(
-                *(servers.database, servers.app, servers.fleet, found, check),
+                *(servers.database, servers.app, servers.fleet, found, start_again if revive else check),
                 settings=servers.settings,
                 restart=restart,
+                revives=revive,
             )
         else:
-            yield Lab(servers.database, servers.app, servers.fleet, found, settings=servers.settings)
+            yield Lab(servers.database, servers.app, servers.fleet, found, settings=servers.settings, revives=revive)
 
 
 def _check_processes(keeper: Keeper, names: Sequence[str], state_dir: Path) -> None:

@@ -47,3 +47,23 @@ def arm(state: Any, key: str, failpoint: dict[str, Any] | None = None) -> dict[s
     except (Rejected, TypeError) as error:
         return {"error": str(error)}
     return {"ok": "disarmed" if failpoint is None else "armed"}
+
+
+@control_command(name="bankrun_pause", args=[("key", str), ("seconds", float)], signature="<key> <seconds>")  # type: ignore[untyped-decorator]
+def pause(state: Any, key: str, seconds: float) -> dict[str, Any]:
+    """Stop this instance for a time: for whoever has its key."""
+    try:
+        current_instance().interruptions.pause(key, seconds)
+    except (Rejected, OSError) as error:
+        return {"error": str(error)}
+    return {"ok": "it will be paused"}
+
+
+@control_command(name="bankrun_kill", args=[("key", str)], signature="<key>")  # type: ignore[untyped-decorator]
+def kill(state: Any, key: str) -> dict[str, Any]:
+    """End this instance with SIGKILL: for whoever has its key."""
+    try:
+        current_instance().interruptions.kill(key)
+    except (Rejected, OSError) as error:
+        return {"error": str(error)}
+    return {"ok": "it will be killed"}

@@ -144,6 +144,13 @@ class Fleet:
             self._app.control.add_consumer(queue, destination=destination, reply=True, timeout=REPLY_SECONDS), instances
         )
 
+    def join_again(self, queue: str, instances: Sequence[InstanceInfo], timeout_seconds: float) -> set[str]:
+        """Let those of them consume a queue that have been started again meanwhile; return the names that answer."""
+        replies = self._app.control.add_consumer(
+            queue, destination=[info.node for info in instances], reply=True, timeout=timeout_seconds
+        )
+        return {node.partition("@")[0] for reply in replies or [] for node in reply}
+
     def leave(self, queue: str, instances: Sequence[InstanceInfo]) -> None:
         """Stop them consuming the queue, and remove it with whatever is left in it."""
         destination = [info.node for info in instances]
@@ -213,6 +220,27 @@ class Fleet:
             if said.get("reading") is not None:
                 readings.add(node.partition("@")[0], said["reading"])
         return readings
+
+    def pause(self, node: str, key: str, seconds: float) -> None:
+        """Have an instance stop for so long. Raises BankError if it does not answer, or refuses."""
+        self._tell(node, "bankrun_pause", {"key": key, "seconds": seconds})
+
+    def kill(self, node: str, key: str) -> None:
+        """Have an instance end with SIGKILL. Raises BankError if it does not answer, or refuses."""
+        self._tell(node, "bankrun_kill", {"key": key})
+
+    def _tell(self, node: str, command: str, arguments: dict[str, Any]) -> None:
+        try:
+            replies = self._app.control.broadcast(
+                command, arguments=arguments, destination=[node], reply=True, timeout=REPLY_SECONDS, limit=1
+            )
+        except (BrokerError, OSError) as error:
+            raise BankError(f"no Redis at {without_password(self._broker_url)}: {_why(error)}") from error
+        said = next((reply[node] for reply in replies or [] if node in reply), None)
+        if said is None:
+            raise BankError(f"{node.partition('@')[0]} does not answer: it may be paused, or gone")
+        if "error" in said:
+            raise BankError(f"{node.partition('@')[0]}: {said['error']}")
 
     def _ask(
         self,

@@ -29,6 +29,7 @@ from bank.strategies import STRATEGIES, ChunkStrategy, Strategy, outside, strate
 from bank.strategies.file_lock import lock_directory
 from bank.teller import Teller
 from workers.failpoints import Failpoints
+from workers.interruption import Interruptions
 from workers.jobs import Job
 from workers.meter import Meter
 
@@ -66,6 +67,7 @@ class Instance:
             maximum=settings.redeliveries_max,
             wait_seconds_max=settings.patience_ms / 1000,
         )
+        self.interruptions = Interruptions(settings.control_key)
         self._lock = threading.Lock()
         self._strategies: dict[str, Strategy] = {}
         self._turned_away: dict[str, str] = {}
