@@ -88,6 +88,10 @@ class NotReady(CannotStart):
     """A server does not answer yet."""
 
 
+class Occupied(CannotStart):
+    """Another lab is using the bank."""
+
+
 class DoesNotFit(CannotStart):
     """A class is no strategy."""
 

@@ -12,7 +12,7 @@ from sqlalchemy.schema import CreateColumn
 
 from bank import models, roles
 from bank.database import BALANCE_CHECK, Database
-from bank.errors import CannotStart, NotReady
+from bank.errors import CannotStart, NotReady, Occupied
 from bank.settings import without_password
 
 POSTGRES_MIN = 180_000  # RETURNING old.… and new.… came with 18
@@ -137,10 +137,10 @@ def open_bank(database: Database, *, accounts: int, opening: int, constraint: bo
 
 @contextmanager
 def only_lab(database: Database) -> Iterator[None]:
-    """Hold the database's advisory lock for the block. Raises CannotStart if another lab holds it."""
+    """Hold the database's advisory lock for the block. Raises Occupied if another lab holds it."""
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": LAB_LOCK_KEY}).scalar_one():
-            raise CannotStart(
+            raise Occupied(
                 f"another bankrun is using {without_password(database.url)}: "
                 "wait for it, or give this one another database"
             )

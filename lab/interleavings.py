@@ -189,7 +189,7 @@ class Prover:
     """Runs cases on one bank. Owns its scheduler; use as a context manager."""
 
     def __init__(self, database: Database, settings: Settings, *, transfers: int = 2) -> None:
-        self._database = database
+        self.database = database
         self._settings = settings
         self._names = "ABC"[:transfers]
         self._installed: set[str] = set()
@@ -234,7 +234,7 @@ class Prover:
             result.truncated += execution.truncated
             result.deadlocks += execution.deadlocks
             result.conflicts += execution.conflicts
-            found = audit(self._database)
+            found = audit(self.database)
             outcomes.add(outcome(found))
             if not found.passed:
                 result.broken += 1
@@ -263,7 +263,7 @@ class Prover:
         """Run one execution on a bank that looks the same each time."""
         orders = case.orders()
         if strategy.name not in self._installed:
-            outside.install(strategy, self._database)
+            outside.install(strategy, self.database)
             self._installed.add(strategy.name)
         self._reset(orders, strategy.name)
         try:
@@ -281,7 +281,7 @@ class Prover:
         finally:
             if self._scheduler.is_spent:
                 self._scheduler.__exit__()
-                self._scheduler = Scheduler(self._database.url, self._settings, self._names)
+                self._scheduler = Scheduler(self.database.url, self._settings, self._names)
 
     def replay(self, strategy: type[Strategy], instances: str, case: Case, choices: str) -> tuple[Execution, Audit]:
         """Run exactly one interleaving again. Raises CannotStart if these choices are not possible."""
@@ -293,10 +293,10 @@ class Prover:
             return wanted
 
         execution = self.run(strategy, instances, case, choose)
-        return execution, audit(self._database)
+        return execution, audit(self.database)
 
     def _reset(self, orders: Mapping[str, Order], strategy: str) -> None:
-        with self._database.transaction() as transaction:
+        with self.database.transaction() as transaction:
             transaction.execute("TRUNCATE accounts, transfers, entries, fences")
             transaction.execute(
                 "SELECT setval('entry_ids', 1, false), setval('entry_seq', 1, false), setval('fence_tokens', 1, false)"

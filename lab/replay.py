@@ -62,6 +62,11 @@ def steps_table(execution: Execution, names: Sequence[str]) -> Table:
     return table
 
 
+def told(event: Event) -> Iterator[str]:
+    """Yield what a step did, in plain lines."""
+    yield from (line.plain for line in _told(event))
+
+
 def _told(event: Event) -> Iterator[Text]:
     yield from _said(event)
     for later in event.then:

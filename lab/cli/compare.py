@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import secrets
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import typer
@@ -16,12 +14,11 @@ from rich.table import Table
 
 from bank.errors import CannotStart
 from bank.schema import check_connection_budget
-from bank.settings import WAITS, read_settings
-from bank.strategies import STRATEGIES
+from bank.settings import read_settings
 from lab import files, tables
 from lab.cli.app import CONTRADICTED, FAILED, open_console
 from lab.cli.options import Strategies, chosen_strategies
-from lab.environment import bankrun_version, environment
+from lab.comparison import begin_comparison
 from lab.experiment import CELL_SECONDS_MAX, WARMUP, Plan, judged
 from lab.progress import BarProgress, LineProgress
 from lab.results import Comparison, Run
@@ -33,7 +30,6 @@ from lab.workload import Workload
 HEADLINE_STRATEGIES = ["none", "thread-lock", "row-lock"]
 HEADLINE_TOPOLOGIES = ["1x8", "3x8"]
 DEFAULT = Workload()
-SETTINGS_SAVED = (*WAITS, "patience_ms", "reconcile_ms", "redeliveries_max")
 
 
 def compare(
@@ -95,17 +91,7 @@ def compare(
             console.print(check_connection_budget(servers.database, instances=plan.instances, threads=plan.threads))
             return
         with open_lab(servers, instances=plan.instances, threads=plan.threads) as lab:
-            comparison = Comparison(
-                bankrun=bankrun_version(),
-                seed=plan.seed,
-                started=datetime.now(UTC).isoformat(timespec="seconds"),
-                command=_command(plan),
-                environment=environment(
-                    servers.database, servers.app, lab.instances, embedded=servers.endpoints.embedded
-                ),
-                settings={name: getattr(settings, name) for name in SETTINGS_SAVED},
-                workload=plan.workload,
-            )
+            comparison = begin_comparison(servers, lab, plan)
             with (
                 BarProgress(notes) if notes.is_terminal else LineProgress(notes) as progress,
                 _kept(comparison, runs, console),
@@ -147,21 +133,6 @@ def _kept(comparison: Comparison, runs: list[Run], console: Console) -> Iterator
             console.print(tables.comparison_table(comparison))
             console.print(f"cut short after {len(runs)} runs; nothing was exported", style="yellow")
         raise
-
-
-def _command(plan: Plan) -> str:
-    """Return the command that repeats a comparison."""
-    load = plan.workload
-    words = ["bankrun", "compare"]
-    strategies = ["all"] if plan.strategies == tuple(STRATEGIES) else plan.strategies
-    words += [word for name in strategies for word in ("--strategy", name)]
-    words += [word for topology in plan.topologies for word in ("--topology", str(topology))]
-    words += ["--transfers", str(load.transfers), "--accounts", str(load.accounts), "--opening", str(load.opening)]
-    words += ["--skew", load.skew, "--amount-max", str(load.amount_max), "--think-ms", f"{load.think_ms:.15g}"]
-    words += ["--chunk", str(load.chunk), *(["--constraint"] if load.constraint else [])]
-    words += ["--repeat", str(plan.repeat), "--warmup", str(plan.warmup), "--seed", str(plan.seed)]
-    words += ["--cell-timeout", f"{plan.cell_seconds_max:.15g}"]
-    return shlex.join(words)
 
 
 def _with_idle_threads(plan: Plan) -> Iterator[str]:

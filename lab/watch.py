@@ -1,0 +1,127 @@
+"""Looks at a run while it goes on: the total, who applied how much, and the postings that were just written over.
+
+Looking must not become the load. Each look is timed, and the next one waits until looking has had its small share of
+the time. What it finds is for the eye; the verdict comes from the audit, when the run is over.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, LiteralString
+
+from bank.audit import PostingTold, tell
+from bank.database import Database, Transaction
+from lab.history import plain, scene
+
+LOOK_SECONDS = 0.25
+LOOK_SECONDS_MAX = 3.0
+SHARE = 0.02
+SAMPLES_MAX = 400
+OVERWRITTEN_MAX = 40
+OVERWRITTEN_PER_LOOK = 2
+ACCOUNTS_MAX = 200
+
+DRIFT: LiteralString = "SELECT coalesce(sum(balance) - sum(opening), 0)::bigint FROM accounts"
+APPLIED: LiteralString = """
+    SELECT coalesce(instance, ''), count(*) FROM transfers WHERE status = 'applied' GROUP BY 1 ORDER BY 1
+"""
+# Within an account seq is the order of the commits, so nothing before the last one seen can appear later.
+FRESH: LiteralString = """
+    SELECT seen.account, max(fresh.seq), array_agg(ARRAY[fresh.before, fresh.id] ORDER BY fresh.seq)
+           FILTER (WHERE fresh.seq > seen.seq AND fresh.before IS NOT NULL
+                   AND fresh.previous_entry IS DISTINCT FROM fresh.before)
+    FROM unnest(%(accounts)s::int[], %(seqs)s::bigint[]) AS seen (account, seq) CROSS JOIN LATERAL (
+        SELECT id, seq, previous_entry, lag(id) OVER (ORDER BY seq) AS before
+        FROM entries WHERE account_id = seen.account AND seq >= seen.seq
+    ) AS fresh GROUP BY seen.account
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Overwritten:
+    """A posting that was written over, with its scene: the overwritten one first, then the one that did it."""
+
+    number: int
+    seconds: float
+    scene: list[dict[str, Any]]
+
+    @property
+    def sentence(self) -> str:
+        """Return who wrote over what."""
+        lost, culprit = self.scene[:2]
+        return (
+            f"account {lost['account']}: {_who(culprit)} made {culprit['after']:,} of {culprit['before']:,}, over "
+            f"{_who(lost)}'s {lost['delta']:+,}"
+        )
+
+
+def _who(posting: dict[str, Any]) -> str:
+    return f"{posting['instance']}/{str(posting['thread']).rpartition('_')[2]}"
+
+
+@dataclass(slots=True)
+class View:
+    """What has been seen of one run. ``samples`` are (seconds since the first look, drift), ``opening`` the total."""
+
+    strategy: str
+    topology: str
+    opening: int
+    samples: list[tuple[float, int]] = field(default_factory=list)
+    applied: dict[str, int] = field(default_factory=dict)
+    rate: dict[str, float] = field(default_factory=dict)
+    overwritten: list[Overwritten] = field(default_factory=list)
+    overwritten_count: int = 0
+    look_seconds: float = 0.0
+
+
+class Watch:
+    """Looks at one run, as often as its share of the time allows."""
+
+    def __init__(self, database: Database, strategy: str, topology: str, *, accounts: int, opening: int) -> None:
+        self.view = View(strategy, topology, accounts * opening)
+        self._database = database
+        self._seqs = dict.fromkeys(range(1, accounts + 1), 0) if accounts <= ACCOUNTS_MAX else {}
+        self._begun = self._looked = self._next = 0.0
+
+    def look(self) -> bool:
+        """Look if it is time; return whether it was."""
+        began = time.monotonic()
+        if began < self._next:
+            return False
+        if not self._begun:
+            self._begun = self._looked = began
+        with self._database.transaction() as transaction:
+            self._sample(transaction, began)
+            if self._seqs:
+                self._find_overwritten(transaction, began - self._begun)
+        cost = time.monotonic() - began
+        self.view.look_seconds += cost
+        self._next = began + min(LOOK_SECONDS_MAX, max(LOOK_SECONDS, cost / SHARE))
+        return True
+
+    def _sample(self, transaction: Transaction, now: float) -> None:
+        view = self.view
+        row = transaction.execute(DRIFT).fetchone()
+        view.samples.append((round(now - self._begun, 2), 0 if row is None else int(row[0])))
+        if len(view.samples) > SAMPLES_MAX:
+            del view.samples[1:-1:2]
+        applied = dict(transaction.execute(APPLIED).fetchall())
+        elapsed = max(LOOK_SECONDS, now - self._looked)
+        view.rate = {name: (count - view.applied.get(name, 0)) / elapsed for name, count in applied.items()}
+        view.applied = applied
+        self._looked = now
+
+    def _find_overwritten(self, transaction: Transaction, seconds: float) -> None:
+        asked = {"accounts": list(self._seqs), "seqs": list(self._seqs.values())}
+        fresh: list[tuple[int, int]] = []
+        for account, seq, pairs in transaction.execute(FRESH, asked).fetchall():
+            self._seqs[account] = seq
+            fresh.extend((before, entry) for before, entry in pairs or ())
+        self.view.overwritten_count += len(fresh)
+        for lost, culprit in fresh[-OVERWRITTEN_PER_LOOK:]:
+            told: dict[int, PostingTold] = {one.entry: one for one in tell(transaction, [lost, culprit])}
+            if len(told) == 2:
+                found = [plain(posting) for posting in scene(transaction, told[lost], told[culprit])]
+                self.view.overwritten.append(Overwritten(self.view.overwritten_count, round(seconds, 2), found))
+        del self.view.overwritten[:-OVERWRITTEN_MAX]
