@@ -98,10 +98,11 @@ def standing_alone(svg: str) -> str:
     return f'{head}><style>{ALONE}{SHAPES}</style><rect class="paper" width="100%" height="100%"/>{rest}'
 
 
-def space_time(name: str, scene: Sequence[Posting]) -> str:
+def space_time(name: str, scene: Sequence[Posting], fate: str = "lost") -> str:
     """Return a lost posting as a picture: a lane for each thread, a bar from read to commit for each posting.
 
-    The first posting of the scene is the lost one, the second the one that overwrote it.
+    The first posting of the scene is the lost one, the second the one that overwrote it. ``fate`` is the word for what
+    became of the first: while a run goes on, one that is written over may yet be found by somebody who had read it.
     """
     lost, culprit = scene[:2]
     begin = min(_time(posting["read_at"]) for posting in scene)
@@ -128,7 +129,7 @@ def space_time(name: str, scene: Sequence[Posting]) -> str:
         picture.add("text", "small", f"thread {lane[1]}", x=4, y=middle + 13)
     for posting in (*scene[2:], lost, culprit):
         kind = "lost" if posting is lost else "culprit" if posting is culprit else "other"
-        _bar(picture, posting, kind, x, y(posting))
+        _bar(picture, posting, kind, fate, x, y(posting))
     down = y(culprit) >= y(lost)
     picture.arrow(
         (x(_end(lost)), y(lost) + (BAR if down else 0)),
@@ -150,7 +151,7 @@ def space_time(name: str, scene: Sequence[Posting]) -> str:
     return picture.svg(bottom + 40)
 
 
-def _bar(picture: Picture, posting: Posting, kind: str, x: Any, top: float) -> None:
+def _bar(picture: Picture, posting: Posting, kind: str, fate: str, x: Any, top: float) -> None:
     begin, end = x(_time(posting["read_at"])), x(_end(posting))
     width = max(3.0, end - begin)
     bar = picture.add("rect", kind, x=begin, y=top, width=width, height=BAR, rx=3)
@@ -164,9 +165,10 @@ def _bar(picture: Picture, posting: Posting, kind: str, x: Any, top: float) -> N
         return
     said = f"reads {posting['before']:,}, writes {posting['after']:,} ({posting['delta']:+,})"
     lost = kind == "lost"
+    said += f"  {fate}" if lost else ""
     # About 6.6 units a letter: the text begins with its bar, and ends with the picture at the latest.
-    at = max(float(LABELS), min(begin, WIDTH - 10 - 6.6 * len(said + "  lost" * lost)))
-    picture.add("text", "on-lost strong" if lost else "strong", said + ("  lost" if lost else ""), x=at, y=top - 6)
+    at = max(float(LABELS), min(begin, WIDTH - 10 - 6.6 * len(said)))
+    picture.add("text", "on-lost strong" if lost else "strong", said, x=at, y=top - 6)
     picture.add("text", "small", f"entry {posting['entry']}", x=at, y=top + BAR + 14)
 
 

@@ -135,8 +135,8 @@ install() {
 pip() { .venv/bin/python -I -m pip install --quiet "$@"; }
 
 case ${1:-} in
-    run) what="what bankrun needs: about 50 packages, 33 MB to download, 180 MB on disk, some 20 s" ;;
-    dev) what="what bankrun and its tests need: about 60 packages, 80 MB to download, 320 MB on disk, some 30 s" ;;
+    run) what="what bankrun needs: about 95 packages, 60 MB to download, 340 MB on disk, some 30 s" ;;
+    dev) what="what bankrun and its tests need: about 115 packages, 190 MB to download, 660 MB on disk, some 45 s" ;;
     python)
         find_python
         exit ;;

@@ -25,6 +25,7 @@ COMMANDS = (
     "prove",
     "replay",
     "new",
+    "page",
     "report",
     "diff",
     "chaos",
