@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
-import secrets
 import subprocess
 import sys
 import time
@@ -172,7 +172,7 @@ def test_a_worker_that_is_killed_amid_5000_transfers_costs_none_of_them(stack: C
 
 
 def test_every_container_is_held_in(stack: Compose) -> None:
-    assert stack("--profile", "ports", "up", "--detach", "ports").returncode == 0
+    assert stack("--profile", "ports", "up", "--detach", "ports", "page").returncode == 0
     services = {}
     for container in stack.containers(all=True):
         services[container.labels["com.docker.compose.service"]] = container
@@ -187,8 +187,8 @@ def test_every_container_is_held_in(stack: Compose) -> None:
         assert container.attrs["Config"]["User"] not in ("", "root", "0"), container.name
         secret = re.compile("password=|://[^@]*:[^@]+@", re.IGNORECASE)
         assert not [line for line in container.attrs["Config"]["Env"] if secret.search(line)], container.name
-    assert services.keys() >= {"secrets", "roles", "postgres", "redis", "worker", "ports"}
-    for name in ("postgres", "redis", "worker", "ports"):
+    assert services.keys() >= {"secrets", "roles", "postgres", "redis", "worker", "page", "ports"}
+    for name in ("postgres", "redis", "worker", "page", "ports"):
         # Process 1 is the engine's init, which keeps nothing but the user.
         code, uid = services[name].exec_run("id -u")
         assert code == 0
@@ -200,9 +200,9 @@ def test_every_container_is_held_in(stack: Compose) -> None:
 
 
 def test_every_container_sees_its_own_secrets_only(stack: Compose) -> None:
-    assert stack("--profile", "ports", "up", "--detach", "ports").returncode == 0
+    assert stack("--profile", "ports", "up", "--detach", "ports", "page").returncode == 0
     seen, passwords = {}, {}
-    for name in ("postgres", "redis", "worker", "ports"):
+    for name in ("postgres", "redis", "worker", "page", "ports"):
         (container, *_) = stack.containers(name)
         code, listed = container.exec_run(["sh", "-c", "cd /run/secrets && grep -H . *"])
         assert code == 0, listed
@@ -212,8 +212,9 @@ def test_every_container_sees_its_own_secrets_only(stack: Compose) -> None:
     assert seen == {
         "postgres": ["bankrun_database_url", "lab_password", "postgres_password", "worker_password"],
         "redis": ["redis.conf", "redis_password"],
-        "worker": ["bankrun_broker_url", "bankrun_database_url"],
-        "ports": ["bankrun_broker_url", "bankrun_database_url", "outside.sh"],
+        "worker": ["bankrun_broker_url", "bankrun_control_key", "bankrun_database_url"],
+        "page": ["bankrun_broker_url", "bankrun_control_key", "bankrun_database_url", "outside.sh"],
+        "ports": ["bankrun_broker_url", "bankrun_control_key", "bankrun_database_url", "outside.sh"],
     }
     # The superuser's, the lab's and the workers' differ.
     assert [len(passwords[name]) for name in ("postgres", "worker", "ports")] == [1, 1, 1]
@@ -235,7 +236,7 @@ def test_workers_can_do_no_more_than_transfers_take(stack: Compose) -> None:
 
 
 def test_nothing_listens_outside_the_loopback_interface(stack: Compose) -> None:
-    assert stack("--profile", "ports", "up", "--detach", "ports").returncode == 0
+    assert stack("--profile", "ports", "up", "--detach", "ports", "page").returncode == 0
     published = {
         (container.labels["com.docker.compose.service"], binding["HostIp"], binding["HostPort"])
         for container in stack.containers()
@@ -243,21 +244,38 @@ def test_nothing_listens_outside_the_loopback_interface(stack: Compose) -> None:
         for binding in bindings or ()
     }
     ports = {stack.environment["BANKRUN_POSTGRES_PORT"], stack.environment["BANKRUN_REDIS_PORT"]}
-    assert published == {("ports", "127.0.0.1", port) for port in ports}
+    page = stack.environment["BANKRUN_PAGE_PORT"]
+    assert published == {("page", "127.0.0.1", page), *(("ports", "127.0.0.1", port) for port in ports)}
     table = Path("/proc/net/tcp")
     if table.exists():  # the engine may be on another machine, as on macOS
         listening = [line.split()[1] for line in table.read_text().splitlines()[1:] if line.split()[3] == "0A"]
-        ours = {where for where in listening if str(int(where.partition(":")[2], 16)) in ports}
+        ours = {where for where in listening if str(int(where.partition(":")[2], 16)) in ports | {page}}
         assert {where.partition(":")[0] for where in ours} <= {"0100007F"}
     for network in stack.client.networks.list(filters={"label": f"com.docker.compose.project={stack.project}"}):
         network.reload()
         assert network.attrs["Internal"] or network.name.endswith("_outside")
         inside = {info["Name"] for info in network.attrs["Containers"].values()}
-        assert network.attrs["Internal"] or inside == {f"{stack.project}-ports-1"}
+        assert network.attrs["Internal"] or inside == {f"{stack.project}-ports-1", f"{stack.project}-page-1"}
+
+
+def test_the_page_answers_this_machine_by_its_own_name_only(stack: Compose) -> None:
+    assert stack("up", "--detach", "--wait", "page").returncode == 0
+
+    def answer(host: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", int(stack.environment["BANKRUN_PAGE_PORT"]), timeout=30)
+        connection.request("GET", "/", headers={"Host": host})
+        return connection.getresponse().status
+
+    assert [answer(host) for host in ("127.0.0.1:8080", "localhost", "page:8080", "evil.example")] == [
+        200,
+        200,
+        403,
+        403,
+    ]
 
 
 def test_a_script_outside_uses_the_workers_inside(stack: Compose) -> None:
-    assert stack("--profile", "ports", "up", "--detach", "ports").returncode == 0
+    assert stack("--profile", "ports", "up", "--detach", "ports", "page").returncode == 0
     printed = stack("exec", "--no-TTY", "ports", "cat", "/run/secrets/outside.sh").stdout
     words = f"exec {sys.executable} scripts/trigger.py --transfers 200 --reset"
     script = f"{printed}\nunset BANKRUN_POSTGRES_PORT BANKRUN_REDIS_PORT\n{words}"
@@ -330,26 +348,3 @@ def test_postgres_that_is_still_starting_is_waited_for(stack: Compose) -> None:
     out, err = lab.communicate(timeout=60)
     assert lab.returncode == 0, err
     assert "all five invariants hold" in out
-
-
-def test_a_strategy_of_ones_own_is_found_in_the_mounted_folder_by_the_lab_and_by_every_worker(stack: Compose) -> None:
-    name = f"mine_{secrets.token_hex(4)}"
-    file = ROOT / "strategies" / f"{name}.py"
-    file.write_text(
-        "from bank.strategies import Claim, Strategy\n\n\nclass Mine(Strategy):\n    claim = Claim.EVERYWHERE\n"
-        '    READ = Strategy.READ + " FOR UPDATE"\n'
-    )
-    words = ("--strategy", f"{name}:Mine", "--topology", "3x2", "--transfers", "300", "--export-json", "-")
-    try:
-        done = stack.lab("bankrun", "compare", *words)
-        assert done.returncode == 0, done.stderr
-        cell = next(cell for cell in json.loads(done.stdout)["cells"] if cell["strategy"] == f"{name}:Mine")
-        assert (cell["applied"], cell["lost_postings"], cell["verdict"]) == (300, 0, "safe")
-        assert len(cell["working_max"]) == 3
-        # Workers that run keep the file that they have loaded, and the lab says so.
-        file.write_text(file.read_text() + "# changed\n")
-        changed = stack.lab("bankrun", "compare", *words)
-        assert changed.returncode == 2
-        assert "has loaded another file" in changed.stderr, changed.stderr
-    finally:
-        file.unlink()
