@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -35,14 +35,20 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     outside.make_importable([EXAMPLES])
 
 
+@pytest.fixture(scope="module")
+def prover(database: Database, settings: Settings) -> Iterator[Prover]:
+    """A prover for two transfers."""
+    with Prover(database, settings) as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("name", FOUND)
-def test_each_example_does_what_its_page_says(database: Database, settings: Settings, name: str) -> None:
+def test_each_example_does_what_its_page_says(prover: Prover, name: str) -> None:
     strategy = user_strategy(name)
     assert strategy.claim is Claim.EVERYWHERE
     assert "\n" not in strategy.summary
-    with Prover(database, settings) as prover:
-        prover.rehearse(strategy)
-        results = [prover.prove(strategy, instances, CASES["same-pair"]) for instances in ("same", "two")]
+    prover.rehearse(strategy)
+    results = [prover.prove(strategy, instances, CASES["same-pair"]) for instances in ("same", "two")]
     assert all(result.interleavings > 1 and not result.truncated for result in results)
     assert tuple(result.broken > 0 for result in results) == FOUND[name]
 
