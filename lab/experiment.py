@@ -22,8 +22,7 @@ from bank.schema import open_bank
 from bank.settings import Settings
 from bank.strategies import CONTROL, STRATEGIES, strategy_named
 from lab.history import read_history, read_scene
-from lab.interleavings import Prover
-from lab.own import user_strategy
+from lab.own import rehearse, user_strategy
 from lab.results import Cell, Run
 from lab.topology import Topology
 from lab.verdict import judge
@@ -209,8 +208,7 @@ class Lab:
         """
         if strategy in STRATEGIES or strategy in self._admitted:
             return
-        with Prover(self.database, self._settings) as prover:
-            prover.rehearse(strategy_named(strategy))
+        rehearse(self.database, self._settings, [strategy])
         self.fleet.check_strategy(strategy, self.instances)
         self._admitted.add(strategy)
 

@@ -1,11 +1,14 @@
-"""A user's own strategies: where they are looked for."""
+"""A user's own strategies: where they are looked for, and their rehearsal."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from bank.settings import read_settings
+from bank.database import Database
+from bank.settings import Settings, read_settings
 from bank.strategies import STRATEGIES, Strategy, outside, strategy_named
+from lab.interleavings import Prover
 
 
 def user_strategy(name: str | type) -> type[Strategy]:
@@ -21,3 +24,15 @@ def user_strategy(name: str | type) -> type[Strategy]:
     if ":" in name:
         outside.make_importable([*outside.folders_in(read_settings().strategies_path), Path.cwd()])
     return strategy_named(name)
+
+
+def rehearse(database: Database, settings: Settings, names: Iterable[str]) -> None:
+    """Let strategies from outside show that they can be used at all: each runs two transfers, one after the other.
+
+    It happens on the bank, which is emptied. Raises StrategyFault, and says what is wrong. Our own always can.
+    """
+    theirs = [strategy_named(name) for name in dict.fromkeys(names) if name not in STRATEGIES]
+    if theirs:
+        with Prover(database, settings) as prover:
+            for strategy in theirs:
+                prover.rehearse(strategy)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bank.errors import BankError
 from bank.schema import open_bank
-from bank.strategies import STRATEGIES, ChunkStrategy, Claim
+from bank.strategies import ChunkStrategy, Claim, known_strategy
 from lab.bench import peers
 from lab.bench.outcome import check_kept, until_decided, waited
 from lab.bench.pgbench import pgbench_rate
@@ -124,7 +124,8 @@ def measured_from(name: str) -> str:
 
 def is_chunk_strategy(name: str) -> bool:
     """Whether a strategy applies whole messages."""
-    return name in STRATEGIES and issubclass(STRATEGIES[name], ChunkStrategy)
+    strategy = known_strategy(name)
+    return strategy is not None and issubclass(strategy, ChunkStrategy)
 
 
 def measure(
@@ -175,6 +176,7 @@ def end_to_end_rate(lab: Lab, strategy: str, topology: Topology, workload: Workl
 
     Raises BankError if a transfer stays pending or the audit fails.
     """
+    lab.admit(strategy)
     warmup = replace(workload, transfers=min(workload.transfers, 2 * workload.chunk * topology.instances))
     for one in (warmup, workload):
         seconds = _end_to_end_seconds(lab, strategy, topology, one, seed)

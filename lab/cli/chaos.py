@@ -24,6 +24,7 @@ from lab.chaos.stage import open_stage
 from lab.cli.app import CONTRADICTED, open_console
 from lab.cli.options import ALL, Strategies, chosen_strategies
 from lab.environment import bankrun_version, environment
+from lab.own import rehearse
 from lab.progress import Steps
 from lab.topology import Topology
 
@@ -72,6 +73,7 @@ def chaos(
     with open_stage(
         read_settings(), instances=shape.instances, threads=shape.threads, with_network=plan.needs_network
     ) as stage:
+        rehearse(stage.database, stage.servers.settings, plan.strategies)
         result = Chaos(
             bankrun=bankrun_version(),
             seed=plan.seed,

@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 
 from bank.settings import WAITS, read_settings
-from bank.strategies import strategy_named
 from lab import files
 from lab.chaos import tables
 from lab.chaos.soak import Soak, SoakPlan, run_soak
 from lab.chaos.stage import open_stage
 from lab.cli.app import CONTRADICTED, open_console
 from lab.environment import bankrun_version, environment
+from lab.own import rehearse, user_strategy
 from lab.progress import Amount
 from lab.topology import Topology
 
@@ -25,7 +25,7 @@ DEFAULT = SoakPlan()
 
 
 def soak(
-    strategy: Annotated[str, typer.Option(help="A strategy.")] = DEFAULT.strategy,
+    strategy: Annotated[str, typer.Option(help="A strategy, or your own as module:Class.")] = DEFAULT.strategy,
     topology: Annotated[str, typer.Option(help="Instances x threads.")] = "3x4",
     transfers: Annotated[int, typer.Option(help="Transfers in all.")] = DEFAULT.transfers,
     accounts: Annotated[int, typer.Option(help="Accounts in the bank.")] = DEFAULT.accounts,
@@ -48,7 +48,7 @@ def soak(
     console = open_console(export_json, export_markdown)
     shape = Topology.parse(topology)
     plan = SoakPlan(
-        strategy=strategy_named(strategy).name,
+        strategy=user_strategy(strategy).name,
         transfers=transfers,
         accounts=accounts,
         kills=kills,
@@ -59,6 +59,7 @@ def soak(
     )
     logging.getLogger("bankrun").addHandler(logging.NullHandler())
     with open_stage(read_settings(), instances=shape.instances, threads=shape.threads, with_network=False) as stage:
+        rehearse(stage.database, stage.servers.settings, [plan.strategy])
         result = Soak(
             bankrun=bankrun_version(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),

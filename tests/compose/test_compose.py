@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import time
@@ -348,3 +349,26 @@ def test_postgres_that_is_still_starting_is_waited_for(stack: Compose) -> None:
     out, err = lab.communicate(timeout=60)
     assert lab.returncode == 0, err
     assert "all five invariants hold" in out
+
+
+def test_a_strategy_of_ones_own_is_found_in_the_mounted_folder_by_the_lab_and_by_every_worker(stack: Compose) -> None:
+    name = f"mine_{secrets.token_hex(4)}"
+    file = ROOT / "strategies" / f"{name}.py"
+    file.write_text(
+        "from bank.strategies import Claim, Strategy\n\n\nclass Mine(Strategy):\n    claim = Claim.EVERYWHERE\n"
+        '    READ = Strategy.READ + " FOR UPDATE"\n'
+    )
+    words = ("--strategy", f"{name}:Mine", "--topology", "3x2", "--transfers", "300", "--export-json", "-")
+    try:
+        done = stack.lab("bankrun", "compare", *words)
+        assert done.returncode == 0, done.stderr
+        cell = next(cell for cell in json.loads(done.stdout)["cells"] if cell["strategy"] == f"{name}:Mine")
+        assert (cell["applied"], cell["lost_postings"], cell["verdict"]) == (300, 0, "safe")
+        assert len(cell["working_max"]) == 3
+        # Workers that run keep the file that they have loaded, and the lab says so.
+        file.write_text(file.read_text() + "# changed\n")
+        changed = stack.lab("bankrun", "compare", *words)
+        assert changed.returncode == 2
+        assert "has loaded another file" in changed.stderr, changed.stderr
+    finally:
+        file.unlink()
