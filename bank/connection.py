@@ -21,12 +21,15 @@ _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 
 
 class Rows:
-    """What a statement returned. It stays, also after the next one."""
+    """What a statement returned. It stays, also after the next one.
 
-    __slots__ = ("_next", "_rows")
+    ``rowcount`` is how many rows it returned or changed, as a cursor has it.
+    """
 
-    def __init__(self, rows: list[tuple[Any, ...]]) -> None:
-        self._rows = rows
+    __slots__ = ("_next", "rowcount")
+
+    def __init__(self, rows: list[tuple[Any, ...]], rowcount: int) -> None:
+        self.rowcount = rowcount
         self._next = iter(rows)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
@@ -72,9 +75,9 @@ class LeanConnection(psycopg.Connection[tuple[Any, ...]]):
         result = self.pgconn.exec_prepared(statement, values)  # type: ignore[arg-type] # None is NULL
         self._succeeded(result)
         if not result.ntuples:
-            return Rows([])
+            return Rows([], 0 if result.nfields else result.command_tuples or 0)
         self._adapter.set_pgresult(result)
-        return Rows(self._adapter.load_rows(0, result.ntuples, tuple))
+        return Rows(self._adapter.load_rows(0, result.ntuples, tuple), result.ntuples)
 
     def commit(self) -> None:
         """COMMIT, if there is a transaction."""

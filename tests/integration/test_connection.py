@@ -50,6 +50,19 @@ def test_a_value_comes_back_as_it_does_from_a_cursor(lean: LeanConnection, value
     lean.rollback()
 
 
+def test_rows_are_counted_as_a_cursor_counts_them(lean: LeanConnection) -> None:
+    lean.run("CREATE TEMPORARY TABLE counted (n int) ON COMMIT DROP")
+    statements: tuple[LiteralString, ...] = (
+        "INSERT INTO counted SELECT generate_series(1, 5)",
+        "UPDATE counted SET n = 0 WHERE n > 3",
+        "UPDATE counted SET n = 0 WHERE n > 3 RETURNING n",
+        "SELECT n FROM counted",
+    )
+    counts = [lean.run(statement).rowcount for statement in statements]
+    assert counts == [5, 2, 0, 5]
+    lean.rollback()
+
+
 def test_the_isolation_level_is_that_of_the_transaction(lean: LeanConnection) -> None:
     lean.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     assert lean.run("SHOW transaction_isolation").fetchone() == ("repeatable read",)
