@@ -17,7 +17,7 @@ from bank.database import Database
 from bank.errors import CannotStart, StrategyFault
 from bank.orders import Order
 from bank.settings import Settings
-from bank.strategies import Strategy, outside
+from bank.strategies import ChunkStrategy, Strategy, outside
 from lab.scheduler import Choose, Execution, Scheduler, Step
 
 ACCOUNTS = (101, 102, 103)
@@ -37,6 +37,14 @@ class Case:
     legs: tuple[tuple[int, int, int], ...]
     numbers: tuple[int, ...]
     leases_expire: bool = False
+    then: tuple[tuple[int, int, int], ...] = ()
+    """What each moves besides, in the same message: for strategies that apply a whole one in one transaction."""
+
+    def messages(self) -> dict[str, tuple[Order, ...]]:
+        """Return what is delivered, by the name of who applies it: its order, and a second one where there is one."""
+        first = self.orders()
+        second = (Order(UUID(int=number), *leg) for number, leg in enumerate(self.then, start=len(self.legs) + 1))
+        return {name: (order, *([next(second)] if self.then else [])) for name, order in first.items()}
 
     def orders(self) -> dict[str, Order]:
         """Return each order by the name of who applies it: A, B, C."""
@@ -57,6 +65,13 @@ CASES = {
     )
 }
 THREE = Case("three", "three on the same pair", ((A, B, 10), (A, B, 5), (A, B, 3)), (1, 2, 3))
+CHUNKS = Case(
+    "chunks",
+    "two messages of two, each in the opposite order; together they overdraw 101",
+    ((A, B, 60), (B, A, 5)),
+    (1, 2),
+    then=((B, C, 5), (A, C, 60)),
+)
 HEADINGS = {
     "same-pair": "pair",
     "one-common": "one",
@@ -261,15 +276,15 @@ class Prover:
 
     def run(self, strategy: type[Strategy], instances: str, case: Case, choose: Choose) -> Execution:
         """Run one execution on a bank that looks the same each time."""
-        orders = case.orders()
+        messages = case.messages()
         if strategy.name not in self._installed:
             outside.install(strategy, self.database)
             self._installed.add(strategy.name)
-        self._reset(orders, strategy.name)
+        self._reset(messages, strategy.name)
         try:
             with ExitStack() as opened:
                 strategies: dict[str, Strategy] = {}
-                for number, name in enumerate(orders):
+                for number, name in enumerate(messages):
                     first = next(iter(strategies.values()), None)
                     if instances == "same" and first is not None:
                         strategies[name] = first
@@ -277,7 +292,7 @@ class Prover:
                     made = outside.opened(outside.as_imported_by(strategy, number), self._settings)
                     opened.callback(outside.closed, made)
                     strategies[name] = made
-                return self._scheduler.run(orders, strategies, ACCOUNTS, choose, leases_expire=case.leases_expire)
+                return self._scheduler.run(messages, strategies, ACCOUNTS, choose, leases_expire=case.leases_expire)
         finally:
             if self._scheduler.is_spent:
                 self._scheduler.__exit__()
@@ -295,7 +310,7 @@ class Prover:
         execution = self.run(strategy, instances, case, choose)
         return execution, audit(self.database)
 
-    def _reset(self, orders: Mapping[str, Order], strategy: str) -> None:
+    def _reset(self, messages: Mapping[str, Sequence[Order]], strategy: str) -> None:
         with self.database.transaction() as transaction:
             transaction.execute("TRUNCATE accounts, transfers, entries, fences")
             transaction.execute(
@@ -305,7 +320,7 @@ class Prover:
                 "INSERT INTO accounts (id, opening, balance) SELECT unnest(%(ids)s::int[]), %(opening)s, %(opening)s",
                 {"ids": list(ACCOUNTS), "opening": OPENING},
             )
-            for order in {order.id: order for order in orders.values()}.values():
+            for order in {order.id: order for message in messages.values() for order in message}.values():
                 transaction.execute(
                     "INSERT INTO transfers (id, debit, credit, amount, strategy)"
                     " VALUES (%(id)s, %(debit)s, %(credit)s, %(amount)s, %(strategy)s)",
@@ -338,7 +353,9 @@ def interleaving_id(strategy: str, instances: str, case: Case, choices: str) -> 
 
 
 def applies(strategy: type[Strategy], case: Case) -> bool:
-    """Whether a case says anything about a strategy: only a lease can run out."""
+    """Whether a case says anything about a strategy: only a lease can run out, and only some take two at once."""
+    if case.then and not issubclass(strategy, ChunkStrategy):
+        return False
     return strategy.has_lease or not case.leases_expire
 
 

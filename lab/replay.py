@@ -21,7 +21,7 @@ from sqlalchemy.schema import CreateSequence, CreateTable
 from bank import models
 from bank.audit import Audit
 from bank.errors import CannotStart
-from lab.interleavings import ACCOUNTS, CASES, INSTANCES, OPENING, THREE, Case
+from lab.interleavings import ACCOUNTS, CASES, CHUNKS, INSTANCES, OPENING, THREE, Case
 from lab.scheduler import CLOCK, Event, Execution
 
 BRIEF = {
@@ -37,7 +37,7 @@ SCRIPT_SCHEMA = "bankrun_replay"
 def parse_id(text: str) -> tuple[str, str, Case, str]:
     """Return what an id says: strategy, instances, case, choices. Raises CannotStart if it is none."""
     parts = text.strip().split("/")
-    cases = {**CASES, THREE.name: THREE}
+    cases = {**CASES, CHUNKS.name: CHUNKS, THREE.name: THREE}
     if len(parts) != 4 or parts[1] not in INSTANCES or parts[2] not in cases or not re.fullmatch(r"[ABCt]+", parts[3]):
         raise CannotStart(
             f"{text!r} is no interleaving: `bankrun prove` prints some, as in none/two/same-pair/AAABABBB"
@@ -129,7 +129,7 @@ def psql_script(execution: Execution, case: Case, names: Sequence[str], *, title
         yield _unqualified(str(CreateTable(table).compile(dialect=dialect))).strip() + ";"
     for account in ACCOUNTS:
         yield f"INSERT INTO accounts (id, opening, balance) VALUES ({account}, {OPENING}, {OPENING});"  # noqa: S608
-    for order in {order.id: order for order in case.orders().values()}.values():
+    for order in {order.id: order for message in case.messages().values() for order in message}.values():
         values = f"'{order.id}', {order.debit}, {order.credit}, {order.amount}, 'replay'"
         yield f"INSERT INTO transfers (id, debit, credit, amount, strategy) VALUES ({values});"  # noqa: S608
     for name in names:

@@ -25,8 +25,8 @@ from bank.database import Database, Transaction, psql_url
 from bank.errors import BankError, StrategyFault
 from bank.orders import Order
 from bank.settings import Settings
-from bank.strategies import Guard, Strategy, outside
-from bank.teller import Pace, Receipt, Teller
+from bank.strategies import ChunkStrategy, Guard, Strategy, outside
+from bank.teller import Cost, Pace, Teller
 
 DEADLOCK_TIMEOUT_MS = 2
 """A waiter looks for a deadlock once, this long after it began to wait (manual, 19.12). Once it has looked, in vain,
@@ -322,7 +322,7 @@ class Execution:
     choices: str
     steps: tuple[tuple[str, Step], ...]
     events: tuple[Event, ...]
-    receipts: tuple[Receipt, ...]
+    receipts: tuple[Cost, ...]
     truncated: bool
     complete: bool
 
@@ -398,7 +398,7 @@ class Scheduler:
 
     def run(
         self,
-        orders: Mapping[str, Order],
+        messages: Mapping[str, Sequence[Order]],
         strategies: Mapping[str, Strategy],
         accounts: Sequence[int],
         choose: Choose,
@@ -414,24 +414,26 @@ class Scheduler:
         self._strategies = strategies
         self.accounts = frozenset(accounts)
         self.everything = frozenset(f"account {account}" for account in accounts)
-        self.shared_transfers = len({order.id for order in orders.values()}) < len(orders)
+        ids = [order.id for message in messages.values() for order in message]
+        self.shared_transfers = len(set(ids)) < len(ids)
         self._events = []
         self.leases_expire = leases_expire
-        futures: dict[str, Future[Receipt]] = {}
-        for name in orders:
+        futures: dict[str, Future[Cost]] = {}
+        for name in messages:
             self.participants[name].reset()
             self.participants[name].all_statements = outside.loaded(strategies[name].name) is not None
             self._events.append(self.participants[name].event)
         steps: list[tuple[str, Step]] = []
         try:
-            for number, (name, order) in enumerate(orders.items(), start=1):
+            for number, (name, message) in enumerate(messages.items(), start=1):
                 # One after the other: they draw from the same sequences on the way to their first steps.
-                futures[name] = self._begin(name, order, strategies[name])
-                self._settle(list(orders)[:number])
-            complete = self._schedule(list(orders), steps, choose)
+                futures[name] = self._begin(name, message, strategies[name])
+                self._settle(list(messages)[:number])
+            complete = self._schedule(list(messages), steps, choose)
         finally:
             self._abandon()
-        receipts, truncated = [], False
+        receipts: list[Cost] = []
+        truncated = False
         for future in futures.values():
             try:
                 receipts.append(future.result(timeout=STEP_SECONDS_MAX))
@@ -443,21 +445,21 @@ class Scheduler:
             "".join(name for name, _ in steps), tuple(steps), tuple(self._events), tuple(receipts), truncated, complete
         )
 
-    def _begin(self, name: str, order: Order, strategy: Strategy) -> Future[Receipt]:
+    def _begin(self, name: str, message: Sequence[Order], strategy: Strategy) -> Future[Cost]:
         """Start a participant, in a daemon thread: one that hangs must not keep the process from ending."""
-        future: Future[Receipt] = Future()
+        future: Future[Cost] = Future()
 
         def take_part() -> None:
             self.participants[name].thread = threading.get_ident()
             try:
-                future.set_result(self._take_part(name, order, strategy))
+                future.set_result(self._take_part(name, message, strategy))
             except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
                 future.set_exception(error)
 
         threading.Thread(target=take_part, name=f"participant_{name}", daemon=True).start()
         return future
 
-    def _take_part(self, name: str, order: Order, strategy: Strategy) -> Receipt:
+    def _take_part(self, name: str, message: Sequence[Order], strategy: Strategy) -> Cost:
         participant = self.participants[name]
         teller = Teller(
             self._databases[name],
@@ -467,7 +469,11 @@ class Scheduler:
             pace=ScheduledPace(participant),
         )
         try:
-            receipt = teller.apply(order, strategy)
+            receipt = (
+                teller.apply_all(message, strategy)
+                if isinstance(strategy, ChunkStrategy)
+                else teller.apply(message[0], strategy)
+            )
             self.check_given_back(name)
             return receipt
         except (BankError, Abandoned):

@@ -19,7 +19,7 @@ from lab.cli.app import CONTRADICTED, FAILED, open_console
 from lab.cli.options import ALL, Strategies, chosen_strategies
 from lab.cli.replay import show_replay
 from lab.environment import bankrun_version, environment
-from lab.interleavings import CASES, INSTANCES, THREE, Case, CaseResult, Prover, applies, as_json
+from lab.interleavings import CASES, CHUNKS, INSTANCES, THREE, Case, CaseResult, Prover, applies, as_json
 from lab.progress import Steps
 from lab.scheduler import RETRIES_MAX
 from lab.session import hold_bank, open_servers
@@ -135,10 +135,11 @@ def _cases(names: Sequence[str], transfers: int) -> list[Case]:
         raise CannotStart(f"transfers={transfers}: the proof is for 2 transfers, or for 3 on one pair of accounts")
     if transfers == 3:
         return [THREE]
+    cases = {**CASES, CHUNKS.name: CHUNKS}
     for name in names:
-        if name != "all" and name not in CASES:
-            raise CannotStart(f"there is no case {name!r}: there are {', '.join(CASES)}")
-    return [case for case in CASES.values() if "all" in names or case.name in names]
+        if name != "all" and name not in cases:
+            raise CannotStart(f"there is no case {name!r}: there are {', '.join(cases)}")
+    return [case for case in cases.values() if "all" in names or case.name in names]
 
 
 def _show_proof(console: Console, results: Sequence[CaseResult]) -> None:

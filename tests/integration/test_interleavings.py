@@ -13,7 +13,7 @@ from bank.errors import StrategyFault
 from bank.orders import Order, Posting
 from bank.settings import Settings
 from bank.strategies import STRATEGIES, Claim, Strategy
-from lab.interleavings import CASES, INSTANCES, THREE, CaseResult, Prover, applies, canonical
+from lab.interleavings import CASES, CHUNKS, INSTANCES, THREE, CaseResult, Prover, applies, canonical
 from lab.replay import parse_id, psql_script, steps_table
 from lab.scheduler import Step
 from tests.acceptance.conftest import wait_until
@@ -99,6 +99,16 @@ def test_a_lease_that_runs_out_breaks_a_redis_lock_and_a_fence_mends_it(prover: 
     assert fenced.interleavings > 2
     assert late.broken > 0
     assert prover.prove(STRATEGIES["redis-lock"], "two", PAIR).broken == 0
+
+
+def test_two_messages_of_two_orders_each_are_one_after_the_other(prover: Prover) -> None:
+    for instances in INSTANCES:
+        result = prover.prove(STRATEGIES["batch"], instances, CHUNKS)
+        assert (result.broken, result.truncated, result.deadlocks) == (0, 0, 0)
+        assert result.interleavings > 1
+        # Of the two that take 60 from account 101, the one that comes second is refused.
+        assert result.outcomes == ["3 applied,1 refused; drift +0; 0 lost"]
+    assert not applies(STRATEGIES["row-lock"], CHUNKS)
 
 
 ALMOST_RIGHT = ("thread-lock-early", "advisory-lock-early", "check-then-debit", "retry-without-reread")
