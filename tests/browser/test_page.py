@@ -141,7 +141,7 @@ def test_a_comparison_is_started_by_a_click_watched_by_two_and_disturbed(
     with visiting(browser, server) as page, visiting(browser, server, scheme="dark") as other:
         expect(page.get_by_role("status")).to_have_text("Nothing runs.")
         fill(page, "topologies", "2x4")
-        fill(page, "transfers", "300")
+        fill(page, "transfers", "200")
         fill(page, "accounts", "4")
         fill(page, "think ms", "10")
         page.get_by_role("button", name="Start").click()

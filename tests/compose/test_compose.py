@@ -10,6 +10,7 @@ import secrets
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +265,9 @@ def test_the_page_answers_this_machine_by_its_own_name_only(stack: Compose) -> N
 
     def answer(host: str) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", int(stack.environment["BANKRUN_PAGE_PORT"]), timeout=30)
-        connection.request("GET", "/", headers={"Host": host})
-        return connection.getresponse().status
+        with closing(connection):
+            connection.request("GET", "/", headers={"Host": host})
+            return connection.getresponse().status
 
     assert [answer(host) for host in ("127.0.0.1:8080", "localhost", "page:8080", "evil.example")] == [
         200,
