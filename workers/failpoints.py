@@ -12,7 +12,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, LiteralString, Self, get_args
 from uuid import UUID
 
@@ -41,11 +41,12 @@ logger = logging.getLogger("bankrun")
 
 @dataclass(frozen=True, slots=True)
 class Failpoint:
-    """Do ``action`` at ``point``, once; with ``transfer``, only for that transfer, and each time."""
+    """Do ``action`` once ``point`` was passed ``passes`` times; with ``transfer``, at each time of that one alone."""
 
     point: Point
     action: Action
     transfer: str | None = None
+    passes: int = 0
 
 
 class Failpoints:
@@ -75,6 +76,9 @@ class Failpoints:
         with self._lock:
             armed = self._armed
             if armed is None or armed.point != point or (armed.transfer is not None and armed.transfer != transfer):
+                return
+            if armed.passes:
+                self._armed = replace(armed, passes=armed.passes - 1)
                 return
             if armed.transfer is None:
                 self._armed = None

@@ -24,9 +24,9 @@ from workers.submission import Submission, abandon, accept, publish
 ROUNDS_MAX = 100
 RECOVERY_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.05
-STRIKE_FRACTION_MAX = 0.7
+STRIKE_FRACTION_MAX = 0.5
 """The last fault strikes when so many of the transfers have their outcome: what it hits has to be still there."""
-CHAOS_LOAD = Workload(accounts=16, transfers=400)
+CHAOS_LOAD = Workload(accounts=16, transfers=600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +142,14 @@ def run_cell(stage: Stage, plan: ChaosPlan, fault: Fault, strategy: str) -> Chao
                 publish(stage.app, orders, submission)
             else:
                 fault.before(scene)
+            if fault.point is not None:
+                scene.arm(*fault.point)
+            if scene.armed:  # the others might be done before it has begun
+                stage.join(scene.armed)
+                stage.until(lambda: stage.count_by(scene.armed) or not stage.is_alive(scene.armed), "it has begun", 10)
             for one in scene.names:
-                stage.join(one)
+                if one != scene.armed:
+                    stage.join(one)
             _strike(scene, fault, plan)
         except Missed as error:
             missed = str(error)
@@ -187,7 +193,7 @@ def _strike(scene: Scene, fault: Fault, plan: ChaosPlan) -> None:
         return
     for number in range(plan.rounds):
         fraction = STRIKE_FRACTION_MAX * (number + scene.chance.uniform(0.1, 0.9)) / plan.rounds
-        due = int(len(scene.orders) * fraction) if fault.before is None else 0
+        due = int(len(scene.orders) * fraction) if fault.before is None and not scene.armed else 0
         _await_decided(scene.stage, due)
         scene.over_at = 0.0
         fault.strike(scene)

@@ -60,10 +60,22 @@ class Scene:
     failed: int = 0
     failed_because: str = ""
     over_at: float = 0.0
+    armed: str = ""
 
     def over(self) -> None:
         """Note that the damage is done: from here on it is recovery."""
         self.over_at = time.monotonic()
+
+    def arm(self, point: Point, action: Action) -> str:
+        """Arm a failpoint in one of the instances, unless one is armed already, and return its name.
+
+        It lets some transfers pass, as the seed says: few enough for it to be reached before there are no more.
+        """
+        if not self.armed:
+            self.armed = self.an_instance()
+            passes = self.chance.randint(0, len(self.orders) // (12 * len(self.names)))
+            self.stage.arm(self.armed, point, action, passes=passes)
+        return self.armed
 
     def an_instance(self) -> str:
         """Return one of the instances that take part."""
@@ -74,14 +86,16 @@ class Scene:
 class Fault:
     """A thing that goes wrong. ``before`` acts when the transfers are accepted, instead of publishing them all.
 
-    ``quick`` ones need no wait for a timeout. ``breaks_leases`` says that a strategy which does not survive a paused
-    holder claims nothing under it. ``missing`` says why the fault cannot be had on this machine.
+    ``point`` is where it strikes inside a transaction: that is armed before the first transfer comes by, since they are
+    soon gone. ``quick`` ones need no wait for a timeout. ``breaks_leases`` says that a strategy which does not survive
+    a paused holder claims nothing under it. ``missing`` says why the fault cannot be had on this machine.
     """
 
     name: str
     summary: str
     strike: Callable[[Scene], None] | None = None
     before: Callable[[Scene], None] | None = None
+    point: tuple[Point, Action] | None = None
     quick: bool = True
     needs_network: bool = False
     breaks_leases: bool = False
@@ -98,12 +112,12 @@ def _kill(scene: Scene) -> None:
     scene.stage.revive(name)
 
 
-def _kill_at(point: Point, action: Action = "kill") -> Callable[[Scene], None]:
+def _kill_at(point: Point) -> Callable[[Scene], None]:
     def strike(scene: Scene) -> None:
-        name = scene.an_instance()
-        scene.stage.arm(name, point, action)
+        name = scene.arm(point, "kill")
         scene.stage.await_death(name)
         scene.over()
+        scene.armed = ""
         scene.stage.revive(name)
 
     return strike
@@ -113,7 +127,8 @@ def _pause_holder(scene: Scene) -> None:
     settings = scene.stage.settings
     # Longer than a lease and than a wait for a lock, and shorter than Postgres lets a transaction idle.
     longer = (settings.lock_timeout_ms + settings.idle_timeout_ms) / 2_000
-    scene.stage.pause_at(scene.an_instance(), "after-read", longer)
+    scene.stage.pause_armed(scene.arm("after-read", "stop"), longer)
+    scene.armed = ""
 
 
 def _kill_each_time(scene: Scene) -> None:
@@ -375,13 +390,29 @@ FAULTS = {
     fault.name: fault
     for fault in (
         Fault("kill", "an instance is killed at a random moment", _kill),
-        Fault("kill-between-writes", "killed between the debit and the credit", _kill_at("between-writes")),
-        Fault("kill-before-commit", "killed right before COMMIT", _kill_at("before-commit")),
-        Fault("kill-after-commit", "killed between COMMIT and the acknowledgement", _kill_at("after-commit")),
+        Fault(
+            "kill-between-writes",
+            "killed between the debit and the credit",
+            _kill_at("between-writes"),
+            point=("between-writes", "kill"),
+        ),
+        Fault(
+            "kill-before-commit",
+            "killed right before COMMIT",
+            _kill_at("before-commit"),
+            point=("before-commit", "kill"),
+        ),
+        Fault(
+            "kill-after-commit",
+            "killed between COMMIT and the acknowledgement",
+            _kill_at("after-commit"),
+            point=("after-commit", "kill"),
+        ),
         Fault(
             "pause-holder",
             "stopped between read and write, for longer than a lease and than a wait for a lock",
             _pause_holder,
+            point=("after-read", "stop"),
             breaks_leases=True,
         ),
         Fault(

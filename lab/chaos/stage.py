@@ -185,21 +185,20 @@ class Stage:
         finally:
             self.keeper.signal(name, signal.SIGCONT)
 
-    def pause_at(self, name: str, point: Point, seconds: float) -> None:
-        """Stop an instance for a time, at a certain point of a transfer."""
+    def pause_armed(self, name: str, seconds: float) -> None:
+        """Wait until an instance has stopped at the failpoint that is armed in it, and let it go on after a time."""
         process = psutil.Process(self.infos[name].pid)
-        self.arm(name, point, "stop")
         try:
-            self.until(lambda: process.status() == psutil.STATUS_STOPPED, f"{name} has come to {point}", 10)
+            self.until(lambda: process.status() == psutil.STATUS_STOPPED, f"{name} has stopped", 10)
             time.sleep(seconds)
         finally:
             self.keeper.signal(name, signal.SIGCONT)
             self.disarm(name)
 
-    def arm(self, name: str, point: Point, action: Action, transfer: str | None = None) -> None:
+    def arm(self, name: str, point: Point, action: Action, transfer: str | None = None, *, passes: int = 0) -> None:
         """Arm a failpoint in an instance."""
         self._armed.add(name)
-        self.insist(lambda: self.fleet.arm(self.infos[name], self._key, Failpoint(point, action, transfer)))
+        self.insist(lambda: self.fleet.arm(self.infos[name], self._key, Failpoint(point, action, transfer, passes)))
 
     def disarm(self, name: str) -> None:
         """Disarm it."""

@@ -36,7 +36,7 @@ def stage() -> Iterator[Stage]:
 
 
 def struck(
-    stage: Stage, fault: str, strategy: str = "row-lock", *, transfers: int = 120, seed: int = SEED
+    stage: Stage, fault: str, strategy: str = "row-lock", *, transfers: int = 240, seed: int = SEED
 ) -> ChaosCell:
     """Run one cell."""
     load = replace(CHAOS_LOAD, transfers=transfers, accounts=8)
@@ -71,15 +71,15 @@ def test_nothing_is_lost_nothing_is_applied_twice_and_nothing_is_left(stage: Sta
     assert (cell.lost_postings, cell.duplicates, cell.pending, cell.unexplained) == (0, 0, 0, 0)
     assert cell.recovery_s is not None
     poisoned = fault == "messages-poisoned"
-    assert cell.applied + cell.refused == 120
+    assert cell.applied + cell.refused == 240
     assert cell.failed == poisoned
 
 
 def test_a_paused_holder_breaks_a_lease_and_not_a_fenced_one(stage: Stage) -> None:
-    broken = struck(stage, "pause-holder", "redis-lock", transfers=200)
+    broken = struck(stage, "pause-holder", "redis-lock")
     assert (broken.verdict, broken.expected) == ("broken", "unsafe")
     assert broken.lost_postings > 0
-    fenced = struck(stage, "pause-holder", "redis-lock-fenced", transfers=200)
+    fenced = struck(stage, "pause-holder", "redis-lock-fenced")
     assert (fenced.verdict, fenced.lost_postings) == ("safe", 0)
 
 
