@@ -91,7 +91,8 @@ def headline(result: Result) -> tuple[str, str, str, list[str]]:
     broken = dict.fromkeys(cell.strategy for cell in result.cells if cell.verdict == "broken")
     lost = sum(cell.lost_postings for cell in result.cells)
     twice = sum(cell.duplicates for cell in result.cells)
-    sentence = f"Under {len({cell.fault for cell in result.cells})} faults, {listed(list(broken))} broke; "
+    faults = len({cell.fault for cell in result.cells})
+    sentence = f"Under {faults} faults, broken: {listed(list(broken)) if broken else 'no strategy'}; "
     sentence += f"{lost:,} postings were lost and {twice:,} transfers took effect twice."
     return "What faults do to each strategy", "broken" if broken else "safe", sentence, []
 

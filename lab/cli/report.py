@@ -35,4 +35,4 @@ def report(
             if figure.svg:
                 files.write(str(pictures / f"{figure.name}.svg"), standing_alone(figure.svg) + "\n")
     if output != files.STDOUT:
-        console.print(f"{output}: {len(page.encode()) / 1e6:.1f} MB", markup=False, soft_wrap=True)
+        console.print(f"{output}: {len(page.encode()) / 1e3:,.0f} kB", markup=False, soft_wrap=True)

@@ -28,6 +28,7 @@ def test_secrets_are_made_once_and_a_missing_one_is_made_again(volumes: Path) ->
     first = made(volumes)
     assert sorted(first) == [
         "lab/bankrun_broker_url",
+        "lab/bankrun_control_key",
         "lab/bankrun_database_url",
         "lab/outside.sh",
         "postgres/bankrun_database_url",
@@ -37,6 +38,7 @@ def test_secrets_are_made_once_and_a_missing_one_is_made_again(volumes: Path) ->
         "redis/redis.conf",
         "redis/redis_password",
         "worker/bankrun_broker_url",
+        "worker/bankrun_control_key",
         "worker/bankrun_database_url",
     ]
     assert len({text for name, text in first.items() if name.endswith("_password")}) == 4
