@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass
 from typing import LiteralString
 
 import psycopg
@@ -39,6 +40,15 @@ NOTE: LiteralString = """
 """
 
 logger = logging.getLogger("bankrun")
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Transfers of one run that are to be published again; ``again`` if they were before, in vain."""
+
+    submission: Submission
+    orders: list[Order]
+    again: bool
 
 
 class Reconciler:
@@ -83,26 +93,30 @@ class Reconciler:
             if alone and transaction.execute(TRY_LOCK, {"key": LOCK_KEY}).fetchone() != (True,):
                 return 0
             due = transaction.execute(DUE).fetchall()
-            return sum(self._look_at(transaction, *row) for row in due)
+            found = [forgotten for row in due if (forgotten := self._look_at(transaction, *row)) is not None]
+        # Noted first, and published when the transaction has ended: ten thousand messages may take longer than it may.
+        # Whoever dies in between leaves them to the next look.
+        for forgotten in found:
+            publish(self._app, forgotten.orders, forgotten.submission, again=forgotten.again)
+        return sum(len(forgotten.orders) for forgotten in found)
 
     def _look_at(
         self, transaction: Transaction, run: int, seen: int | None, idle_looks: int, *submitted: object
-    ) -> int:
+    ) -> Forgotten | None:
         submission = Submission(*submitted)  # type: ignore[arg-type]
         if self._queue_length(submission.queue):
             self._note(transaction, run, pending=None, idle_looks=0)
-            return 0
+            return None
         row = transaction.execute(PENDING, {"run": run}).fetchone()
         pending = 0 if row is None else int(row[0])
         if pending != seen or not pending:
             self._note(transaction, run, pending=pending, idle_looks=0)
-            return 0
-        forgotten = transaction.execute(FORGOTTEN, {"run": run, "limit": REPUBLISH_MAX}).fetchall()
-        logger.warning("%s: %d transfers were forgotten; they are published again", submission.run, len(forgotten))
+            return None
+        rows = transaction.execute(FORGOTTEN, {"run": run, "limit": REPUBLISH_MAX}).fetchall()
+        logger.warning("%s: %d transfers were forgotten; they are published again", submission.run, len(rows))
+        self._note(transaction, run, pending=pending, idle_looks=idle_looks + 1, republished=len(rows))
         # Published before, and still all pending: one of them may be what keeps them from being applied.
-        publish(self._app, [Order(*row) for row in forgotten], submission, again=idle_looks > 0)
-        self._note(transaction, run, pending=pending, idle_looks=idle_looks + 1, republished=len(forgotten))
-        return len(forgotten)
+        return Forgotten(submission, [Order(*row) for row in rows], again=idle_looks > 0)
 
     def _note(
         self, transaction: Transaction, run: int, *, pending: int | None, idle_looks: int, republished: int = 0

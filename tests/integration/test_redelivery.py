@@ -22,6 +22,7 @@ from bank.schema import open_bank
 from bank.settings import Settings
 from bank.strategies import STRATEGIES, Strategy
 from bank.watchdog import Watchdog
+from workers import reconciler as reconcilers
 from workers.app import TASK, create_app
 from workers.instance import Instance
 from workers.jobs import Job, message
@@ -297,6 +298,27 @@ def says_again(raw: bytes) -> bool:
     """Return whether a message in the broker says that its orders were delivered before."""
     (body,), _, _ = json.loads(base64.b64decode(json.loads(raw)["body"]))
     return bool(body["again"])
+
+
+def test_what_is_published_again_is_noted_even_if_publishing_takes_longer_than_a_transaction_may(
+    bank: Database, app: Celery, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurried = settings.model_copy(update={"attempt_timeout_ms": 200})
+    database = Database.for_instance(bank.url, instance="slow", threads=1, settings=hurried)
+    accepted(bank, "row-lock", 2)
+    sent = reconcilers.publish
+
+    def slowly(*given: object, **named: object) -> None:
+        time.sleep(0.4)
+        sent(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reconcilers, "publish", slowly)
+    reconciler = Reconciler(database, app, wait_seconds=0)
+    reconciler.look()
+    assert reconciler.look() == 2
+    database.close()
+    with bank.transaction() as transaction:
+        assert transaction.execute("SELECT republished, idle_looks FROM runs").fetchall() == [(2, 1)]
 
 
 def test_of_two_reconcilers_one_looks(reconciler: Reconciler, bank: Database, app: Celery) -> None:
