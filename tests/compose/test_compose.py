@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import subprocess
 import sys
 import time
@@ -280,7 +281,7 @@ def test_the_page_answers_this_machine_by_its_own_name_only(stack: Compose) -> N
 def test_a_script_outside_uses_the_workers_inside(stack: Compose) -> None:
     assert stack("--profile", "ports", "up", "--detach", "ports", "page").returncode == 0
     printed = stack("exec", "--no-TTY", "ports", "cat", "/run/secrets/outside.sh").stdout
-    words = f"exec {sys.executable} scripts/trigger.py --transfers 200 --reset"
+    words = f"exec {shlex.quote(sys.executable)} scripts/trigger.py --transfers 200 --reset"
     script = f"{printed}\nunset BANKRUN_POSTGRES_PORT BANKRUN_REDIS_PORT\n{words}"
     done = subprocess.run(
         ["sh", "-c", script], cwd=ROOT, env=stack.environment, capture_output=True, text=True, timeout=60, check=False
