@@ -32,11 +32,19 @@ def chaos_table(cells: Sequence[ChaosCell]) -> Table:
     by_place = {(cell.fault, cell.strategy): cell for cell in cells}
     for fault, *values in lines:
         styled = [
-            f"[{COLOURS[by_place[fault, strategy].verdict]}]{value}[/]" if value else ""
+            f"[{COLOURS[by_place[fault, strategy].verdict]}]{_short(value)}[/]" if value else ""
             for strategy, value in zip(names[1:], values, strict=True)
         ]
         table.add_row(fault, *styled)
     return table
+
+
+CHAOS_LEGEND = "seconds until every transfer had its outcome; -N: N postings lost; ?: held, and claims nothing there"
+
+
+def _short(value: str) -> str:
+    """Return a value without the words that the legend has: seven strategies fit into 80 columns then."""
+    return value.replace("lost ", "-").replace(" s", "")
 
 
 def _chaos_columns(cells: Sequence[ChaosCell]) -> tuple[list[str], list[list[str]]]:

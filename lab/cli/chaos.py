@@ -134,6 +134,7 @@ def _show(console: Console, result: Chaos) -> None:
         style="bold",
     )
     console.print(tables.chaos_table(result.cells))
+    console.print(tables.CHAOS_LEGEND, soft_wrap=True)
     for name, why in result.not_run.items():
         console.print(f"not run: {name}: {why}", style="yellow", soft_wrap=True)
     for cell in result.cells:
