@@ -87,8 +87,9 @@ class Fault:
     """A thing that goes wrong. ``before`` acts when the transfers are accepted, instead of publishing them all.
 
     ``point`` is where it strikes inside a transaction: that is armed before the first transfer comes by, since they are
-    soon gone. ``quick`` ones need no wait for a timeout. ``breaks_leases`` says that a strategy which does not survive
-    a paused holder claims nothing under it. ``missing`` says why the fault cannot be had on this machine.
+    soon gone. ``quick`` ones need no wait for a timeout; a few that others resemble are left out. ``breaks_leases``
+    says that a strategy which does not survive a paused holder claims nothing under it. ``missing`` says why the fault
+    cannot be had on this machine.
     """
 
     name: str
@@ -389,7 +390,7 @@ def _two_reconcilers(scene: Scene) -> None:
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("kill", "an instance is killed at a random moment", _kill),
+        Fault("kill", "an instance is killed at a random moment", _kill, quick=False),
         Fault(
             "kill-between-writes",
             "killed between the debit and the credit",
@@ -401,6 +402,7 @@ FAULTS = {
             "killed right before COMMIT",
             _kill_at("before-commit"),
             point=("before-commit", "kill"),
+            quick=False,
         ),
         Fault(
             "kill-after-commit",
@@ -453,7 +455,7 @@ FAULTS = {
         ),
         Fault("no-connections", "Postgres has no connection left", _take_all_connections),
         Fault("disk-full", "Postgres cannot write: 53100", _fill_disk),
-        Fault("redis-restart", "Redis is killed and restarted with its log", _restart_redis),
+        Fault("redis-restart", "Redis is killed and restarted with its log", _restart_redis, quick=False),
         Fault("redis-emptied", "Redis is killed and restarted empty", _empty_redis),
         Fault("messages-lost", "messages are deleted from the broker", _delete_messages),
         Fault("messages-repeated", "messages are duplicated in the broker", _repeat_messages),
