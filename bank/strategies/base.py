@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar, LiteralString, Protocol, Self, runtime_checkable
@@ -168,18 +169,18 @@ class Strategy:
         transaction.execute(self.WRITE, posting._asdict())
 
 
-class ChunkStrategy(Strategy):
+class ChunkStrategy(Strategy, ABC):
     """A strategy that applies all orders of a message in one transaction: all of them have their outcome, or none.
 
     It has no guard, and ``move_all`` takes the place of ``move``.
     """
 
+    @abstractmethod
     def move_all(self, transaction: Transaction, orders: Sequence[Order]) -> Mapping[UUID, Refused]:
         """Move the money of claimed orders, as if one after another, and return those that may not move, with why.
 
         Raises Conflict to be run again, all of them.
         """
-        raise NotImplementedError
 
 
 def in_order(order: Order, found: list[Snapshot]) -> tuple[Snapshot, Snapshot]:

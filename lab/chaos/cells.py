@@ -156,10 +156,10 @@ def run_cell(stage: Stage, plan: ChaosPlan, fault: Fault, strategy: str) -> Chao
         scene.over_at = scene.over_at or time.monotonic()
         dead = [one for one in scene.names if not stage.is_alive(one)]
         stage.restore()
-        recovered = _await_outcomes(stage, RECOVERY_SECONDS_MAX)
+        _await_outcomes(stage, RECOVERY_SECONDS_MAX)
         ended = time.monotonic()
         readings = stage.insist(lambda: stage.fleet.read_meters(name, list(stage.infos.values())))
-        republished = _republished(stage.database, name)
+        republished = stage.insist(lambda: stage.republished(name))
         found = stage.insist(lambda: audit(stage.database))
     finally:
         stage.submission = None
@@ -180,7 +180,7 @@ def run_cell(stage: Stage, plan: ChaosPlan, fault: Fault, strategy: str) -> Chao
         extra_deliveries=readings.counts["repeated"],
         republished=republished,
         retries=readings.counts["retries"],
-        recovery_s=round(ended - scene.over_at, 3) if recovered else None,
+        recovery_s=None if found.transfers["pending"] else round(ended - scene.over_at, 3),
         seconds=round(ended - started, 3),
         rounds=plan.rounds,
         audit=found.as_json(),
@@ -204,19 +204,10 @@ def _await_decided(stage: Stage, due: int) -> None:
     stage.until(lambda: stage.count("applied", "refused", "failed") >= due, f"{due} transfers are decided")
 
 
-def _await_outcomes(stage: Stage, seconds_max: float) -> bool:
+def _await_outcomes(stage: Stage, seconds_max: float) -> None:
     deadline = time.monotonic() + seconds_max
-    while stage.insist(lambda: stage.count("pending")):
-        if time.monotonic() > deadline:
-            return False
+    while stage.insist(lambda: stage.count("pending")) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-    return True
-
-
-def _republished(database: Database, run: str) -> int:
-    with database.transaction() as transaction:
-        row = transaction.execute("SELECT republished FROM runs WHERE name = %(run)s", {"run": run}).fetchone()
-    return 0 if row is None else int(row[0])
 
 
 def _end(stage: Stage, submission: Submission) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 from bank.audit import audit
 from bank.errors import CannotStart
 from bank.schema import open_bank
-from lab.chaos.stage import TRIES_AGAIN, Stage
+from bank.strategies import Claim, strategy_named
+from lab.chaos.stage import TRIES_AGAIN, Missed, Stage
 from lab.results import SCHEMA, Provenance
 from lab.workload import Workload
 from workers.submission import Submission, accept, publish
@@ -45,6 +46,19 @@ class SoakPlan:
             raise CannotStart("kills, pauses and restarts are 0 or more")
         if self.transfers < 20 * self.faults:
             raise CannotStart(f"transfers={self.transfers}: {self.faults} faults need {20 * self.faults} at least")
+        if not self.faults:
+            raise CannotStart("a soak needs at least one fault: give --kills, for example")
+        strategy = strategy_named(self.strategy)
+        if strategy.claim is not Claim.EVERYWHERE or strategy.routed_to_one:
+            raise CannotStart(f"{self.strategy} does not claim to hold on whatever instances are there: use another")
+        if self.pauses and not strategy.survives_pause:
+            raise CannotStart(f"{self.strategy} does not survive a paused holder: give --pauses 0, or another strategy")
+        _ = self.workload  # which refuses what makes no bank
+
+    @property
+    def workload(self) -> Workload:
+        """Return the bank, and the transfers that it gets."""
+        return Workload(accounts=self.accounts, transfers=self.transfers)
 
     @property
     def faults(self) -> int:
@@ -95,7 +109,7 @@ def run_soak(stage: Stage, plan: SoakPlan, result: Soak, tell: Callable[[int, st
     """Run it. ``tell`` is called with how many transfers have their outcome, and what struck last."""
     chance = random.Random(plan.seed)
     kinds = plan.schedule(chance)
-    workload = Workload(accounts=plan.accounts, transfers=plan.transfers)
+    workload = plan.workload
     name = f"soak-{secrets.token_hex(4)}"
     submission = stage.submission = Submission(name, plan.strategy, name)
     orders = list(workload.orders(plan.seed))
@@ -118,7 +132,7 @@ def run_soak(stage: Stage, plan: SoakPlan, result: Soak, tell: Callable[[int, st
     result.transfers = found.transfers
     result.lost_postings, result.duplicates, result.drift = found.lost_postings, found.duplicates, found.drift
     result.audit = found.as_json()
-    result.republished = _republished(stage, name)
+    result.republished = stage.republished(name)
     for kind in dict.fromkeys(sorted(kinds)):
         times = [struck["recovery_s"] for struck in result.struck if struck["kind"] == kind]
         result.recovery_s[kind] = {"median": statistics.median(times), "worst": max(times)}
@@ -132,7 +146,7 @@ def _publish(stage: Stage, orders: list[Any], submission: Submission) -> None:
 
 
 def _await(stage: Stage, due: int, tell: Callable[[int], None]) -> None:
-    """Wait until so many transfers are decided. Raises the last error where nothing moves for three minutes."""
+    """Wait until so many transfers are decided. Raises Missed where nothing moves for three minutes."""
     before, moved_at = -1, time.monotonic()
     while True:
         decided = stage.insist(lambda: stage.count("applied", "refused", "failed"), STALLED_SECONDS)
@@ -142,7 +156,7 @@ def _await(stage: Stage, due: int, tell: Callable[[int], None]) -> None:
         if decided != before:
             before, moved_at = decided, time.monotonic()
         if time.monotonic() - moved_at > STALLED_SECONDS:
-            stage.until(lambda: False, f"{due} transfers are decided; {decided} are", 0)
+            raise Missed(f"{decided} transfers are decided, and nothing has moved for {STALLED_SECONDS:g} s")
         time.sleep(POLL_SECONDS)
 
 
@@ -173,9 +187,3 @@ def _strike(stage: Stage, kind: str, chance: random.Random) -> float:
 def _until_moving(stage: Stage, moves: Callable[[], bool], what: str) -> None:
     """Wait until something moves, or nothing is left that could."""
     stage.until(lambda: moves() or not stage.count("pending"), what, STALLED_SECONDS)
-
-
-def _republished(stage: Stage, run: str) -> int:
-    with stage.database.transaction() as transaction:
-        row = transaction.execute("SELECT republished FROM runs WHERE name = %(run)s", {"run": run}).fetchone()
-    return 0 if row is None else int(row[0])

@@ -287,6 +287,12 @@ class Stage:
             ).fetchone()
         return 0 if row is None else int(row[0])
 
+    def republished(self, run: str) -> int:
+        """Return how many of a run's transfers the reconcilers have published again, each as often as it was."""
+        with self.database.transaction() as transaction:
+            row = transaction.execute("SELECT republished FROM runs WHERE name = %(run)s", {"run": run}).fetchone()
+        return 0 if row is None else int(row[0])
+
     def restore(self) -> None:
         """Have every instance run, join in, and be armed with nothing."""
         for name in list(self.infos):

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from bank.settings import Settings
 from lab.chaos import cells as chaos
 from lab.chaos.cells import CHAOS_LOAD, ChaosCell, ChaosPlan, run_cell
 from lab.chaos.faults import FAULTS
+from lab.chaos.soak import SoakPlan
 from lab.chaos.stage import Stage, open_stage
 from lab.topology import Topology
 from tests.acceptance.conftest import Bankrun, processes_of, wait_until
@@ -108,14 +110,13 @@ def test_a_transfer_that_failed_without_a_reason_to_would_be_found(
 ) -> None:
     awaited = chaos._await_outcomes
 
-    def fail_one(given: Stage, seconds_max: float) -> bool:
-        done = awaited(given, seconds_max)
+    def fail_one(given: Stage, seconds_max: float) -> None:
+        awaited(given, seconds_max)
         with given.database.transaction() as transaction:
             transaction.execute(
                 "INSERT INTO transfers (id, debit, credit, amount, strategy, status, reason)"
                 " VALUES (gen_random_uuid(), 1, 2, 1, 'row-lock', 'failed', 'who knows')"
             )
-        return done
 
     monkeypatch.setattr(chaos, "_await_outcomes", fail_one)
     cell = struck(stage, "terminate")
@@ -196,6 +197,23 @@ def test_what_cannot_be_run_is_one_sentence(bankrun: Bankrun, words: list[str], 
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"kills": 0, "pauses": 0, "postgres_restarts": 0, "redis_restarts": 0}, "at least one fault"),
+        ({"kills": -1}, "0 or more"),
+        ({"transfers": 100}, "60 faults need 1200"),
+        ({"accounts": 1}, "accounts=1"),
+        ({"strategy": "thread-lock"}, "does not claim to hold"),
+        ({"strategy": "single-writer"}, "does not claim to hold"),
+        ({"strategy": "redis-lock"}, "does not survive a paused holder"),
+    ],
+)
+def test_a_soak_that_makes_no_sense_is_refused_before_anything_starts(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(CannotStart, match=sentence):
+        SoakPlan(**given)
 
 
 def test_servers_of_somebody_else_are_not_broken() -> None:
