@@ -19,6 +19,10 @@ PREFIX = "BANKRUN_"
 INSTANCE_PATTERN = r"^[A-Za-z0-9_.-]{1,60}$"
 WAITS = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "attempt_timeout_ms", "visibility_timeout_ms")
 """From the shortest to the longest: whoever holds a lock gives up before whoever waits for it is cut off."""
+OF_COMPOSE = frozenset(
+    PREFIX + name for name in ("IMAGE", "MAX_CONNECTIONS", "PAGE_PORT", "POSTGRES_PORT", "REDIS_PORT", "WORKERS")
+)
+"""Read by compose.yaml alone. Whoever has exported them for it may start a script of ours in the same shell."""
 SECRETS_DIR = Path("/run/secrets")
 """Where containers find their secrets: a file ``bankrun_database_url``, and so on."""
 
@@ -128,7 +132,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for name in environ if environ is not None else os.environ:
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
+        if name.upper().startswith(PREFIX) and name.upper() not in known | OF_COMPOSE:
             near = difflib.get_close_matches(name.upper(), known, n=1)
             raise CannotStart(
                 f"{name} is not a setting of bankrun"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -136,6 +138,14 @@ def test_a_workload_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
 def test_an_unknown_setting_is_refused_with_the_name_that_was_meant() -> None:
     with pytest.raises(CannotStart, match="BANKRUN_TREADS is not a setting of bankrun; did you mean BANKRUN_THREADS"):
         read_settings({"BANKRUN_TREADS": "9"})
+
+
+def test_what_is_for_compose_alone_is_passed_over() -> None:
+    text = (Path(__file__).parents[2] / "compose.yaml").read_text()
+    exported = dict.fromkeys(re.findall(r"\$\{(BANKRUN_\w+)", text), "7")
+    assert len(exported) > 5
+    exported |= {"BANKRUN_STARTUP_WAIT_MS": "60000"}
+    assert read_settings(exported).threads == 7
 
 
 @pytest.mark.parametrize(
