@@ -142,7 +142,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         if environ is None:
             return Settings(_secrets_dir=SECRETS_DIR if SECRETS_DIR.is_dir() else None)
         given = {
-            name[len(PREFIX) :].lower(): text for name, text in environ.items() if name.startswith(PREFIX) and text
+            name[len(PREFIX) :].lower(): text
+            for name, text in environ.items()
+            if name.startswith(PREFIX) and text and name not in OF_COMPOSE
         }
         return Settings.model_validate(given)
     except ValidationError as error:
