@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString
 
@@ -25,7 +25,7 @@ from bank.errors import (
     OutcomeUnknown,
     Unavailable,
 )
-from bank.orders import Posting
+from bank.orders import Order, Posting
 from bank.settings import Settings
 from bank.watchdog import Watchdog
 
@@ -265,6 +265,16 @@ def array(values: Iterable[object]) -> str:
     For numbers, ids and None. The driver's own way calls Python for every element, which a chunk of orders would feel.
     """
     return "{" + ",".join(map(str, values)).replace("None", "NULL") + "}"
+
+
+def columns(orders: Sequence[Order]) -> dict[str, str]:
+    """Return orders as four arrays to be bound: ``ids``, ``debits``, ``credits`` and ``amounts``."""
+    return {
+        "ids": array([order.id.hex for order in orders]),
+        "debits": array([order.debit for order in orders]),
+        "credits": array([order.credit for order in orders]),
+        "amounts": array([order.amount for order in orders]),
+    }
 
 
 def _both(postings: tuple[Posting, Posting], transfer_id: uuid.UUID) -> dict[str, object]:

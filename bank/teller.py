@@ -9,10 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import LiteralString, NamedTuple
-from uuid import UUID
+from typing import Any, LiteralString, NamedTuple
 
-from bank.database import Database, Transaction, array
+from bank.database import Database, Transaction, array, columns
 from bank.errors import Conflict, NotAcquired, Refused, Rejected, Transient, Unavailable
 from bank.models import APPLIED, PENDING, REFUSED
 from bank.orders import Order
@@ -35,21 +34,29 @@ REFUSE: LiteralString = """
 """
 STATUS: LiteralString = "SELECT status FROM transfers WHERE id = %(id)s"
 
-# unnest fills the shorter array up with NULL: who was applied needs no reasons.
-# A chunk is claimed by its locks alone, in id order, so that two deliveries that overlap wait for each other in line.
-# Its outcomes are written once, when they are known. Until COMMIT that is the same to everybody else.
+# A chunk is claimed before its accounts are locked, so that the next chunk can be claimed meanwhile; and as applied,
+# since few are refused. In id order, so that two deliveries that overlap wait for each other in line. An order that
+# disagrees with what was accepted is not claimed.
 CLAIM_ALL: LiteralString = """
-    SELECT id, strategy, debit, credit, amount FROM transfers
-    WHERE id = ANY(%(ids)s::uuid[]) AND status = 'pending'
-    ORDER BY id FOR NO KEY UPDATE
+    UPDATE transfers SET status = 'applied', reason = NULL, instance = %(instance)s, thread = %(thread)s,
+           attempts = %(attempts)s, decided_at = clock_timestamp()
+    FROM (
+        SELECT * FROM unnest(%(ids)s::uuid[], %(debits)s::int[], %(credits)s::int[], %(amounts)s::bigint[])
+            WITH ORDINALITY AS sent (id, debit, credit, amount, position)
+        ORDER BY id
+    ) AS sent
+    WHERE transfers.id = sent.id AND status = 'pending' AND strategy = %(strategy)s
+      AND (transfers.debit, transfers.credit, transfers.amount) = (sent.debit, sent.credit, sent.amount)
+    RETURNING position
 """
-DECIDE_ALL: LiteralString = """
-    UPDATE transfers SET status = %(status)s, reason = decided.reason, instance = %(instance)s, thread = %(thread)s,
-           attempts = %(attempts)s, decided_at = transaction_timestamp()
-    FROM unnest(%(ids)s::uuid[], %(reasons)s::text[]) AS decided (id, reason)
-    WHERE transfers.id = decided.id
+REFUSE_ALL: LiteralString = """
+    UPDATE transfers SET status = 'refused', reason = refused.reason
+    FROM unnest(%(ids)s::uuid[], %(reasons)s::text[]) AS refused (id, reason)
+    WHERE transfers.id = refused.id
 """
-STATUS_ALL: LiteralString = "SELECT id, status FROM transfers WHERE id = ANY(%(ids)s::uuid[])"
+FIND_ALL: LiteralString = """
+    SELECT id, status, strategy, debit, credit, amount FROM transfers WHERE id = ANY(%(ids)s::uuid[])
+"""
 
 
 @dataclass(slots=True)
@@ -254,53 +261,47 @@ class Teller:
     def _apply_all(
         self, transaction: Transaction, orders: Sequence[Order], strategy: ChunkStrategy, cost: Cost
     ) -> list[Fate | Rejected]:
-        ids = array(order.id.hex for order in orders)
-        # By the ids' integers, here and below: a UUID's own hash and comparison are Python, and there are thousands.
-        accepted = {row[0].int: row[1:] for row in transaction.execute(CLAIM_ALL, {"ids": ids})}
-        claimed: dict[int, Order] = {}
-        rejections: dict[int, Rejected] = {}
-        for number, order in enumerate(orders):
-            key = order.id.int
-            # A transfer that is in the chunk twice was delivered twice: the second time it is found decided.
-            if key in accepted and key not in claimed:
-                disagreement = _disagreement(order, strategy, *accepted[key])
-                if disagreement is None:
-                    claimed[key] = order
-                else:
-                    rejections[number] = disagreement
+        fates = self._claim_all(transaction, orders, strategy, cost)
+        claimed = [order for number, order in enumerate(orders) if number not in fates]
         claim_seconds = transaction.statements_seconds
-        refusals = strategy.move_all(transaction, list(claimed.values())) if claimed else {}
+        refusals = strategy.move_all(transaction, claimed) if claimed else {}
         cost.move_seconds += transaction.statements_seconds - claim_seconds
-        outcomes = dict.fromkeys(claimed, APPLIED)
-        for transfer_id in refusals:
-            outcomes[transfer_id.int] = REFUSED
-        applied = [claimed[key].id for key, outcome in outcomes.items() if outcome == APPLIED]
-        self._decide_all(transaction, APPLIED, applied, (), cost)
-        self._decide_all(transaction, REFUSED, list(refusals), [str(refusal) for refusal in refusals.values()], cost)
-        if len(accepted) < len(orders):
-            for transfer_id, status in transaction.execute(STATUS_ALL, {"ids": ids}):
-                outcomes.setdefault(transfer_id.int, status)
-        return [
-            rejections.get(number) or _fate(order, outcomes.get(order.id.int), first=claimed.get(order.id.int) is order)
-            for number, order in enumerate(orders)
-        ]
+        if refusals:
+            reasons = [str(refusal) for refusal in refusals.values()]
+            transaction.execute(REFUSE_ALL, {"ids": array([one.hex for one in refusals]), "reasons": reasons})
+        elif not fates:
+            return [Fate(APPLIED, first=True)] * len(orders)
+        for number, order in enumerate(orders):
+            fate = fates.setdefault(number, Fate(APPLIED, first=True))
+            if order.id in refusals and isinstance(fate, Fate):
+                fates[number] = fate._replace(outcome=REFUSED)
+        return [fates[number] for number in range(len(orders))]
 
-    def _decide_all(
-        self,
-        transaction: Transaction,
-        status: str,
-        ids: Sequence[UUID],
-        reasons: Sequence[str | None],
-        cost: Cost,
-    ) -> None:
-        if ids:
-            decision = {
-                **self._decision(cost),
-                "status": status,
-                "ids": array(one.hex for one in ids),
-                "reasons": list(reasons),
-            }
-            transaction.execute(DECIDE_ALL, decision)
+    def _claim_all(
+        self, transaction: Transaction, orders: Sequence[Order], strategy: ChunkStrategy, cost: Cost
+    ) -> dict[int, Fate | Rejected]:
+        """Claim what this delivery has to decide, and return the fates of the others by their numbers."""
+        fates: dict[int, Fate | Rejected] = {}
+        numbers: Sequence[int] = range(len(orders))
+        while numbers:
+            # A transfer that is in the chunk twice was delivered twice: the second time it is found decided, unless
+            # only the second one is what was accepted. By the ids' integers, since a UUID's own hash is Python.
+            once = {orders[number].id.int: number for number in reversed(numbers)}
+            asked = sorted(once.values())
+            rows = transaction.execute(
+                CLAIM_ALL,
+                {**self._decision(cost), "strategy": strategy.name, **columns([orders[number] for number in asked])},
+            ).fetchall()
+            if len(rows) < len(asked):
+                claimed = {asked[position - 1] for (position,) in rows}
+                others = [number for number in asked if number not in claimed]
+                ids = array([orders[number].id.hex for number in others])
+                found = {row[0]: row[1:] for row in transaction.execute(FIND_ALL, {"ids": ids})}
+                fates |= {n: _fate(orders[n], strategy, found.get(orders[n].id)) for n in others}
+            if len(asked) == len(numbers):
+                break
+            numbers = [number for number in numbers if once[orders[number].id.int] != number]
+        return fates
 
     def _refuse(
         self, transaction: Transaction, order: Order, refusal: Refused, receipt: Receipt, claimable: list[str]
@@ -325,9 +326,13 @@ class Teller:
         }
 
 
-def _fate(order: Order, outcome: str | None, *, first: bool) -> Fate | Rejected:
-    """Return what became of an order, given its transfer's status, if there is such a transfer."""
-    return Rejected(f"transfer {order.id} was never accepted") if outcome is None else Fate(outcome, first)
+def _fate(order: Order, strategy: Strategy, found: tuple[Any, ...] | None) -> Fate | Rejected:
+    """Return what became of an order that could not be claimed, given its transfer, if there is such a transfer."""
+    if found is None:
+        return Rejected(f"transfer {order.id} was never accepted")
+    status, *accepted = found
+    disagreement = _disagreement(order, strategy, *accepted) if status == PENDING else None
+    return disagreement or Fate(status, first=False)
 
 
 def _disagreement(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import chain
 from typing import ClassVar, LiteralString
 from uuid import UUID
 
-from bank.database import Transaction, array
+from bank.database import Transaction, array, columns
 from bank.errors import InsufficientFunds, Refused, UnknownAccount
 from bank.orders import Order
 from bank.strategies.base import ChunkStrategy, Claim
@@ -16,9 +17,10 @@ from bank.strategies.base import ChunkStrategy, Claim
 class Batch(ChunkStrategy):
     """``SELECT … FOR UPDATE`` on the accounts of a whole message, in id order; then everything is written at once.
 
-    Claims everywhere, as ``row-lock`` does: what was read stays locked until COMMIT. The orders are decided in memory,
-    in their order, each from what the one before it left, so outcomes and entries are those of one by one. Each account
-    is written once, however many entries it gets. The price: whoever shares an account with a message waits for all of
+    Claims everywhere, as ``row-lock`` does: what was read stays locked until COMMIT. One statement posts all orders,
+    each from what the one before it left, so outcomes and entries are those of one by one; if an account would be
+    overdrawn on the way, the orders are decided in memory first, in their order. Each account is written once, however
+    many entries it gets. The price: whoever shares an account with a message waits for all of
     it, one COMMIT stands for all of it, and a conflict undoes all of it. It is for messages of hundreds of orders.
     """
 
@@ -27,70 +29,71 @@ class Batch(ChunkStrategy):
     claim = Claim.EVERYWHERE
 
     # The rows are locked as they leave the sort; the clock is read when all of them are.
-    READ: ClassVar[LiteralString] = """
-        SELECT array_agg(id), array_agg(balance), array_agg(last_entry), clock_timestamp(),
-               ARRAY(SELECT nextval('entry_ids') FROM generate_series(1, %(entries)s))
-        FROM (SELECT id, balance, last_entry FROM accounts WHERE id = ANY(%(ids)s) ORDER BY id FOR UPDATE) AS locked
+    LOCK: ClassVar[LiteralString] = """
+        SELECT count(*), clock_timestamp()
+        FROM (SELECT FROM accounts JOIN unnest(%(accounts)s::int[]) AS wanted (id) USING (id)
+              ORDER BY accounts.id FOR UPDATE OF accounts) AS locked
     """
-    WRITE: ClassVar[LiteralString] = """
-        UPDATE accounts SET balance = written.balance, last_entry = written.last_entry
-        FROM unnest(%(ids)s::int[], %(balances)s::bigint[], %(last_entries)s::bigint[])
-            AS written (id, balance, last_entry)
-        WHERE accounts.id = written.id
-    """
-    # In this order they draw their seq: nobody else can have written these accounts meanwhile.
-    RECORD: ClassVar[LiteralString] = """
+    # All of it or nothing: nothing if somewhere on the way an account would be overdrawn. An account's entries draw
+    # their seq in the orders' order: nobody else can have written it meanwhile.
+    POST: ClassVar[LiteralString] = """
+        WITH leg AS (
+            SELECT nextval('entry_ids') AS id, sent.id AS transfer_id, account_id, delta, position
+            FROM unnest(%(ids)s::uuid[], %(debits)s::int[], %(credits)s::int[], %(amounts)s::bigint[])
+                WITH ORDINALITY AS sent (id, debit, credit, amount, position),
+                LATERAL (VALUES (debit, -amount), (credit, amount)) AS side (account_id, delta)
+        ), posting AS MATERIALIZED (
+            SELECT leg.*, (balance + sum(delta) OVER so_far)::bigint AS after,
+                   lag(leg.id, 1, last_entry) OVER so_far AS previous_entry,
+                   lead(leg.id) OVER so_far IS NULL AS is_last
+            FROM leg JOIN accounts ON accounts.id = leg.account_id
+            WINDOW so_far AS (PARTITION BY leg.account_id ORDER BY position ROWS UNBOUNDED PRECEDING)
+        ), lawful AS (
+            SELECT min(after) >= 0 AS is_so FROM posting
+        ), written AS (
+            UPDATE accounts SET balance = after, last_entry = posting.id
+            FROM posting WHERE accounts.id = account_id AND is_last AND (SELECT is_so FROM lawful)
+        )
         INSERT INTO entries (id, transfer_id, account_id, delta, before, after, previous_entry, read_at)
-        SELECT id, transfer_id, account_id, delta, before, before + delta, previous_entry, %(read_at)s
-        FROM unnest(%(ids)s::bigint[], %(transfers)s::uuid[], %(accounts)s::int[], %(deltas)s::bigint[],
-                    %(befores)s::bigint[], %(previous)s::bigint[])
-            WITH ORDINALITY AS posting (id, transfer_id, account_id, delta, before, previous_entry, position)
-        ORDER BY position
+        SELECT id, transfer_id, account_id, delta, after - delta, after, previous_entry, %(read_at)s
+        FROM posting WHERE (SELECT is_so FROM lawful)
+        ORDER BY account_id, position
     """
+    BALANCES: ClassVar[LiteralString] = "SELECT id, balance FROM accounts WHERE id = ANY(%(accounts)s::int[])"
 
     def move_all(self, transaction: Transaction, orders: Sequence[Order]) -> Mapping[UUID, Refused]:
-        """Lock and read every account, decide the orders one after another, and write what is left of it all."""
-        wanted = sorted(set(chain.from_iterable(order.accounts for order in orders)))
-        found = transaction.execute(self.READ, {"ids": wanted, "entries": 2 * len(orders)}).fetchone()
+        """Lock every account, find out who has to be refused if somebody has, and post the others at once."""
+        accounts = array(sorted(set(chain.from_iterable(order.accounts for order in orders))))
+        found = transaction.execute(self.LOCK, {"accounts": accounts}).fetchone()
         assert found is not None
-        ids, balances, last_entries, read_at, entry_ids = found
-        balance = dict(zip(ids or (), balances or (), strict=True))
-        last_entry = dict(zip(ids or (), last_entries or (), strict=True))
+        locked, read_at = found
         transaction.think()
-        refusals: dict[UUID, Refused] = {}
-        postings: list[tuple[int, str, int, int, int, int | None]] = []
-        fresh = iter(entry_ids)
-        for order in orders:
-            refusal = _refusal(order, balance)
-            if refusal is not None:
-                refusals[order.id] = refusal
-                continue
-            transfer = order.id.hex
-            for account, delta in ((order.debit, -order.amount), (order.credit, order.amount)):
-                entry, before = next(fresh), balance[account]
-                postings.append((entry, transfer, account, delta, before, last_entry[account]))
-                balance[account] = before + delta
-                last_entry[account] = entry
-        if postings:
-            written = sorted({posting[2] for posting in postings})
-            transaction.execute(
-                self.WRITE,
-                {
-                    "ids": array(written),
-                    "balances": array(map(balance.__getitem__, written)),
-                    "last_entries": array(map(last_entry.__getitem__, written)),
-                },
-            )
-            names = ("ids", "transfers", "accounts", "deltas", "befores", "previous")
-            columns = dict(zip(names, map(array, zip(*postings, strict=True)), strict=True))
-            transaction.execute(self.RECORD, {"read_at": read_at, **columns})
+        if locked == accounts.count(",") + 1 and self._post(transaction, orders, read_at):
+            return {}
+        refusals = _refusals(orders, dict(transaction.execute(self.BALANCES, {"accounts": accounts}).fetchall()))
+        lawful = [order for order in orders if order.id not in refusals]
+        if lawful:
+            posted = self._post(transaction, lawful, read_at)
+            assert posted, "what was decided one after another overdraws an account"
         return refusals
 
+    def _post(self, transaction: Transaction, orders: Sequence[Order], read_at: datetime) -> bool:
+        """Write balances and entries; return whether it was possible."""
+        return transaction.execute(self.POST, {"read_at": read_at, **columns(orders)}).rowcount > 0
 
-def _refusal(order: Order, balance: Mapping[int, int]) -> Refused | None:
-    for account in (order.debit, order.credit):
-        if account not in balance:
-            return UnknownAccount(f"there is no account {account}")
-    if balance[order.debit] < order.amount:
-        return InsufficientFunds(f"account {order.debit} holds {balance[order.debit]}, less than {order.amount}")
-    return None
+
+def _refusals(orders: Sequence[Order], balance: dict[int, int]) -> dict[UUID, Refused]:
+    """Decide the orders one after another, each from what the one before it left. ``balance`` is used up."""
+    refusals: dict[UUID, Refused] = {}
+    for order in orders:
+        missing = [account for account in (order.debit, order.credit) if account not in balance]
+        if missing:
+            refusals[order.id] = UnknownAccount(f"there is no account {missing[0]}")
+        elif balance[order.debit] < order.amount:
+            refusals[order.id] = InsufficientFunds(
+                f"account {order.debit} holds {balance[order.debit]}, less than {order.amount}"
+            )
+        else:
+            balance[order.debit] -= order.amount
+            balance[order.credit] += order.amount
+    return refusals
