@@ -104,8 +104,9 @@ class Instance:
         """
         orders = job.parsed_orders()
         strategy = self._strategy_for(job, orders)
-        meter = self.meter(job.run, job.threads)
         again = job.again or redelivered
+        at_a_time = strategy.messages_at_a_time if isinstance(strategy, ChunkStrategy) else self.threads
+        meter = self.meter(job.run, min(job.threads or self.threads, at_a_time))
         with meter.working_slot():
             # A chunk that comes back goes one by one, so that its orders are counted, and can fail, one by one.
             if isinstance(strategy, ChunkStrategy) and not again:

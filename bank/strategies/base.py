@@ -175,6 +175,10 @@ class ChunkStrategy(Strategy, ABC):
     It has no guard, and ``move_all`` takes the place of ``move``.
     """
 
+    messages_at_a_time: ClassVar[int] = 1
+    """How many messages an instance applies at the same time. Where most messages share rows, more than one would wait
+    in line for them, and keep Postgres from clearing away the versions that those before it leave behind."""
+
     @abstractmethod
     def move_all(self, transaction: Transaction, orders: Sequence[Order]) -> Mapping[UUID, Refused]:
         """Move the money of claimed orders, as if one after another, and return those that may not move, with why.

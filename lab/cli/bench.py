@@ -124,7 +124,7 @@ def headline(
         Contestant(NOOP, shape, chunk, accounts),
         *(Contestant(name, shape, chunk, accounts) for name in strategies),
         *(Contestant("row-lock", shape, size, accounts, 2) for size in ((10,) if quick else (10, 50, 200))),
-        *(Contestant("batch", shape, size, accounts, 30) for size in ((1_000,) if quick else (1_000, 5_000))),
+        *(Contestant("batch", shape, size, accounts, 60) for size in ((1_000,) if quick else (1_000, 5_000))),
     ]
 
 
