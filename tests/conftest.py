@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,12 @@ from lab.stack import Endpoints, Keeper, embedded_stack
 
 DEAR = {"comparison", "lab", "browser"}
 """Fixtures that take seconds: all tests that use one of them run in the same process, where it is made once."""
+
+
+def pytest_configure() -> None:
+    """Let interruptions reach what the tests start: a shell's background jobs ignore them, and so would ours."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers() -> int:
