@@ -229,6 +229,8 @@ def _no_account(result: Audit, account_id: int, entries: Iterator[EntryRow]) -> 
 
 
 def _check_transfers(transaction: Transaction, result: Audit) -> None:
+    # Every row of both tables is read anyway. By the index, whose order is random, a million take twice as long.
+    transaction.execute("SET LOCAL enable_indexscan = off")
     for status, count in transaction.execute("SELECT status, count(*) FROM transfers GROUP BY status"):
         result.transfers[status] = count
     wrong = transaction.execute(
