@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import count
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -12,10 +13,11 @@ import psycopg
 from psycopg import abc
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
-from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 INT4, INT8, UUID_TYPE, UNKNOWN = 23, 20, 2950, 0  # Postgres' type numbers; it finds out the unknown
+INVALID_STATEMENT_NAME = b"26000"  # a SQLSTATE
 INT4_MIN, INT4_MAX = -(2**31), 2**31 - 1
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 
@@ -54,25 +56,32 @@ class LeanConnection(psycopg.Connection[tuple[Any, ...]]):
     """
 
     _statements: dict[tuple[str, tuple[int, ...]], bytes]
+    _names: Iterator[int]
     _adapter: abc.Transformer
 
     def run(self, sql: LiteralString, parameters: Mapping[str, Any] | None = None) -> Rows:
         """Run one statement with bound parameters, ``%(name)s``, in a transaction, which it begins if need be."""
-        if not hasattr(self, "_statements"):
-            self._statements = {}
-            self._adapter = Transformer.from_context(self)
         if self.pgconn.transaction_status == TransactionStatus.IDLE:
             self._succeeded(self.pgconn.exec_(self._begin()))
+        return self.run_as_is(sql, parameters)
+
+    def run_as_is(self, sql: LiteralString, parameters: Mapping[str, Any] | None = None) -> Rows:
+        """Run one statement as ``run`` does, but begin nothing: where no transaction is open it commits itself."""
+        if not hasattr(self, "_statements"):
+            self._statements, self._names = {}, count()
+            self._adapter = Transformer.from_context(self)
         text, names = _numbered(sql)
         types: list[int] = []
         values = [self._bound(parameters[name], types) for name in names] if parameters else None
         key = (sql, tuple(types))
         statement = self._statements.get(key)
         if statement is None:
-            statement = f"lean_{len(self._statements)}".encode()
+            statement = f"lean_{next(self._names)}".encode()
             self._succeeded(self.pgconn.prepare(statement, text, types))
             self._statements[key] = statement
         result = self.pgconn.exec_prepared(statement, values)  # type: ignore[arg-type] # None is NULL
+        if result.error_field(DiagnosticField.SQLSTATE) == INVALID_STATEMENT_NAME:
+            self._statements.clear()  # somebody ran DEALLOCATE ALL, as a cursor does after ROLLBACK TO SAVEPOINT
         self._succeeded(result)
         if not result.ntuples:
             return Rows([], 0 if result.nfields else result.command_tuples or 0)
@@ -83,6 +92,14 @@ class LeanConnection(psycopg.Connection[tuple[Any, ...]]):
         """COMMIT, if there is a transaction."""
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
             self._succeeded(self.pgconn.exec_(b"COMMIT"))
+
+    def rollback(self) -> None:
+        """ROLLBACK, if there is a transaction.
+
+        psycopg's own also deallocates every prepared statement once its cursors have prepared one: ours too.
+        """
+        if self.pgconn.transaction_status != TransactionStatus.IDLE:
+            self._succeeded(self.pgconn.exec_(b"ROLLBACK"))
 
     def _begin(self) -> bytes:
         level = self.isolation_level

@@ -84,6 +84,36 @@ def test_an_error_is_the_drivers_with_its_sqlstate_and_the_constraint(lean: Lean
     lean.commit()
 
 
+def test_a_rollback_after_cursors_that_prepare_leaves_our_statements(lean: LeanConnection) -> None:
+    assert lean.run("SELECT 'kept'").fetchone() == ("kept",)
+    prepare_with_a_cursor(lean)
+    lean.rollback()
+    assert lean.run("SELECT 'kept'").fetchone() == ("kept",)
+    lean.rollback()
+
+
+def test_statements_that_were_deallocated_are_prepared_anew_by_the_next_attempt(lean: LeanConnection) -> None:
+    assert lean.run("SELECT 'lost'").fetchone() == ("lost",)
+    lean.run("SAVEPOINT before")
+    prepare_with_a_cursor(lean)
+    lean.execute("ROLLBACK TO SAVEPOINT before")  # psycopg sends DEALLOCATE ALL with the next statement
+    lean.execute("SELECT 1")
+    with pytest.raises(psycopg.errors.InvalidSqlStatementName):
+        lean.run("SELECT 'lost'")
+    lean.rollback()
+    assert lean.run("SELECT 'lost'").fetchone() == ("lost",)
+    lean.rollback()
+
+
+def prepare_with_a_cursor(connection: LeanConnection) -> None:
+    """Run a statement by a cursor until that has prepared it."""
+    assert connection.prepare_threshold is not None
+    for _ in range(connection.prepare_threshold + 1):
+        connection.execute("SELECT 'by a cursor'")
+    ours = connection.execute("SELECT FROM pg_prepared_statements WHERE statement LIKE '%by a cursor%'")
+    assert ours.rowcount == 1
+
+
 def test_a_connection_that_dies_under_a_statement_leaves_the_outcome_unknown(
     branch: BranchMaker, database: Database
 ) -> None:
