@@ -183,6 +183,7 @@ class Transaction:
         if self.raw.isolation_level is not level:
             self.raw.isolation_level = level
         self._run = driver.run if isinstance(driver, LeanConnection) else driver.cursor().execute
+        self._run_alone = driver.run_as_is if isinstance(driver, LeanConnection) else self._run
         self.statements_seconds = 0.0
         self.commit_seconds = 0.0
         self.think: Callable[[], None] = lambda: None
@@ -198,6 +199,16 @@ class Transaction:
             return self._run(sql, parameters)
         finally:
             self.statements_seconds += time.perf_counter() - started
+
+    def execute_alone(
+        self, sql: LiteralString, parameters: Mapping[str, Any] | None = None
+    ) -> psycopg.Cursor[tuple[Any, ...]] | Rows:
+        """Run the first statement of the block, which is to be committed at once, without BEGIN and COMMIT around it.
+
+        Where the connection cannot do that, the block's end commits it. Its isolation is READ COMMITTED.
+        """
+        with self.timed():
+            return self._run_alone(sql, parameters)
 
     @contextmanager
     def timed(self) -> Iterator[None]:

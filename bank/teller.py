@@ -216,7 +216,8 @@ class Teller:
                 with self.database.transaction(strategy.isolation) as transaction:
                     transaction.prepared = prepared
                     transaction.think = lambda: self.pace.think(transaction, think_seconds)
-                    self._apply(transaction, order, strategy, receipt)
+                    if not self._apply_at_once(transaction, order, strategy, receipt):
+                        self._apply(transaction, order, strategy, receipt)
                     if not strategy.guards_commit:
                         guarded.close()
                 receipt.commit_seconds += transaction.commit_seconds
@@ -234,6 +235,29 @@ class Teller:
         finally:
             receipt.guard_seconds += time.perf_counter() - started
         guarded.callback(self.pace.leave, guard)
+
+    def _apply_at_once(self, transaction: Transaction, order: Order, strategy: Strategy, receipt: Receipt) -> bool:
+        """Apply the transfer with the strategy's one statement; return whether there is one and it did so."""
+        if strategy.AT_ONCE is None:
+            return False
+        transaction.think()
+        transaction.think = lambda: None
+        before_seconds = transaction.statements_seconds
+        parameters = {
+            "id": order.id,
+            "debit": order.debit,
+            "credit": order.credit,
+            "amount": order.amount,
+            "strategy": strategy.name,
+            **self._decision(receipt),
+        }
+        try:
+            if not transaction.execute_alone(strategy.AT_ONCE, parameters).rowcount:
+                return False
+        finally:
+            receipt.move_seconds += transaction.statements_seconds - before_seconds
+        receipt.outcome, receipt.first = APPLIED, True
+        return True
 
     def _apply(self, transaction: Transaction, order: Order, strategy: Strategy, receipt: Receipt) -> None:
         claimed = transaction.execute(CLAIM, {"id": order.id, **self._decision(receipt)}).fetchone()

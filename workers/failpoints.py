@@ -17,6 +17,7 @@ from typing import Any, Literal, LiteralString, Self, get_args
 from uuid import UUID
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from pydantic import SecretStr
 
 from bank.connection import LeanConnection, Rows
@@ -24,7 +25,8 @@ from bank.errors import Rejected
 
 Point = Literal["claim", "after-read", "between-writes", "before-commit", "after-commit"]
 """``after-read`` is after the first statement that touches an account, which may write it too; ``between-writes`` after
-the first that writes one, which may write both."""
+the first that writes one, which may write both. Where one statement is the whole transfer, ``claim`` is before it, and
+the others are after its COMMIT."""
 Action = Literal["kill", "stop", "exit"]
 """SIGKILL, SIGSTOP, or an end of the process as after a fault in an extension module."""
 
@@ -100,17 +102,25 @@ class Connection(LeanConnection):
     reach: Callable[..., None]
     read = written = False
 
-    def run(self, sql: LiteralString, parameters: Mapping[str, Any] | None = None) -> Rows:
-        """Run a statement, then reach what it leads to."""
-        rows = super().run(sql, parameters)
-        self.look_at(sql, parameters)
+    def run_as_is(self, sql: LiteralString, parameters: Mapping[str, Any] | None = None) -> Rows:
+        """Run a statement, then reach what it leads to: of ``run`` too, which ends in this."""
+        commits_itself = self.pgconn.transaction_status == TransactionStatus.IDLE
+        if commits_itself:
+            self.look_at_claim(sql, parameters)
+        rows = super().run_as_is(sql, parameters)
+        if not commits_itself:
+            self.look_at_claim(sql, parameters)
+        self.look_at(sql)
         return rows
 
-    def look_at(self, sql: str, parameters: Mapping[str, Any] | None) -> None:
-        """Reach the failpoints that are behind a statement."""
+    def look_at_claim(self, sql: str, parameters: Mapping[str, Any] | None) -> None:
+        """Reach the failpoint of each transfer that a statement claims."""
         if CLAIMS.search(sql) and parameters is not None:
             for transfer in _claimed(parameters):
                 self.reach("claim", transfer)
+
+    def look_at(self, sql: str) -> None:
+        """Reach the failpoints that are behind a statement that touches an account."""
         writes = WRITES.search(sql) is not None
         if (writes or READS.search(sql)) and not self.read:
             self.read = True
@@ -160,4 +170,4 @@ class Cursor(psycopg.Cursor[Any]):
 
     def _look_at(self, query: Any) -> None:
         assert isinstance(self.connection, Connection)
-        self.connection.look_at(query.decode() if isinstance(query, bytes) else str(query), None)
+        self.connection.look_at(query.decode() if isinstance(query, bytes) else str(query))

@@ -24,6 +24,7 @@ from bank.strategies.row_lock_orm import RowLockOrm
 from bank.strategies.row_lock_unordered import RowLockUnordered
 from bank.strategies.serializable import Serializable
 from bank.strategies.share_lock import ShareLock
+from bank.strategies.single_statement import SingleStatement
 from bank.strategies.single_writer import SingleWriter
 from bank.strategies.striped_lock import StripedLock
 from bank.strategies.table_lock import TableLock
@@ -58,6 +59,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         RowLockUnordered,
         RowLockNowait,
         NoKeyLock,
+        SingleStatement,
         Batch,
         ShareLock,
         AtomicUpdate,

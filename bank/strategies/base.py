@@ -83,8 +83,8 @@ class Strategy:
     """Read both balances, compute, write both: the talk's transfer, with nothing to keep others out.
 
     One object lives in each instance, so a lock it holds is an in-process lock by construction. Override ``guard``,
-    ``isolation``, ``read`` or ``write`` — or ``move``, if the strategy does not read before it writes. Claiming,
-    retrying and measuring are the teller's.
+    ``isolation``, ``read`` or ``write`` — or ``move``, if the strategy does not read before it writes; ``AT_ONCE``
+    can save it all of them. Claiming, retrying and measuring are the teller's.
     """
 
     name: ClassVar[str]
@@ -102,6 +102,10 @@ class Strategy:
     """Whether its guard is a Lease."""
     routed_to_one: ClassVar[bool] = False
     """Whether the claim rests on routing: all of its transfers go to one instance, one at a time."""
+    AT_ONCE: ClassVar[LiteralString | None] = None
+    """A statement that is a whole transfer, its claim included, and commits itself; it inserts the entries last. One
+    that changes nothing leaves the transfer to the usual way. Its parameters: ``id``, ``debit``, ``credit``,
+    ``amount``, ``strategy``, ``instance``, ``thread``, ``attempts``."""
 
     READ: ClassVar[LiteralString] = """
         SELECT id, balance, last_entry, version, clock_timestamp() FROM accounts

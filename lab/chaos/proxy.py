@@ -2,12 +2,13 @@
 
     instances ── <directory>/.s.PGSQL.5432 ──▶ proxy ──▶ Postgres' own socket
 
-It understands one thing of the protocol, the COMMIT; everything else is bytes.
+It understands one thing of the protocol, that something is committed; everything else is bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -20,8 +21,9 @@ T = TypeVar("T")
 
 CHUNK_BYTES = 65_536
 ANSWER_SECONDS = 10.0
-COMMIT = b"COMMIT\0"
-"""A query's text ends with a zero byte (manual, section 54.7: Query and Parse)."""
+COMMITTED = re.compile(rb"C.{4}(COMMIT|INSERT 0 [1-9]\d*|UPDATE [1-9]\d*)\0Z\0\0\0\x05I\Z", re.DOTALL)
+"""The end of an answer after which something is committed, by COMMIT or by a statement that stands alone: its
+CommandComplete, then a ReadyForQuery outside any transaction (manual, section 54.7)."""
 
 
 @dataclass(eq=False, slots=True)
@@ -31,7 +33,6 @@ class Link:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     silent: bool = False
-    swallowing: bool = False
 
     def close(self) -> None:
         """Close both ends at once: what was not sent yet is lost."""
@@ -100,7 +101,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._open.set)
 
     def swallow_commit(self, timeout_seconds: float) -> bool:
-        """Let one COMMIT through and lose its answer, and the connection with it. Returns whether one came in time."""
+        """Lose the answer that says what is committed, and the connection with it. Returns whether one came in time."""
         self._swallowed.clear()
         self._to_swallow = 1
         came = self._swallowed.wait(timeout_seconds)
@@ -150,9 +151,6 @@ class Proxy:
             while data := await reader.read(CHUNK_BYTES):
                 if link.silent:
                     continue
-                if self._to_swallow and COMMIT in data:
-                    self._to_swallow -= 1
-                    link.swallowing = True
                 writer.write(data)
                 await writer.drain()
         link.server.transport.abort()
@@ -163,7 +161,8 @@ class Proxy:
         """Carry what the server answers."""
         with suppress(OSError):
             while data := await reader.read(CHUNK_BYTES):
-                if link.swallowing:
+                if self._to_swallow and COMMITTED.search(data):
+                    self._to_swallow -= 1
                     link.close()
                     self._swallowed.set()
                     return

@@ -63,8 +63,9 @@ def test_a_cut_ends_every_connection_and_the_next_one_is_served(network: tuple[P
         connection.execute("SELECT 1")
 
 
+@pytest.mark.parametrize("autocommit", [False, True])
 def test_a_commit_whose_answer_is_lost_has_taken_effect(
-    network: tuple[Proxy, str], database: Database, table: str
+    network: tuple[Proxy, str], database: Database, table: str, autocommit: bool
 ) -> None:
     proxy, url = network
     came: list[bool] = []
@@ -73,7 +74,8 @@ def test_a_commit_whose_answer_is_lost_has_taken_effect(
     time.sleep(0.05)
 
     def note() -> None:
-        with psycopg.connect(url) as connection:
+        with psycopg.connect(url, autocommit=autocommit) as connection:
+            connection.execute("SELECT 1")  # its answer says nothing of a COMMIT
             connection.execute("INSERT INTO bankrun.noted VALUES (1)")
 
     with pytest.raises(psycopg.OperationalError):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from bank.audit import Audit, audit
+from bank.connection import LeanConnection
 from bank.database import Database, Transaction
 from bank.errors import Rejected
 from bank.orders import Order
@@ -173,12 +174,27 @@ def test_a_lock_that_claims_more_than_a_process_keeps_the_money_in_two_instances
     assert found.passed, found.findings
 
 
-def test_two_deliveries_at_once_move_the_money_once(branch: BranchMaker, bank: Database, accepted: Accepted) -> None:
-    branches, transfer = [branch("none"), branch("none")], accepted(1, 1, 2, 10)
+@pytest.mark.parametrize("name", ["none", "single-statement"])
+def test_two_deliveries_at_once_move_the_money_once(
+    name: str, branch: BranchMaker, bank: Database, accepted: Accepted
+) -> None:
+    branches, transfer = [branch(name), branch(name)], accepted(1, 1, 2, 10)
     futures = [one.pool.submit(one.apply, transfer, think_seconds=0.05) for one in branches for _ in range(4)]
     receipts = [future.result() for future in futures]
     assert sum(receipt.first for receipt in receipts) == 1
     assert {receipt.outcome for receipt in receipts} == {"applied"}
+    assert balances(bank) == [90, 110, 100]
+
+
+def test_a_single_statement_is_neither_begun_nor_committed_and_moves_the_money(
+    branch: BranchMaker, bank: Database, accepted: Accepted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, transfer = branch("single-statement"), accepted(1, 1, 2, 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(LeanConnection, "_begin", lambda _: pytest.fail("a second round trip"))
+        receipt = one.apply(transfer)
+    assert (receipt.outcome, receipt.first, receipt.attempts) == ("applied", True, 1)
+    assert one.apply(transfer).first is False
     assert balances(bank) == [90, 110, 100]
 
 
