@@ -18,7 +18,7 @@ class Run:
 
     ``hosts`` counts the places where a file lock would be shared. ``audit`` holds the findings and one example,
     ``scene`` that example with who else was at the account meanwhile. ``latency_counts`` are (up to ms, transfers),
-    ``cost_ms`` what the mean of the latency consists of. ``faults`` are what a strategy from outside did that is no
+    ``cost_ms`` what the mean of the latency consists of. ``faults`` are what a strategy did that is no
     outcome of a transfer, and how often.
     """
 

@@ -145,6 +145,7 @@ class Instance:
                 raise
             except Exception as error:
                 fault = error
+                meter.fault(str(outside.raised(strategy, error)))
                 logger.exception("transfer %s: %s failed", order.id, strategy.name)
                 self.redeliveries.note(order.id, f"{type(error).__name__}: {error}")
         if fault is not None:

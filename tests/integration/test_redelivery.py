@@ -110,6 +110,9 @@ def test_an_order_behind_a_faulty_one_in_the_same_message_is_applied_all_the_sam
         instance.apply(job([first, second], "faulty", again=False))
     assert row(bank, first)[0] == "pending"
     assert row(bank, second)[0] == "applied"
+    ((fault, count),) = (instance.read_meter("test") or {})["faults"].items()
+    assert fault.startswith("faulty raises ZeroDivisionError (")
+    assert count == 1
 
 
 @pytest.mark.parametrize("error", [OutcomeUnknown(), Unavailable()])
