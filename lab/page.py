@@ -27,6 +27,7 @@ from lab.results import Comparison
 from lab.scheduler import CLOCK
 from lab.stepping import Position, Stepped
 from lab.topology import Topology
+from lab.watch import Overwritten
 from lab.workload import Workload
 
 REFRESH_SECONDS = 0.5
@@ -174,6 +175,7 @@ class _ComparePage:
             self._plot = ui.plotly(money_so_far([], 0)).classes("w-full")
             self._feed = ui.column().classes("w-full gap-1")
         self._results = ui.column().classes("w-full")
+        self._scenes = ui.element()  # outside of the feed: a dialog goes with the place where it was made
         self._timer = ui.timer(REFRESH_SECONDS, self._refresh)
         self._refresh()
 
@@ -288,9 +290,17 @@ class _ComparePage:
             with self._feed:
                 for one in reversed(view.overwritten[-SCENES_MAX:]):
                     button = ui.button(
-                        f"{one.seconds:.1f} s  {one.sentence}", on_click=lambda one=one: _show_scene(one)
+                        f"{one.seconds:.1f} s  {one.sentence}", on_click=lambda one=one: self._show_scene(one)
                     )
                     button.props("flat dense no-caps align=left").classes("mono")
+
+    def _show_scene(self, one: Overwritten) -> None:
+        with self._scenes, ui.dialog() as dialog, ui.card().classes("max-w-full"):
+            ui.label(one.sentence)
+            _picture(space_time(f"scene-{one.number}", one.scene, "written over"))
+            ui.button("Close", on_click=dialog.close)
+        dialog.on("hide", dialog.delete)
+        dialog.open()
 
 
 def _whole(value: object, name: str) -> int:
@@ -306,15 +316,6 @@ def _small(text: str, label: str, act: Callable[..., Any]) -> None:
 def _picture(svg: str) -> None:
     # Ours, made with an XML library: whatever a name holds, it is text.
     ui.html(svg, sanitize=False).classes("picture-box")
-
-
-def _show_scene(one: Any) -> None:
-    with ui.dialog() as dialog, ui.card().classes("max-w-full"):
-        ui.label(one.sentence)
-        _picture(space_time(f"scene-{one.number}", one.scene, "written over"))
-        ui.button("Close", on_click=dialog.close)
-    dialog.on("hide", dialog.delete)
-    dialog.open()
 
 
 def _show_result(comparison: Comparison, *, finished: bool) -> None:

@@ -150,12 +150,14 @@ def test_a_comparison_is_started_by_a_click_watched_by_two_and_disturbed(
         # A posting that is written over appears while it happens; a click shows how.
         written_over = other.get_by_role("button", name=re.compile("account .* made"))
         written_over.first.click()
-        expect(
-            other.get_by_role("dialog").locator("svg.picture text").filter(has_text="written over").first
-        ).to_be_visible()
+        told = other.get_by_role("dialog").locator("svg.picture text").filter(has_text="written over").first
+        expect(told).to_be_visible()
         other.screenshot(path=tmp_path / "watching.png")
         page.reload()
         expect(page.get_by_role("status")).to_contain_text("row-lock on 2x4")
+        expect(told).to_be_visible()  # many postings were written over since then
+        other.get_by_role("button", name="Close").click()
+        expect(told).not_to_be_visible()
         page.get_by_role("button", name="kill w2").click()
         expect(page.get_by_text("w2 is killed")).to_be_visible()
         for one in (page, other):
