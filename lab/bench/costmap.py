@@ -17,7 +17,7 @@ THINK_MS = (0.0, 2.0, 10.0)
 INSTANCES = (1, 2)
 THREADS = 4
 CANDIDATES = (
-    *("thread-lock", "striped-lock", "row-lock", "atomic-update", "version-check"),
+    *("thread-lock", "striped-lock", "row-lock", "single-statement", "atomic-update", "version-check"),
     *("serializable", "advisory-lock", "table-lock", "redis-lock"),
 )
 """Those that apply one transfer in a transaction: a batch thinks once for a whole message, which is another load."""

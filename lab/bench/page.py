@@ -6,19 +6,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import log10
 from typing import Any
 
+from lab.bench.peers import PEERS, STRATEGY
+from lab.bench.pgbench import PGBENCH_SINGLE
 from lab.drawing import Picture, standing_alone
 
 WIDTH, LABELS, BAR, STEP = 820, 250, 16, 24
 CELL_WIDTH, CELL_HEIGHT = 170, 44
 EXPLAINED = (
-    "*pgbench* accepts, claims, moves and journals each transfer in one transaction, with as many clients as there are"
-    " threads; *pgbench-accepted* finds it accepted, and is the p of the bound. *celery-noop* is messages that do"
+    "`pgbench` accepts, claims, moves and journals each transfer in one transaction, with as many clients as there are"
+    " threads; `pgbench-accepted` finds it accepted, and is the p of the bound. `celery-noop` is messages that do"
     " nothing: n. *The bound* is 1/(1/n + 1/p): a message costs what a no-op costs, and then the transfer what it costs"
     " pgbench. The other queues apply the same transfer with the same teller and `row-lock`."
 )
 MAP_EXPLAINED = (
     "Measured, one round: the fastest of those whose claim covers the topology and that lost nothing, with whoever"
     " comes within a tenth of it. `batch` is not among them: it waits once for a whole message."
+)
+SINGLE_EXPLAINED = (
+    "`pgbench-single-statement` runs the one statement of `single-statement`. With that as p the bound is"
+    " {bound:,.0f}/s, and `single-statement` reaches {share:.0%} of it."
+)
+BESIDE_EXPLAINED = (
+    f"`{STRATEGY}` by Celery, in times of each queue's rate for the same transfers, one in a message. More than one"
+    " transfer in a message means fewer messages; each transfer is still claimed, and committed, on its own."
 )
 WARNING = (
     "Every rate here is of one machine that also runs both servers and the load. Take the ratios, which come from"
@@ -53,6 +63,7 @@ def markdown(result: Result, *, pictures: Mapping[str, str]) -> str:
         *_noise(result),
         *_headline(result),
         *_figures(result, pictures),
+        *_beside_queues(result),
         *_scaling(result),
         *_contention(result),
         *_map(result, pictures),
@@ -76,9 +87,14 @@ def _noise(result: Result) -> list[str]:
     return [*said, ""]
 
 
+def _in_headline(result: Result) -> list[Result]:
+    here = (result["topology"], result["accounts"])
+    return [row for row in result["rows"] if (row["topology"], row["accounts"]) == here]
+
+
 def _headline(result: Result) -> list[str]:
     topology = result["topology"]
-    rows = [row for row in result["rows"] if (row["topology"], row["accounts"]) == (topology, result["accounts"])]
+    rows = _in_headline(result)
     lines = [f"## On {topology}, over {result['accounts']:,} accounts", ""]
     lines += table(
         ("who", "transfers in a message", "median /s", "min", "max", "of pgbench", "of the bound"),
@@ -97,6 +113,7 @@ def _headline(result: Result) -> list[str]:
         "",
         EXPLAINED,
         "",
+        *_single(result, rows),
     ]
     kinds = dict.fromkeys(row["measured_from"] for row in rows)
     return (
@@ -109,8 +126,45 @@ def _headline(result: Result) -> list[str]:
     )
 
 
+def _single(result: Result, rows: Iterable[Result]) -> list[str]:
+    bound = result["bounds"].get(PGBENCH_SINGLE)
+    medians = [
+        row["transfers_per_s"]["median"] for row in rows if (row["name"], row["chunk"]) == ("single-statement", 1)
+    ]
+    return [SINGLE_EXPLAINED.format(bound=bound, share=medians[0] / bound), ""] if bound and medians else []
+
+
 def _figures(result: Result, pictures: Mapping[str, str]) -> list[str]:
     return [f"![Transfers a second of each contestant, as in the table above]({pictures['rates']})", ""]
+
+
+def _beside_queues(result: Result) -> list[str]:
+    rows = _in_headline(result)
+    queues = [row for row in rows if row["name"] in PEERS]
+    ours = [row for row in rows if row["name"] == STRATEGY]
+    if not (queues and ours):
+        return []
+    return [
+        "## Beside other queues",
+        "",
+        BESIDE_EXPLAINED,
+        "",
+        *table(
+            ("transfers in a message", "median /s", *(f"of {queue['name']}" for queue in queues)),
+            [
+                (
+                    f"{row['chunk']:,}",
+                    _median(row),
+                    *(
+                        _ratio(row["transfers_per_s"]["median"] / queue["transfers_per_s"]["median"])
+                        for queue in queues
+                    ),
+                )
+                for row in ours
+            ],
+        ),
+        "",
+    ]
 
 
 def _scaling(result: Result) -> list[str]:
@@ -241,8 +295,8 @@ def _scale(result: Result) -> list[str]:
 
 
 def _left_out(result: Result) -> list[str]:
-    missing = result.get("missing") or {}
-    return ["## Not measured", "", *(f"- {reason}" for reason in missing.values()), ""] if missing else []
+    reasons = [*(result.get("missing") or {}).values(), *(result.get("faults") or [])]
+    return ["## Not measured", "", *(f"- {reason}" for reason in reasons), ""] if reasons else []
 
 
 def _megabytes(numbers: Sequence[int]) -> str:
@@ -267,10 +321,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def rates_svg(result: Result) -> str:
     """Return the headline's rates as bars, fastest first. The scale is logarithmic: they lie far apart."""
-    rows = [
-        row for row in result["rows"] if (row["topology"], row["accounts"]) == (result["topology"], result["accounts"])
-    ]
-    rows.sort(key=lambda row: -row["transfers_per_s"]["median"])
+    rows = sorted(_in_headline(result), key=lambda row: -row["transfers_per_s"]["median"])
     most = max((row["transfers_per_s"]["max"] for row in rows), default=1.0)
     picture = Picture(
         "rates",

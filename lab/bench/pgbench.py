@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,10 +17,12 @@ from bank.database import Database, psql_url
 from bank.errors import BankError, CannotStart
 from bank.orders import Order
 from bank.schema import open_bank
+from bank.strategies.single_statement import SingleStatement
 from lab.servers import find_binaries
 from lab.workload import Workload
 from workers.submission import Submission, accept
 
+PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE = "pgbench", "pgbench-accepted", "pgbench-single-statement"
 SECONDS_MAX = 600
 
 ACCEPT = r"""
@@ -33,12 +36,28 @@ RETURNING id AS wanted \gset
 """
 """Accepts the transfer first, in the same transaction: one COMMIT less than a caller would need who waits for it."""
 
-FIND = r"""
+NEXT = r"""
 \set n :n + 1
 \set number (:n - 1) * :clients + :client_id + 1
-BEGIN;
 """
 WANTED, NUMBERED = ":wanted::uuid", "lpad(to_hex(:number::bigint), 32, '0')::uuid"
+
+# What a worker has from its message, pgbench has to work out: `_drawn` does the same.
+DRAW = r"""
+\set debit 1 + :number * 7919 % :accounts
+\set credit 1 + (:debit + :number * 104729 % (:accounts - 1)) % :accounts
+\set amount 1 + :number * 31 % :amount_max
+"""
+BOUND = {
+    "id": NUMBERED,
+    "debit": ":debit::int",
+    "credit": ":credit::int",
+    "amount": ":amount::bigint",
+    "strategy": "'row-lock'",
+    "instance": "'pgbench'",
+    "thread": ":client_id::text",
+    "attempts": "1",
+}
 
 # The row lock's transaction, statement by statement.
 MOVE = r"""
@@ -71,6 +90,13 @@ COMMIT;
 """
 
 
+SCRIPTS = {
+    PGBENCH: ACCEPT + MOVE,
+    PGBENCH_ACCEPTED: f"{NEXT}BEGIN;{MOVE.replace(WANTED, NUMBERED)}",
+    PGBENCH_SINGLE: NEXT + DRAW + re.sub(r"%\((\w+)\)s", lambda match: BOUND[match[1]], SingleStatement.AT_ONCE) + ";",
+}
+
+
 def find_pgbench() -> str:
     """Return the path of pgbench: the embedded server's, or else the one on the PATH."""
     try:
@@ -82,13 +108,14 @@ def find_pgbench() -> str:
         return found
 
 
-def pgbench_rate(database: Database, workload: Workload, *, clients: int, seed: int, accepted: bool) -> float:
-    """Return the transfers a second of so many clients. ``accepted``: they were all accepted beforehand.
+def pgbench_rate(database: Database, name: str, workload: Workload, *, clients: int, seed: int) -> float:
+    """Return the transfers a second of one script and so many clients. Each but ``pgbench`` finds them accepted.
 
-    Raises BankError if pgbench fails, or if what it leaves behind does not pass the audit.
+    Raises BankError if pgbench fails, or leaves a transfer out, or if what it leaves behind does not pass the audit.
     """
     open_bank(database, accounts=workload.accounts, opening=workload.opening)
-    orders = _numbered(workload.orders(seed)) if accepted else ()
+    orders = {PGBENCH_ACCEPTED: _numbered(workload.orders(seed)), PGBENCH_SINGLE: _drawn(workload)}.get(name, ())
+    each = workload.transfers // clients
     accept(database, orders, Submission("pgbench", "row-lock"), forgettable=True)
     with database.transaction() as transaction:
         row = transaction.execute("SELECT id FROM runs WHERE name = 'pgbench'").fetchone()
@@ -101,10 +128,10 @@ def pgbench_rate(database: Database, workload: Workload, *, clients: int, seed: 
         "run": row[0],
     }
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-        script.write(FIND + MOVE.replace(WANTED, NUMBERED) if accepted else ACCEPT + MOVE)
+        script.write(SCRIPTS[name])
         script.flush()
         command = [find_pgbench(), "--no-vacuum", "--protocol=prepared", f"--client={clients}"]
-        command += [f"--jobs={min(2, clients)}", f"--transactions={workload.transfers // clients}"]
+        command += [f"--jobs={min(2, clients)}", f"--transactions={each}"]
         command += [f"--random-seed={seed}", *(f"--define={name}={value}" for name, value in defined.items())]
         address = make_url(psql_url(database.url))
         # Not on the command line: everybody on this machine can read that.
@@ -123,6 +150,8 @@ def pgbench_rate(database: Database, workload: Workload, *, clients: int, seed: 
     found = audit(database)
     if not found.passed:
         raise BankError(f"pgbench did not keep the money: {found.findings[0].examples[0]}")
+    if found.transfers["applied"] != each * clients:
+        raise BankError(f"{name} applied {found.transfers['applied']:,} transfers instead of {each * clients:,}")
     for line in done.stdout.splitlines():
         if line.startswith("tps = "):
             return float(line.split()[2])
@@ -133,3 +162,12 @@ def _numbered(orders: Iterator[Order]) -> Iterator[Order]:
     """Yield the orders under ids that pgbench's arithmetic can name."""
     for number, order in enumerate(orders, start=1):
         yield Order(UUID(int=number), order.debit, order.credit, order.amount)
+
+
+def _drawn(workload: Workload) -> Iterator[Order]:
+    """Yield orders under such ids that consist of nothing but their number: 7,919 and 104,729 are primes."""
+    accounts = workload.accounts
+    for number in range(1, workload.transfers + 1):
+        debit = 1 + number * 7_919 % accounts
+        credit = 1 + (debit + number * 104_729 % (accounts - 1)) % accounts
+        yield Order(UUID(int=number), debit, credit, 1 + number * 31 % workload.amount_max)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -14,7 +15,7 @@ from bank.schema import open_bank
 from bank.strategies import ChunkStrategy, Claim, known_strategy
 from lab.bench import peers
 from lab.bench.outcome import check_kept, until_decided, waited
-from lab.bench.pgbench import pgbench_rate
+from lab.bench.pgbench import PGBENCH, PGBENCH_ACCEPTED, SCRIPTS, pgbench_rate
 from lab.experiment import Lab, Plan
 from lab.progress import Silence
 from lab.results import Run
@@ -24,7 +25,7 @@ from lab.workload import Workload
 from workers.app import NOOP_TASK
 from workers.submission import Submission, abandon, accept, publish
 
-PGBENCH, PGBENCH_ACCEPTED, NOOP = "pgbench", "pgbench-accepted", "celery-noop"
+NOOP = "celery-noop"
 WARMUP = 100
 SLICE_ORDERS = 20_000
 NOISE_WIDE = 0.25
@@ -52,10 +53,11 @@ class Contestant(NamedTuple):
 
 @dataclass(slots=True)
 class Row:
-    """One contestant's rates over all rounds, in transfers (or messages) a second."""
+    """One contestant's rates over all rounds, in transfers (or messages) a second, and why some rounds have none."""
 
     contestant: Contestant
     rates: list[float] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
     @property
     def median(self) -> float:
@@ -82,13 +84,24 @@ class Rates:
                 return row
         return None
 
-    def bound(self, topology: Topology, chunk: int = 1, accounts: int = 1_000) -> float | None:
+    def bound(
+        self, topology: Topology, chunk: int = 1, accounts: int = 1_000, *, script: str = PGBENCH_ACCEPTED
+    ) -> float | None:
         """Return 1/(1/n + 1/p): a message costs what a no-op costs, then the transfer what it costs pgbench."""
         noop = self.find(NOOP, topology, accounts, chunk)
-        pgbench = self.find(PGBENCH_ACCEPTED, topology, accounts)
+        pgbench = self.find(script, topology, accounts)
         if noop is None or pgbench is None:
             return None
         return 1 / (1 / noop.median + 1 / pgbench.median)
+
+    def faults(self) -> list[str]:
+        """Return a sentence for each round that a contestant did not finish, or that lost money it claims to keep."""
+        return [
+            f"{row.contestant.name} on {row.contestant.topology}, chunk {row.contestant.chunk},"
+            f" {row.contestant.accounts:,} accounts: {fault}"
+            for row in self.rows
+            for fault in row.faults
+        ]
 
     def as_json(self) -> list[dict[str, Any]]:
         """Return the rows of the contract. A ratio that has no counterpart in this run is None."""
@@ -139,26 +152,34 @@ def measure(
 ) -> Rates:
     """Run every contestant once a round. Each topology gets a fleet that is exactly so large, anew in each round.
 
-    Raises BankError if one does not finish, or does not keep what it claims to keep.
+    A contestant that does not finish, or does not keep what it claims to keep, has no rate for that round and a fault
+    instead; the others go on, on a new fleet. Raises BankError if there is no server to measure on.
     """
     rows = {one: Row(one) for one in contestants}
     for number in range(rounds):
         for topology, group in groupby(rows.values(), key=lambda row: row.contestant.topology):
-            with open_lab(servers, instances=topology.instances, threads=topology.threads) as lab:
-                for row in group:
-                    one = row.contestant
-                    tell(f"round {number + 1} of {rounds}: {one.name} on {topology}, chunk {one.chunk}")
-                    rate = _rate(servers, lab, one, one.workload(transfers), seed + number)
-                    if rate is not None:
-                        row.rates.append(rate)
+            waiting = deque(group)
+            while waiting:
+                with open_lab(servers, instances=topology.instances, threads=topology.threads) as lab:
+                    while waiting:
+                        row = waiting.popleft()
+                        one = row.contestant
+                        tell(f"round {number + 1} of {rounds}: {one.name} on {topology}, chunk {one.chunk}")
+                        try:
+                            rate = _rate(servers, lab, one, one.workload(transfers), seed + number)
+                        except BankError as fault:
+                            tell(f"not measured: {fault}")
+                            row.faults.append(f"round {number + 1}: {fault}")
+                            break  # what it left standing in this fleet is not the next one's
+                        if rate is not None:
+                            row.rates.append(rate)
     return Rates(list(rows.values()))
 
 
 def _rate(servers: Servers, lab: Lab, one: Contestant, workload: Workload, seed: int) -> float | None:
-    if one.name in (PGBENCH, PGBENCH_ACCEPTED):
+    if one.name in SCRIPTS:
         clients = one.topology.instances * one.topology.threads
-        accepted = one.name == PGBENCH_ACCEPTED
-        return pgbench_rate(lab.database, workload, clients=clients, seed=seed, accepted=accepted)
+        return pgbench_rate(lab.database, one.name, workload, clients=clients, seed=seed)
     if one.name == NOOP:
         return _noop_rate(lab, workload, one.topology, seed)
     if one.name in peers.PEERS:

@@ -13,20 +13,21 @@ from rich.console import Console
 
 from bank.errors import CannotStart
 from bank.settings import read_settings
+from bank.strategies.single_statement import SingleStatement
 from lab import files, tables
 from lab.bench import costmap, page, peers, scale
-from lab.bench.pgbench import find_pgbench
-from lab.bench.rates import NOOP, PGBENCH, PGBENCH_ACCEPTED, Contestant, Rates, measure
-from lab.cli.app import open_console
+from lab.bench.pgbench import PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE, find_pgbench
+from lab.bench.rates import NOOP, Contestant, Rates, measure
+from lab.cli.app import FAILED, open_console
 from lab.cli.options import Strategies, chosen_strategies
 from lab.environment import bankrun_version, environment
 from lab.session import Servers, open_lab, open_servers
 from lab.topology import Topology
 from lab.workload import Workload
 
-STRATEGIES_MEASURED = ["row-lock", "row-lock-orm", "atomic-update"]
+STRATEGIES_MEASURED = ["row-lock", SingleStatement.name, "row-lock-orm", "atomic-update"]
 DATABASE_STRATEGIES = [
-    *("row-lock", "row-lock-orm", "row-lock-nowait", "no-key-lock", "atomic-update", "version-check"),
+    *(*STRATEGIES_MEASURED, "row-lock-nowait", "no-key-lock", "version-check"),
     *("repeatable-read", "serializable", "advisory-lock", "table-lock"),
 ]
 ROUNDS_MAX = 1_000
@@ -59,7 +60,9 @@ def bench(
         transfers, rounds = min(transfers, QUICK_TRANSFERS), 1
     shape = Topology.parse(topology)
     _check(Workload(accounts=accounts, transfers=transfers, chunk=chunk), shape, rounds, both=quick and full)
-    names = DATABASE_STRATEGIES if full and strategy == STRATEGIES_MEASURED else strategy
+    names = strategy
+    if strategy == STRATEGIES_MEASURED:
+        names = DATABASE_STRATEGIES if full else STRATEGIES_MEASURED[: 1 if quick else None]
     wanted = [name for name in chosen_strategies(names) if name != "batch"]
     find_pgbench()
     notes = Console(stderr=True, highlight=False)
@@ -78,16 +81,23 @@ def bench(
     with open_servers(read_settings()) as servers:
         result["environment"] = _environment(servers, shape)
         result["missing"] = {} if quick else peers.missing(servers)
-        contestants = headline(shape, accounts, chunk, ("row-lock",) if quick else wanted, quick=quick)
+        contestants = headline(shape, accounts, chunk, wanted, quick=quick)
         if not quick:
             contestants += [
                 Contestant(name, shape, 1, accounts) for name in peers.PEERS if name not in result["missing"]
             ]
         if full:
-            contestants += [one for one in around(shape, accounts) if one not in contestants]
+            measured_already = {one[:-1] for one in contestants}  # with another weight, perhaps
+            contestants += [one for one in around(shape, accounts) if one[:-1] not in measured_already]
             contestants.sort(key=lambda one: (one.topology != shape, one.topology))
         measured = measure(servers, contestants, transfers=transfers, seed=seed, rounds=rounds, tell=notes.print)
         result["rows"] = measured.as_json()
+        result["bounds"] = {
+            script: round(bound, 1)
+            for script in (PGBENCH_ACCEPTED, PGBENCH_SINGLE)
+            if (bound := measured.bound(shape, accounts=accounts, script=script)) is not None
+        }
+        result["faults"] = measured.faults()
         if full:
             result["scale"] = scale.scale(servers, shape, scale.SIZES, seed=seed, tell=notes.print)
             result["cost_map"] = costmap.cost_map(servers, transfers=MAP_TRANSFERS, seed=seed, tell=notes.print)
@@ -102,6 +112,8 @@ def bench(
         links = {name: Path(path).name for name, path in pictures.items()}
         files.write(export_markdown, page.markdown(result, pictures=links))
     _show(console, result, measured, shape)
+    if result["faults"]:
+        raise typer.Exit(FAILED)
 
 
 def _check(workload: Workload, shape: Topology, rounds: int, *, both: bool) -> None:
@@ -114,14 +126,13 @@ def _check(workload: Workload, shape: Topology, rounds: int, *, both: bool) -> N
         raise CannotStart(f"transfers={workload.transfers}: each of the {clients} clients needs one")
 
 
-def headline(
-    shape: Topology, accounts: int, chunk: int, strategies: tuple[str, ...] | list[str], *, quick: bool
-) -> list[Contestant]:
+def headline(shape: Topology, accounts: int, chunk: int, strategies: list[str], *, quick: bool) -> list[Contestant]:
     """Return who is compared on one topology. The faster ones get more transfers, so that all take about as long."""
     return [
         Contestant(PGBENCH, shape, 1, accounts, 2),
         Contestant(PGBENCH_ACCEPTED, shape, 1, accounts, 2),
         Contestant(NOOP, shape, chunk, accounts),
+        *([Contestant(PGBENCH_SINGLE, shape, 1, accounts, 2)] if SingleStatement.name in strategies else []),
         *(Contestant(name, shape, chunk, accounts) for name in strategies),
         *(Contestant("row-lock", shape, size, accounts, 2) for size in ((10,) if quick else (10, 50, 200))),
         *(Contestant("batch", shape, size, accounts, 60) for size in ((1_000,) if quick else (1_000, 5_000))),
@@ -129,7 +140,10 @@ def headline(
 
 
 def around(shape: Topology, accounts: int) -> list[Contestant]:
-    """Return the same with more and fewer instances, threads and accounts: many rows, so each gets less to do."""
+    """Return the same with more and fewer instances, threads and accounts: many rows, so each gets less to do.
+
+    Only ``batch`` gets as much as in the headline: it is over so soon that what it begins with would count.
+    """
     others = [Topology(instances, shape.threads) for instances in (1, 2, 4)]
     threads = [Topology(shape.instances, threads) for threads in (1, 2, 8, 16)]
     return [
@@ -138,15 +152,15 @@ def around(shape: Topology, accounts: int) -> list[Contestant]:
             for one in (*others, *threads)
             for name, size, weight in (
                 *((PGBENCH, 1, 1), (PGBENCH_ACCEPTED, 1, 1), (NOOP, 1, 0.5)),
-                *(("row-lock", 1, 0.5), ("row-lock", 10, 1), ("batch", 1_000, 15)),
+                *(("row-lock", 1, 0.5), (SingleStatement.name, 1, 0.5), ("row-lock", 10, 1), ("batch", 1_000, 60)),
             )
         ),
         *(
             Contestant(name, shape, size, number, weight)
             for number in (2, 10, 100, 10_000)
             for name, size, weight in (
-                *((PGBENCH, 1, 1), ("row-lock", 1, 0.5), ("atomic-update", 1, 0.5)),
-                *(("version-check", 1, 0.25), ("batch", 1_000, 15)),
+                *((PGBENCH, 1, 1), ("row-lock", 1, 0.5), (SingleStatement.name, 1, 0.5)),
+                *(("atomic-update", 1, 0.5), ("version-check", 1, 0.25), ("batch", 1_000, 60)),
             )
         ),
     ]
@@ -171,10 +185,9 @@ def _pictures(export_markdown: str | None) -> dict[str, str]:
 
 def _show(console: Console, result: dict[str, Any], measured: Rates, shape: Topology) -> None:
     console.print(tables.benchmark_table(result["rows"]))
-    bound = measured.bound(shape, accounts=result["accounts"])
-    if bound is not None:
-        console.print(f"a no-op message and pgbench together bound a transfer to {bound:,.0f}/s: 1/(1/n + 1/p)")
-    for reason in result["missing"].values():
+    for script, bound in result["bounds"].items():
+        console.print(f"a no-op message and {script} together bound a transfer to {bound:,.0f}/s: 1/(1/n + 1/p)")
+    for reason in (*result["missing"].values(), *result["faults"]):
         console.print(reason)
     for row in measured.rows:
         if row.rates and row.is_noisy:

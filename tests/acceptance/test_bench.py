@@ -26,6 +26,29 @@ def test_a_quick_benchmark_measures_everybody_and_writes_its_page(bankrun: Bankr
     assert (tmp_path / "b-rates.svg").read_text().startswith("<svg")
 
 
+WRONG = """
+from bank.strategies import Claim, Strategy
+
+class NoLock(Strategy):
+    claim = Claim.EVERYWHERE
+"""
+
+
+def test_who_loses_money_has_no_rate_and_the_others_have_theirs(bankrun: Bankrun, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(WRONG)
+    load = ("--quick", "--topology", "1x4", "--accounts", "2", "--transfers", "200")
+    done = bankrun("bench", "--strategy", "mine:NoLock", *load, "--export-json", "b.json")
+    assert done.returncode == 1, done.stderr
+    result = json.loads((tmp_path / "b.json").read_text())
+    (fault,) = result["faults"]
+    assert "mine:NoLock on 1x4" in fault
+    assert "a rate of wrong transfers is no rate" in fault
+    assert fault.split(":")[0] in done.stdout
+    names = {row["name"] for row in result["rows"]}
+    assert names >= {"pgbench", "celery-noop", "row-lock", "batch"}
+    assert "mine:NoLock" not in names
+
+
 def test_a_benchmark_refuses_what_cannot_be_measured_before_it_starts_anything(bankrun: Bankrun) -> None:
     for words, why in (
         (("--quick", "--full"), "opposites"),

@@ -7,7 +7,8 @@ from typing import Any
 
 from lab.bench import page
 from lab.bench.costmap import cheapest
-from lab.bench.rates import NOOP, PGBENCH, PGBENCH_ACCEPTED, Contestant, Rates, Row
+from lab.bench.pgbench import PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE
+from lab.bench.rates import NOOP, Contestant, Rates, Row
 from lab.topology import Topology
 
 SHAPE = Topology(2, 4)
@@ -45,6 +46,7 @@ def result() -> dict[str, Any]:
             "redis": {"server": "valkey", "version": "9"},
         },
         "rows": rates().as_json(),
+        "bounds": {PGBENCH_ACCEPTED: 1_000.0},
         "load_average": [0.1, 2.0],
         "missing": {"huey": "huey was not run: it is not installed"},
         "cost_map": [
@@ -79,6 +81,31 @@ def test_the_page_says_what_was_noisy_what_was_not_run_and_what_is_cheapest() ->
     assert "| `batch`, chunk 1,000 | 11,000 | 12,000 |" in text
     assert "huey was not run: it is not installed" in text
     assert "| 1x4 | 2 | 2 ms | `<row-lock>`, `table-lock` | 100 | redis-lock 10 |" in text
+
+
+def test_the_row_lock_is_given_in_times_of_each_other_queue() -> None:
+    saved = result()
+    assert "## Beside other queues" not in page.markdown(saved, pictures={"rates": "r.svg", "map": "m.svg"})
+    measured = rates()
+    measured.rows.append(Row(Contestant("dramatiq", SHAPE), [250.0]))
+    measured.rows.append(Row(Contestant("row-lock", SHAPE, 10), [600.0]))
+    saved["rows"] = measured.as_json()
+    text = page.markdown(saved, pictures={"rates": "r.svg", "map": "m.svg"})
+    assert "| transfers in a message | median /s | of dramatiq |" in text
+    assert "| 1 | 500 | 2.0 × |" in text
+    assert "| 10 | 600 | 2.4 × |" in text
+
+
+def test_the_single_statement_is_measured_by_a_bound_of_its_own_too() -> None:
+    saved, measured = result(), rates()
+    measured.rows.append(Row(Contestant(PGBENCH_SINGLE, SHAPE), [6000.0]))
+    measured.rows.append(Row(Contestant("single-statement", SHAPE), [1500.0]))
+    bound = measured.bound(SHAPE, script=PGBENCH_SINGLE)
+    assert bound == 2000.0  # 1/(1/3000 + 1/6000)
+    saved |= {"rows": measured.as_json(), "bounds": {**saved["bounds"], PGBENCH_SINGLE: bound}}
+    text = page.markdown(saved, pictures={"rates": "r.svg", "map": "m.svg"})
+    assert "the bound is 2,000/s, and `single-statement` reaches 75% of it" in text
+    assert "| `single-statement` | 1 | 1,500 | 1,500 | 1,500 | 150% | 150% |" in text
 
 
 def test_the_pictures_are_xml_with_everything_that_the_tables_have() -> None:
