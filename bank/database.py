@@ -84,6 +84,7 @@ class Database:
             url,
             pool_size=connections_max,
             max_overflow=0,
+            pool_use_lifo=True,  # the session that was used last is the one whose memory is still in a cache
             pool_timeout=POOL_TIMEOUT_SECONDS,
             pool_reset_on_return=None,  # every transaction here ends with a COMMIT or a ROLLBACK of its own
             creator=lambda: connect(psql_url(url), **arguments),

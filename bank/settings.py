@@ -42,6 +42,10 @@ class Settings(BaseSettings):
     state_dir: Path | None = Field(None, description="where the embedded servers keep their data and logs")
     instance: str | None = Field(None, pattern=INSTANCE_PATTERN, description="this worker's name")
     threads: int = Field(8, ge=1, le=512, description="threads in each instance's pool")
+    core: int | None = Field(None, ge=0, le=65_535, description="keep this worker to the core of this number (Linux)")
+    pin_workers: bool = Field(
+        True, description="keep each worker that is started here to one core, if there are as many workers as cores"
+    )
     lease_ttl_ms: int = Field(2_000, ge=10, le=2**30 - 1, description="a lock with a lease expires after this")
     lock_timeout_ms: int = Field(5_000, ge=10, le=2**30 - 1, description="Postgres: the longest wait for one lock")
     idle_timeout_ms: int = Field(

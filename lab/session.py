@@ -24,6 +24,7 @@ from bank.settings import Settings
 from bank.strategies import outside
 from lab.experiment import Lab
 from lab.stack import Endpoints, Keeper, default_state_dir, embedded_stack, keeper_only
+from workers.affinity import cores_for
 from workers.app import create_app
 from workers.fleet import Fleet, InstanceInfo, start_instances
 
@@ -143,8 +144,10 @@ def open_lab(
             check_connection_budget(servers.database, instances=instances, threads=threads)
             keeper = servers.keeper or stack.enter_context(keeper_only(servers.state_dir))
             names = [f"w{number}" for number in range(1, instances + 1)]
-            start = partial(start_instances, keeper, names, threads=threads, state_dir=servers.state_dir)
-            start(env=worker_environment(servers))
+            start = partial(
+                start_instances, keeper, threads=threads, state_dir=servers.state_dir, cores=cores_of(servers, names)
+            )
+            start(names, env=worker_environment(servers))
             stack.callback(keeper.stop, names, grace_seconds=5)
             started = [*(("postgres", "valkey") if servers.endpoints.embedded else ()), *names]
             check = partial(_check_processes, keeper, started, servers.state_dir)
@@ -154,14 +157,13 @@ def open_lab(
                     _check_processes(keeper, started[: -len(names)], servers.state_dir)
                     for name in names:
                         if keeper.returncode(name) is not None:
-                            env = worker_environment(servers)
-                            start_instances(keeper, [name], threads=threads, env=env, state_dir=servers.state_dir)
+                            start([name], env=worker_environment(servers))
 
             ready = partial(servers.fleet.wait_until_ready, names, keeper, servers.state_dir, check)
 
             def restart() -> list[InstanceInfo]:
                 keeper.stop(names, grace_seconds=1)  # they hang: there is nothing to wait for
-                start(env=worker_environment(servers))
+                start(names, env=worker_environment(servers))
                 return ready()
 
             found = ready()
@@ -221,6 +223,11 @@ def _gather(servers: Servers, *, instances: int, threads: int) -> list[InstanceI
     return ours
 
 
+def cores_of(servers: Servers, names: Sequence[str]) -> dict[str, int]:
+    """Return the core of each instance that is started here, if it is to have one of its own."""
+    return cores_for(names) if servers.settings.pin_workers else {}
+
+
 def worker_environment(servers: Servers) -> dict[str, str]:
     """Return the environment that gives a worker process the same settings, whatever it was started from.
 
@@ -229,7 +236,8 @@ def worker_environment(servers: Servers) -> dict[str, str]:
     settings = servers.settings.model_copy(update={"database_url": SecretStr(servers.endpoints.worker_database_url)})
     environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("BANKRUN_")}
     # The heartbeat is that of a worker in a container of its own; ours share a machine, and are watched by the keeper.
-    for name in Settings.model_fields.keys() - {"heartbeat_file"}:
+    # Each has a core of its own, or none.
+    for name in Settings.model_fields.keys() - {"heartbeat_file", "core"}:
         value = getattr(settings, name)
         if value is not None:
             secret = value.get_secret_value() if isinstance(value, SecretStr) else value

@@ -45,7 +45,7 @@ class ProcessHost(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InstanceInfo:
-    """What a running instance says of itself. ``host`` is where its file locks are shared."""
+    """What a running instance says of itself. ``host`` is where its file locks are shared, ``core`` its only one."""
 
     node: str
     instance: str
@@ -56,6 +56,7 @@ class InstanceInfo:
     python: str
     gil: bool
     bank: str | None
+    core: int | None = None
 
 
 def worker_command(name: str, threads: int) -> list[str]:
@@ -72,16 +73,30 @@ def worker_command(name: str, threads: int) -> list[str]:
     ]
 
 
+def instance_environment(name: str, cores: Mapping[str, int]) -> dict[str, str]:
+    """Return what tells a process which instance it is, and which core it stays on."""
+    return {"BANKRUN_INSTANCE": name, **({"BANKRUN_CORE": str(cores[name])} if name in cores else {})}
+
+
 def start_instances(
-    processes: ProcessHost, names: Sequence[str], *, threads: int, env: Mapping[str, str], state_dir: Path
+    processes: ProcessHost,
+    names: Sequence[str],
+    *,
+    threads: int,
+    env: Mapping[str, str],
+    state_dir: Path,
+    cores: Mapping[str, int],
 ) -> None:
-    """Start instances as processes of this machine; ``Fleet.wait_until_ready`` tells when they are up."""
+    """Start instances as processes of this machine; ``Fleet.wait_until_ready`` tells when they are up.
+
+    Those that are in ``cores`` stay on theirs.
+    """
     (state_dir / "logs").mkdir(exist_ok=True)
     for name in names:
         processes.spawn(
             name,
             worker_command(name, threads),
-            env={**env, "BANKRUN_INSTANCE": name, "BANKRUN_THREADS": str(threads)},
+            env={**env, **instance_environment(name, cores), "BANKRUN_THREADS": str(threads)},
             cwd=state_dir,
             log=state_dir / "logs" / f"{name}.log",
         )

@@ -261,6 +261,7 @@ class Instance:
             "python": platform.python_version(),
             "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
             "bank": bank,
+            "core": self.settings.core,
         }
 
     def _host(self) -> str:

@@ -12,6 +12,7 @@ from celery.signals import worker_init, worker_shutdown
 
 from bank.errors import BankError, CannotStart, Rejected, one_line
 from bank.settings import read_settings
+from workers.affinity import stay_on
 from workers.app import NOOP_TASK, TASK
 from workers.instance import Instance
 from workers.jobs import REASON_MAX, Job
@@ -37,6 +38,8 @@ def current_instance() -> Instance:
 def _open(sender: Any, **_: Any) -> None:
     global _instance, _reconciler  # noqa: PLW0603 - Celery's signals carry no place to keep them
     settings = read_settings()
+    if settings.core is not None:
+        stay_on(settings.core)
     _instance = Instance(settings)
     # A connection of its own: one of the pool's would be missing to a thread.
     database = _instance.open_database(f"{_instance.name} reconciler", threads=1)

@@ -38,7 +38,7 @@ from bank.settings import Settings
 from bank.strategies.redis_lock import redis_url
 from lab import servers as embedded
 from lab.chaos.proxy import Proxy
-from lab.session import Servers, hold_bank, open_servers, worker_environment
+from lab.session import Servers, cores_of, hold_bank, open_servers, worker_environment
 from lab.stack import Keeper
 from workers.failpoints import Action, Failpoint, Point
 from workers.fleet import InstanceInfo, start_instances
@@ -86,6 +86,7 @@ class Stage:
         self.environment = worker_environment(instances)
         self.keeper = keeper
         self.threads = threads
+        self._cores: dict[str, int] = {}
         self.infos: dict[str, InstanceInfo] = {}
         self._armed: set[str] = set()
         self.submission: Submission | None = None
@@ -130,13 +131,16 @@ class Stage:
 
     def start(self, names: list[str]) -> None:
         """Start instances and wait until they answer."""
+        self._cores = cores_of(self.servers, names)
         self._spawn(names, {})
         for info in self.fleet.wait_until_ready(names, self.keeper, self.servers.state_dir, lambda: None):
             self.infos[info.instance] = info
 
     def _spawn(self, names: list[str], extra: Mapping[str, str]) -> None:
         env = {**self.environment, **extra}
-        start_instances(self.keeper, names, threads=self.threads, env=env, state_dir=self.servers.state_dir)
+        start_instances(
+            self.keeper, names, threads=self.threads, env=env, state_dir=self.servers.state_dir, cores=self._cores
+        )
 
     def revive(self, name: str, **extra: str) -> None:
         """Start an instance again, with more in its environment, and let it take part."""

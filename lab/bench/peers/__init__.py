@@ -17,9 +17,10 @@ from bank.errors import BankError
 from bank.schema import open_bank
 from lab.bench.outcome import check_kept, until_decided, waited
 from lab.experiment import Lab
-from lab.session import Servers, worker_environment
+from lab.session import Servers, cores_of, worker_environment
 from lab.topology import Topology
 from lab.workload import Workload
+from workers.fleet import instance_environment
 from workers.submission import Submission, accept
 
 STRATEGY = "row-lock"
@@ -54,13 +55,14 @@ def rate(servers: Servers, lab: Lab, name: str, topology: Topology, workload: Wo
     if name == "procrastinate":  # it keeps its messages in Postgres too, in tables that a worker's role cannot make
         environment["BANKRUN_DATABASE_URL"] = servers.endpoints.database_url
     names = [f"{name}-{os.getpid()}-{number}" for number in range(topology.instances)]
+    cores = cores_of(servers, names)
     with tempfile.TemporaryDirectory() as place:
         for number, process in enumerate(names):
             arguments = [place, name, str(number), str(topology.instances), str(topology.threads)]
             servers.keeper.spawn(
                 process,
                 [sys.executable, "-P", "-m", "lab.bench.peers.process", *arguments],
-                env={**environment, "BANKRUN_INSTANCE": process},
+                env={**environment, **instance_environment(process, cores)},
                 cwd=servers.state_dir,
                 log=servers.state_dir / "logs" / f"{name}.log",
             )

@@ -21,6 +21,7 @@ from bank.settings import Settings, read_settings
 from bank.strategies import strategy_named
 from bank.teller import Teller
 from lab.bench.peers import STRATEGY, redis_url
+from workers.affinity import stay_on
 
 Legs = tuple[str, int, int, int]
 Apply = Callable[[str, int, int, int], None]
@@ -119,6 +120,8 @@ def main(place: str, name: str, number: str, instances: str, threads: str) -> No
     assert settings.database_url is not None
     assert settings.broker_url is not None
     assert settings.instance is not None
+    if settings.core is not None:
+        stay_on(settings.core)
     url = settings.database_url.get_secret_value()
     database = Database.for_instance(url, instance=settings.instance, threads=int(threads), settings=settings)
     apply = _apply(database, settings)
