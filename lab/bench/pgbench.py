@@ -31,7 +31,7 @@ ACCEPT = r"""
 \set amount random(1, :amount_max)
 BEGIN;
 INSERT INTO transfers (id, debit, credit, amount, strategy, run)
-VALUES (gen_random_uuid(), :debit::int, :credit::int, :amount::bigint, 'row-lock', :run::bigint)
+VALUES (uuidv7(), :debit::int, :credit::int, :amount::bigint, 'row-lock', :run::bigint)
 RETURNING id AS wanted \gset
 """
 """Accepts the transfer first, in the same transaction: one COMMIT less than a caller would need who waits for it."""
