@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import time
@@ -20,6 +21,7 @@ from workers.reconciler import Reconciler
 
 RETRY_SECONDS_MAX = 2.0
 FAULTS_MAX = 100
+GC_YOUNG_MAX = 50_000
 
 logger = logging.getLogger("bankrun")
 
@@ -45,6 +47,11 @@ def _open(sender: Any, **_: Any) -> None:
     database = _instance.open_database(f"{_instance.name} reconciler", threads=1)
     _reconciler = Reconciler(database, sender.app, wait_seconds=settings.reconcile_ms / 1000)
     _reconciler.start()
+    # What was made so far stays for good: the garbage collector need not look through it for ever. And what a message
+    # makes is mostly freed by its counters: for a chunk of orders, a third of the time went into looking for cycles.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_YOUNG_MAX)
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]

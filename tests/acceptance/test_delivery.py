@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 from uuid import uuid4
@@ -14,6 +15,7 @@ from bank.schema import open_bank
 from lab.experiment import Lab
 from lab.workload import Workload
 from tests.acceptance.conftest import wait_until
+from workers.affinity import cores_for
 from workers.app import TASK
 from workers.jobs import message
 from workers.submission import Submission, accept, publish
@@ -38,6 +40,14 @@ def test_every_message_published_twice_moves_its_money_once(lab: Lab) -> None:
     found, repeated = send_twice(lab, orders)
     assert found.passed, found.findings
     assert (found.transfers["applied"], found.duplicates, repeated) == (200, 0, 200)
+
+
+def test_each_worker_stays_on_the_core_that_it_says(lab: Lab) -> None:
+    expected = cores_for([info.instance for info in lab.instances])
+    for info in lab.instances:
+        assert info.core == expected.get(info.instance)
+        if info.core is not None:
+            assert os.sched_getaffinity(info.pid) == {info.core}
 
 
 def test_a_message_that_comes_back_from_the_broker_moves_its_money_once(lab: Lab) -> None:

@@ -76,6 +76,13 @@ def row(database: Database, order: Order) -> tuple[str, int, str | None]:
     return found  # type: ignore[return-value]
 
 
+def test_a_strategys_name_is_accepted_as_it_is_whatever_copy_makes_of_it(bank: Database) -> None:
+    name = "a\\tb\\\\n\tc\nd\re\\."
+    accepted(bank, name)
+    with bank.transaction() as transaction:
+        assert transaction.execute("SELECT strategy FROM transfers").fetchall() == [(name,)]
+
+
 def test_a_fault_in_a_strategy_fails_its_transfer_with_the_reason_and_nobody_elses(
     instance: Instance, bank: Database
 ) -> None:

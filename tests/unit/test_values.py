@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import RFC_4122, UUID, uuid4
 
 import pytest
 from hypothesis import given
@@ -105,6 +105,14 @@ def test_the_same_seed_gives_the_same_transfers_and_another_seed_others() -> Non
     workload = Workload(transfers=50)
     assert list(workload.orders(7)) == list(workload.orders(7))
     assert list(workload.orders(7)) != list(workload.orders(8))
+
+
+def test_ids_are_in_the_order_of_the_transfers_and_another_runs_are_others() -> None:
+    workload = Workload(transfers=50)
+    ids, others = ([order.id for order in workload.orders(7, salt=salt)] for salt in (0, 2**127 + 12_345))
+    assert ids == sorted(ids)
+    assert len({*ids, *others}) == 100
+    assert {(one.version, one.variant) for one in (*ids, *others)} == {(8, RFC_4122)}
 
 
 def test_a_skewed_load_wants_the_first_account_most() -> None:
