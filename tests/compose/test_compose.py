@@ -112,6 +112,10 @@ def test_verdicts_and_json_are_those_of_the_embedded_stack_but_for_what_a_host_i
     assert outside_verdicts.pop(("file-lock", "3x4")) == ("safe", "safe")
     assert inside_verdicts == outside_verdicts
     assert containers.keys() == processes.keys()
+    # Only processes of this machine are kept to a core.
+    assert all(info.pop("core") is None for info in containers["environment"]["instances"])
+    for info in processes["environment"]["instances"]:
+        del info["core"]
     assert shape(containers["environment"]["instances"]) == shape(processes["environment"]["instances"])
     assert containers["environment"].keys() == processes["environment"].keys()
     for one, other in zip(containers["cells"], processes["cells"], strict=True):
