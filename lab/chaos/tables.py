@@ -22,21 +22,45 @@ def faults_table(faults: Sequence[Fault]) -> Table:
     return table
 
 
-def chaos_table(cells: Sequence[ChaosCell]) -> Table:
-    """Return faults and strategies as a matrix for the terminal: what was lost, or how long recovery took."""
+def chaos_tables(cells: Sequence[ChaosCell], width: int) -> list[Table]:
+    """Return faults and strategies as a matrix for the terminal: what was lost, or how long recovery took.
+
+    Where the strategies do not fit beside each other, it is several tables, one below the other.
+    """
+    if not cells:
+        return []
     names, lines = _chaos_columns(cells)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
-    for number, name in enumerate(names):
-        # A strategy's name is broken at its hyphens: seven of them fit into 80 columns.
-        table.add_column(name.replace("-", "\n"), justify="left" if number == 0 else "right", no_wrap=True)
+    columns = [[_short(value) for value in column] for column in zip(*lines, strict=True)]
+    left, *widths = (_column_width(name, column) for name, column in zip(names, columns, strict=True))
+    blocks: list[list[int]] = []
+    room = 0
+    for number, needed in enumerate(widths, start=1):
+        if not blocks or room < needed:
+            blocks.append([])
+            room = width - left
+        blocks[-1].append(number)
+        room -= needed
     by_place = {(cell.fault, cell.strategy): cell for cell in cells}
-    for fault, *values in lines:
-        styled = [
-            f"[{COLOURS[by_place[fault, strategy].verdict]}]{_short(value)}[/]" if value else ""
-            for strategy, value in zip(names[1:], values, strict=True)
-        ]
-        table.add_row(fault, *styled)
-    return table
+    tables = []
+    for block in blocks:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
+        table.add_column("fault", no_wrap=True)
+        for number in block:
+            table.add_column(_broken_at_hyphens(names[number]), justify="right", no_wrap=True)
+        for row, fault in enumerate(columns[0]):
+            found = [(by_place.get((fault, names[number])), columns[number][row]) for number in block]
+            table.add_row(fault, *(f"[{COLOURS[cell.verdict]}]{value}[/]" if cell else "" for cell, value in found))
+        tables.append(table)
+    return tables
+
+
+def _broken_at_hyphens(name: str) -> str:
+    """Return a strategy's name in as many lines as it has words: seven of them fit into 80 columns."""
+    return name.replace("-", "\n")
+
+
+def _column_width(name: str, column: Sequence[str]) -> int:
+    return max(map(len, [*_broken_at_hyphens(name).split("\n"), *column])) + 2  # the space between columns
 
 
 CHAOS_LEGEND = "seconds until every transfer had its outcome; -N: N postings lost; ?: held, and claims nothing there"

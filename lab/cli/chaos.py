@@ -108,7 +108,7 @@ def _kept(cells: list[ChaosCell], console: Console) -> Iterator[None]:
         yield
     except BaseException:
         if cells:
-            console.print(tables.chaos_table(cells))
+            console.print(*tables.chaos_tables(cells, console.width), sep="")
             console.print(f"cut short after {len(cells)} cells; nothing was exported", style="yellow")
         raise
 
@@ -133,7 +133,7 @@ def _show(console: Console, result: Chaos) -> None:
         f"{result.rounds} fault{'s' if result.rounds > 1 else ''} in each; seed {result.seed}",
         style="bold",
     )
-    console.print(tables.chaos_table(result.cells))
+    console.print(*tables.chaos_tables(result.cells, console.width), sep="")
     console.print(tables.CHAOS_LEGEND, soft_wrap=True)
     for name, why in result.not_run.items():
         console.print(f"not run: {name}: {why}", style="yellow", soft_wrap=True)
