@@ -26,9 +26,9 @@ bench: venv-run ## measure how fast this machine moves money
 soak: venv-run ## 100,000 transfers under 60 faults; some ten minutes
 	@$(py) -m lab soak
 
-benchmarks: venv-run ## write docs/benchmarks.md anew; half an hour, on a machine with nothing else to do
+benchmarks: venv-run ## write docs/benchmarks.md anew; twenty minutes, on a machine with nothing else to do
 	.venv/bin/python -m pip install --quiet --require-hashes --requirement requirements-peers.lock
-	@$(py) -m lab bench --full --rounds 5 --transfers 3000 \
+	@$(py) -m lab bench --full --rounds 3 --transfers 3000 \
 		--export-json docs/benchmarks.json --export-markdown docs/benchmarks.md
 
 test: venv-dev ## run all tests

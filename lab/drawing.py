@@ -166,10 +166,11 @@ def _bar(picture: Picture, posting: Posting, kind: str, fate: str, x: Any, top: 
     said = f"reads {posting['before']:,}, writes {posting['after']:,} ({posting['delta']:+,})"
     lost = kind == "lost"
     said += f"  {fate}" if lost else ""
-    # About 6.6 units a letter: the text begins with its bar, and ends with the picture at the latest.
-    at = max(float(LABELS), min(begin, WIDTH - 10 - 6.6 * len(said)))
-    picture.add("text", "on-lost strong" if lost else "strong", said, x=at, y=top - 6)
-    picture.add("text", "small", f"entry {posting['entry']}", x=at, y=top + BAR + 14)
+    # The text begins with its bar; where it might not fit, it ends with the picture. Bold letters have up to 8 units.
+    fits = begin + 8 * len(said) <= WIDTH - 10
+    at, anchor = (begin, "start") if fits else (WIDTH - 10.0, "end")
+    picture.add("text", "on-lost strong" if lost else "strong", said, x=at, y=top - 6, text_anchor=anchor)
+    picture.add("text", "small", f"entry {posting['entry']}", x=at, y=top + BAR + 14, text_anchor=anchor)
 
 
 def _lane(posting: Posting) -> tuple[str, str]:

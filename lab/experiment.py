@@ -289,6 +289,7 @@ class Lab:
                 pending = connection.execute(
                     text("SELECT count(*) FROM transfers WHERE status = 'pending'")
                 ).scalar_one()
+                cost = time.monotonic() - asked
                 if progress is not None:
                     progress.transfers(total - pending, total)
                 if not pending or time.monotonic() > deadline:
@@ -297,7 +298,7 @@ class Lab:
                     self.check_processes()
                     check_at = time.monotonic() + CHECK_SECONDS
                 # The question must not become the load: it gets at most a twentieth of the time.
-                time.sleep(max(POLL_SECONDS, 20 * (time.monotonic() - asked)))
+                time.sleep(max(POLL_SECONDS, 20 * cost))
 
     def seconds(self) -> float:
         """Return the time from the first claim to the last outcome, by Postgres' clock."""

@@ -85,7 +85,8 @@ def _said(event: Event) -> Iterator[Text]:
             return
     yield Text(statement(event.text, event.parameters), style="bold" if event.kind in ("commit", "rollback") else "")
     if event.waited_for:
-        yield Text(f"waits for {event.waited_for}, then goes on:", style="yellow")
+        then = ", then goes on:" if event.result else ""
+        yield Text(f"waits for {event.waited_for}{then}", style="yellow")
     if event.result and event.kind == "statement":
         yield Text(f"→ {event.result}", style="red" if event.result.startswith("fails") else "cyan")
 

@@ -117,10 +117,16 @@ class Participant:
         self.event = Event(self.name, "begin", "begins")
 
     def note(self, kind: str, text: str, parameters: object, result: str, step: Step | None) -> None:
-        """Remember what happened: what came of the step that was chosen, or something that follows it."""
+        """Remember what happened: what came of the step that was chosen, or something that follows it.
+
+        What comes once the execution was abandoned never happened: whoever was in the way has been rolled back.
+        """
         text = " ".join(text.split())
         shown = dict(parameters) if isinstance(parameters, Mapping) else {}
-        if step is None:
+        if self.scheduler.abandoned:
+            if step is not None:
+                self.event.text, self.event.parameters = text, shown
+        elif step is None:
             self.event.then.append(Event(self.name, kind, text, shown, result))
         else:
             self.event.text, self.event.parameters, self.event.result = text, shown, result

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bank.audit import audit
 from bank.errors import CannotStart
-from bank.strategies import strategy_named
+from bank.strategies import STRATEGIES
 from lab.interleavings import CASES, INSTANCES, Prover, applies
 from lab.replay import money, parse_id, told
 from lab.scheduler import Step
@@ -64,7 +64,9 @@ class Stepped:
 
 def step(prover: Prover, position: Position) -> Stepped:
     """Run an interleaving up to a position. Raises CannotStart if its choices are not possible."""
-    strategy = strategy_named(position.strategy)
+    if position.strategy not in STRATEGIES:  # an address may come from anywhere, and must not be able to import
+        raise CannotStart(f"{position.strategy!r} is none of bankrun's own strategies: use `bankrun replay`")
+    strategy = STRATEGIES[position.strategy]
     if strategy.routed_to_one:
         raise CannotStart(f"{strategy.name} sends all transfers to one instance, one at a time: they never meet")
     if position.instances not in INSTANCES or position.case not in CASES:

@@ -15,7 +15,6 @@ from bank.database import Database, Transaction
 from lab.history import plain, scene
 
 LOOK_SECONDS = 0.25
-LOOK_SECONDS_MAX = 3.0
 SHARE = 0.02
 SAMPLES_MAX = 400
 OVERWRITTEN_MAX = 40
@@ -97,7 +96,7 @@ class Watch:
                 self._find_overwritten(transaction, began - self._begun)
         cost = time.monotonic() - began
         self.view.look_seconds += cost
-        self._next = began + min(LOOK_SECONDS_MAX, max(LOOK_SECONDS, cost / SHARE))
+        self._next = began + max(LOOK_SECONDS, cost / SHARE)
         return True
 
     def _sample(self, transaction: Transaction, now: float) -> None:

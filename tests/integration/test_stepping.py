@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -35,7 +36,10 @@ def test_an_interleaving_is_gone_through_step_by_step_to_its_verdict(prover: Pro
 def test_where_one_waits_for_the_other_only_the_other_can_go(prover: Prover) -> None:
     found = step(prover, Position.parse("row-lock/two/same-pair/AB"))
     assert set(found.able) == {"A"}
-    assert "waits for A" in " ".join(found.rows[-1][1])
+    assert found.rows[-1][1][-1] == "waits for A"  # and nothing that it would read if A were rolled back
+    went_on = step(prover, found.position.then("A").then("A"))
+    waited = " ".join(" ".join(lines) for who, lines in went_on.rows if who == "B")
+    assert "waits for A, then goes on: → 101, 90," in waited
 
 
 def test_a_guard_that_is_taken_is_said_and_nothing_happens(prover: Prover) -> None:
@@ -52,6 +56,13 @@ def test_a_guard_that_is_taken_is_said_and_nothing_happens(prover: Prover) -> No
 def test_what_is_no_interleaving_ends_in_a_sentence(prover: Prover, text: str) -> None:
     with pytest.raises(CannotStart):
         step(prover, Position.parse(text))
+
+
+def test_an_address_from_anywhere_imports_nothing(prover: Prover) -> None:
+    sys.modules.pop("this", None)
+    with pytest.raises(CannotStart, match="none of bankrun's own strategies"):
+        step(prover, Position.parse("this:x/two/same-pair/A"))
+    assert "this" not in sys.modules
 
 
 def test_a_step_back_is_one_choice_fewer_and_an_id_says_where_one_is() -> None:
