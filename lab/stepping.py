@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from bank.audit import audit
 from bank.errors import CannotStart
-from bank.strategies import STRATEGIES
-from lab.interleavings import CASES, INSTANCES, Prover, applies
+from bank.strategies import STRATEGIES, Strategy
+from lab.interleavings import CASES, INSTANCES, Case, Prover, applies
 from lab.replay import money, parse_id, told
 from lab.scheduler import Step
 
@@ -64,18 +64,7 @@ class Stepped:
 
 def step(prover: Prover, position: Position) -> Stepped:
     """Run an interleaving up to a position. Raises CannotStart if its choices are not possible."""
-    if position.strategy not in STRATEGIES:  # an address may come from anywhere, and must not be able to import
-        raise CannotStart(f"{position.strategy!r} is none of bankrun's own strategies: use `bankrun replay`")
-    strategy = STRATEGIES[position.strategy]
-    if strategy.routed_to_one:
-        raise CannotStart(f"{strategy.name} sends all transfers to one instance, one at a time: they never meet")
-    if position.instances not in INSTANCES or position.case not in CASES:
-        raise CannotStart(f"{position} is no interleaving")
-    case = CASES[position.case]
-    if not applies(strategy, case):
-        raise CannotStart(f"{strategy.name} has no lease that could run out: {case.name} says nothing about it")
-    if len(position.choices) > STEPS_MAX:
-        raise CannotStart(f"an interleaving has at most {STEPS_MAX} steps")
+    strategy, case = _found(position)
     able: dict[str, str] = {}
     refused = ""
     asked: set[int] = set()
@@ -102,3 +91,19 @@ def step(prover: Prover, position: Position) -> Stepped:
         return Stepped(reached, able, rows, note=refused or ("cut short" if execution.truncated else ""))
     found = audit(prover.database)
     return Stepped(reached, {}, rows, tuple(money(found)), found.passed)
+
+
+def _found(position: Position) -> tuple[type[Strategy], Case]:
+    if position.strategy not in STRATEGIES:  # an address may come from anywhere, and must not be able to import
+        raise CannotStart(f"{position.strategy!r} is none of bankrun's own strategies: use `bankrun replay`")
+    strategy = STRATEGIES[position.strategy]
+    if strategy.routed_to_one:
+        raise CannotStart(f"{strategy.name} sends all transfers to one instance, one at a time: they never meet")
+    if position.instances not in INSTANCES or position.case not in CASES:
+        raise CannotStart(f"{position} is no interleaving")
+    case = CASES[position.case]
+    if not applies(strategy, case):
+        raise CannotStart(f"{strategy.name} has no lease that could run out: {case.name} says nothing about it")
+    if len(position.choices) > STEPS_MAX:
+        raise CannotStart(f"an interleaving has at most {STEPS_MAX} steps")
+    return strategy, case
