@@ -107,11 +107,18 @@ def _compared(before: Comparison, after: Comparison) -> Iterator[Change]:
             continue
         old, new = one[key], two[key]
         name = " ".join(key)
-        yield Change(name, "verdict", old.verdict, new.verdict, SAME if old.verdict == new.verdict else EXACT)
+        yield Change(name, "verdict", old.verdict, new.verdict, _of_verdicts(old.verdict, new.verdict))
         for figure, of in MEASURES:
             values = [[value for run in cell.runs if (value := of(run)) is not None] for cell in (old, new)]
             if all(values):
                 yield Change(name, figure, _middle(values[0]), _middle(values[1]), _finding(*values))
+
+
+def _of_verdicts(before: str, after: str) -> str:
+    """Return what a change of verdict is: money that was lost was lost; whether a load broke the control is chance."""
+    if before == after:
+        return SAME
+    return EXACT if "broken" in (before, after) else NOISE
 
 
 def _finding(before: Sequence[float], after: Sequence[float]) -> str:
@@ -143,7 +150,7 @@ def _survived(before: Faults, after: Faults) -> Iterator[Change]:
         for figure in ("verdict", "lost_postings", "duplicates", "pending"):
             old, new = (str(getattr(cells[key], figure)) for cells in (one, two))
             # A fault strikes at random: that it lost nothing this time says little, but a verdict is a verdict.
-            finding = SAME if old == new else EXACT if figure == "verdict" else TOO_FEW
+            finding = _of_verdicts(old, new) if figure == "verdict" else SAME if old == new else TOO_FEW
             yield Change(" ".join(key), figure.replace("_", " "), old, new, finding)
 
 

@@ -110,7 +110,7 @@ def money_over_time(runs: Sequence[Run], topology: str) -> Figure:
     return Figure(
         _slug(f"money-{topology}"),
         f"Money over time on {topology}",
-        f"On {topology}, {said}. The table is how far the total was off after each quarter of the run, and how many "
+        f"On {topology}, {said}. Its table is how far the total was off after each quarter of the run, and how many "
         "entries wrote over what they had not read.",
         ("strategy", "¼", "½", "¾", "end", "overwrites"),
         rows,

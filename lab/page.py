@@ -7,11 +7,15 @@ typed. Only this machine may talk to it: a Host or an Origin that is not its own
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from html import escape
 from typing import Any
 from urllib.parse import urlsplit
 
+import plotly.graph_objects as go
 from nicegui import app, core, ui
 from starlette.responses import HTMLResponse
 
@@ -41,6 +45,10 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 STYLE = f"""<style>{ALONE}{SHAPES}
 .nicegui-content {{ max-width: 72rem; margin: 0 auto; padding: 1rem }}
+.nicegui-error-popup[aria-hidden="false"] {{ inset: 0 0 auto 0; margin: 0; border-radius: 0; text-align: center;
+  background: #b3261e !important; color: white }}
+.verdicts {{ max-width: 100%; overflow-x: auto }}
+.body--dark .q-btn.text-primary, .body--dark a {{ color: #8fc1ea !important }}
 .picture-box {{ overflow-x: auto; max-width: 100% }} .mono {{ font-family: ui-monospace, monospace; font-size: .85rem }}
 .broken {{ color: var(--broken); font-weight: 650 }} .safe {{ color: var(--safe); font-weight: 650 }}
 .inconclusive {{ color: var(--unsure); font-weight: 650 }} pre {{ white-space: pre-wrap; overflow-wrap: anywhere }}
@@ -142,6 +150,7 @@ def serve(live: Live, *, host: str, port: int, hosts: Sequence[str] = ()) -> Non
 
 def _frame(here: str) -> None:
     ui.add_head_html(STYLE)
+    ui.colors(primary="#2370ad")
     with ui.row().classes("w-full items-baseline"):
         ui.label("bankrun").classes("text-2xl font-bold")
         for name, target in (("compare", "/"), ("step by step", "/step")):
@@ -159,7 +168,7 @@ class _ComparePage:
         self._shown: Comparison | None = None
         self._instances: tuple[str, ...] = ()
         self._activity: dict[str, ui.label] = {}
-        self._fed = -1
+        self._fed: dict[int, ui.button] = {}
         _frame("/")
         self._form()
         ui.label(
@@ -172,7 +181,8 @@ class _ComparePage:
         self._row = ui.row().classes("w-full")
         with ui.column().classes("w-full") as self._watching:
             self._numbers = ui.label()
-            self._plot = ui.plotly(money_so_far([], 0)).classes("w-full")
+            self._plot = ui.plotly(_plain(money_so_far([], 0))).classes("w-full")
+            ui.label("Postings that were just written over; click one to see how it came about:")
             self._feed = ui.column().classes("w-full gap-1")
         self._results = ui.column().classes("w-full")
         self._scenes = ui.element()  # outside of the feed: a dialog goes with the place where it was made
@@ -282,17 +292,21 @@ class _ComparePage:
             f"The bank holds {view.opening + drift:,}, {drift:+,} from where it began; "
             f"{view.overwritten_count:,} postings written over so far"
         )
-        self._plot.update_figure(money_so_far(view.samples, view.opening))
-        newest = view.overwritten[-1].number if view.overwritten else 0
-        if newest != self._fed:
-            self._fed = newest
-            self._feed.clear()
-            with self._feed:
-                for one in reversed(view.overwritten[-SCENES_MAX:]):
-                    button = ui.button(
-                        f"{one.seconds:.1f} s  {one.sentence}", on_click=lambda one=one: self._show_scene(one)
-                    )
-                    button.props("flat dense no-caps align=left").classes("mono")
+        self._plot.update_figure(_plain(money_so_far(view.samples, view.opening)))
+        self._show_overwritten(view.overwritten[-SCENES_MAX:])
+
+    def _show_overwritten(self, newest: Sequence[Overwritten]) -> None:
+        """Put new ones on top and take old ones away. The others stay what they are: one may be under a finger."""
+        numbers = [one.number for one in newest]
+        for number in [number for number in self._fed if number not in numbers]:
+            self._fed.pop(number).delete()
+        for one in newest:
+            if one.number not in self._fed:
+                with self._feed:
+                    text = f"{one.seconds:.1f} s  {one.sentence}"
+                    button = ui.button(text, on_click=lambda one=one: self._show_scene(one))
+                button.props("flat dense no-caps align=left").classes("mono").move(target_index=0)
+                self._fed[one.number] = button
 
     def _show_scene(self, one: Overwritten) -> None:
         with self._scenes, ui.dialog() as dialog, ui.card().classes("max-w-full"):
@@ -313,6 +327,12 @@ def _small(text: str, label: str, act: Callable[..., Any]) -> None:
     ui.button(text, on_click=act).props(f'outline dense size=sm no-caps aria-label="{label}"')
 
 
+def _plain(plot: go.Figure) -> dict[str, Any]:
+    """Return a plot without buttons, in letters that are seen on white and on the dark page."""
+    plot.update_layout(font={"color": "#757575"})
+    return {**json.loads(plot.to_json()), "config": {"displayModeBar": False, "responsive": True}}
+
+
 def _picture(svg: str) -> None:
     # Ours, made with an XML library: whatever a name holds, it is text.
     ui.html(svg, sanitize=False).classes("picture-box")
@@ -321,11 +341,14 @@ def _picture(svg: str) -> None:
 def _show_result(comparison: Comparison, *, finished: bool) -> None:
     if not comparison.cells:
         return
-    _, tone, sentence, notes = headline(comparison)
+    title, tone, sentence, notes = headline(comparison)
+    ui.label(f"{title}, begun {comparison.started}").classes("text-sm")
     ui.label(sentence if finished else f"So far: {sentence}").classes(f"text-lg {tone}")
     for note in notes if finished else ():
         ui.label(note)
-    _table(summary(comparison))
+    found = summary(comparison)
+    ui.label(found.text)
+    _table(found)
     if not finished:
         return
     ui.link("The whole report", "/report", new_tab=True)
@@ -338,8 +361,7 @@ def _show_result(comparison: Comparison, *, finished: bool) -> None:
             with ui.element("pre").classes("mono"):
                 ui.label("\n".join(figure.told)).style("white-space: pre-wrap")
         elif figure.plot is not None:
-            figure.plot.update_layout(font={"color": "#8a8f98"})
-            ui.plotly(figure.plot).classes("w-full")
+            ui.plotly(_plain(figure.plot)).classes("w-full").props(f'role=img aria-label="{escape(figure.title)}"')
 
 
 def _table(figure: Figure) -> None:
@@ -436,6 +458,8 @@ class _StepPage:
             {"key": at, "step": at, "A": "", "B": "", ("A" if who == CLOCK else who): "\n".join(lines)}
             for at, (who, lines) in enumerate(stepped.rows, start=1)
         ]
+        if not rows:
+            return
         table = (
             ui.table(columns=columns, rows=rows, row_key="key").classes("w-full mono").props("flat dense wrap-cells")
         )
@@ -444,4 +468,5 @@ class _StepPage:
 
 
 def _brief(statement: str) -> str:
-    return "next: " + " ".join(statement.split())
+    """Return a statement in one line, with the names of what is not known before it is run."""
+    return "next: " + re.sub(r"%\((\w+)\)s(?:::\w+)?", r"\1", " ".join(statement.split()))

@@ -19,7 +19,7 @@
     const { data, layout } = JSON.parse(plot.textContent);
     box.hidden = false;
     await Plotly.newPlot(box, data, layout, {
-      responsive: true, displaylogo: false, modeBarButtonsToRemove: ["toImage", "lasso2d", "select2d"],
+      responsive: true, displayModeBar: false,
     });
     await Plotly.relayout(box, dress(false));
     const details = box.parentElement.querySelector("details");

@@ -24,11 +24,16 @@ from plotly.offline import get_plotlyjs
 from lab.drawing import ALONE, SHAPES
 from lab.figures import Figure, figures, listed
 from lab.results import Cell, Comparison
-from lab.saved import Proof, Result
+from lab.saved import Faults, Proof, Result
 from lab.tables import NARROW
 
+NOTES_MAX = 12
 NAMED_MAX = 6
 """So many strategies are named in a sentence; of more only the number is said, and the table has the names."""
+LEGEND = (
+    "3x8 is three instances with eight threads each. Broken: money was lost there, whether the strategy claims to keep"
+    " it there or not. Safe: it claims to, and did, under a load that broke the strategy none."
+)
 HERE = Path(__file__).parent
 PAPER = "@media print { :root { " + ALONE.partition("{")[2].partition("}")[0] + "} }"
 """On paper the colours are the light ones, whatever the screen's."""
@@ -87,6 +92,7 @@ def headline(result: Result) -> tuple[str, str, str, list[str]]:
         sentence += f"Refuted: {listed(list(refuted))}." if refuted else "No claim is refuted."
         truncated = sum(case.truncated for case in result.cases)
         notes = [f"{truncated:,} were cut short, because a transfer was tried too often."] if truncated else []
+        notes += [f"{name} was not proved: {_flat(fault)}." for name, fault in result.source.faults.items()]
         return "Every order in which transfers can meet", "broken" if refuted else "safe", sentence, notes
     broken = dict.fromkeys(cell.strategy for cell in result.cells if cell.verdict == "broken")
     lost = sum(cell.lost_postings for cell in result.cells)
@@ -94,19 +100,28 @@ def headline(result: Result) -> tuple[str, str, str, list[str]]:
     faults = len({cell.fault for cell in result.cells})
     sentence = f"Under {faults} faults, broken: {listed(list(broken)) if broken else 'no strategy'}; "
     sentence += f"{lost:,} postings were lost and {twice:,} transfers took effect twice."
-    return "What faults do to each strategy", "broken" if broken else "safe", sentence, []
+    failed = [cell for cell in result.cells if cell.expected == "safe" and cell.verdict != "safe"]
+    notes = [f"{cell.strategy} under {cell.fault} is {cell.verdict}: {cell.reason}." for cell in failed[:NOTES_MAX]]
+    notes += [f"{fault} was not run: {why}." for fault, why in result.source.not_run.items()]
+    tone = "broken" if any(cell.verdict == "broken" for cell in failed) else "" if broken else "safe"
+    return "What faults do to each strategy", tone, sentence, notes
 
 
 def _comparison_headline(comparison: Comparison) -> tuple[str, str, str, list[str]]:
     by_verdict: dict[str, list[Cell]] = {"safe": [], "broken": [], "inconclusive": []}
     for cell in comparison.cells:
         by_verdict[cell.verdict].append(cell)
-    said = {"broken": "did not keep the money", "safe": "kept it", "inconclusive": "showed neither"}
+    said = {"broken": "did not keep the money", "safe": "kept the money", "inconclusive": "showed neither"}
     parts = [f"{_where(by_verdict[verdict])} {words}" for verdict, words in said.items() if by_verdict[verdict]]
+    parts[:1] = _losses(by_verdict["broken"]) or parts[:1]
     refuted = comparison.contradictions
     sentence = "; ".join(parts) + ". "
-    sentence += f"Refuted: the claim of {_where(refuted)}." if refuted else "No claim is refuted."
-    tone = "broken" if refuted else "inconclusive" if not by_verdict["safe"] else "safe"
+    sentence += (
+        f"Refuted: the claim of {_where(refuted)}."
+        if refuted
+        else "Each kept it where it claims to, or was not put to the test."
+    )
+    tone = "broken" if refuted else "inconclusive" if not by_verdict["safe"] else "" if by_verdict["broken"] else "safe"
     notes = [
         f"{cell.shown.strategy} on {cell.shown.topology} is inconclusive: {cell.reason}."
         for cell in by_verdict["inconclusive"]
@@ -114,6 +129,20 @@ def _comparison_headline(comparison: Comparison) -> tuple[str, str, str, list[st
     load = comparison.workload
     title = f"{load.transfers:,} transfers over {load.accounts:,} accounts"
     return title, tone, sentence, notes
+
+
+def _losses(broken: Sequence[Cell]) -> list[str]:
+    """Return how much each broken strategy lost, and where, if that is all that was wrong and fits into a sentence."""
+    lost: dict[str, list[str]] = {}
+    for cell in broken:
+        run = cell.shown
+        if not run.lost_postings:
+            return []
+        where = f"{run.lost_postings:,} of {2 * run.applied:,} postings on {run.topology}"
+        lost.setdefault(run.strategy, []).append(where)
+    if len(lost) > NAMED_MAX:
+        return []
+    return [f"{name} lost {listed(places)}" for name, places in lost.items()]
 
 
 def _where(cells: Sequence[Cell]) -> str:
@@ -131,7 +160,7 @@ def summary(result: Result) -> Figure:
         # The verdict stands where a phone shows it: third, not last.
         columns = (*NARROW[:2], NARROW[-1], *NARROW[2:-1])
         rows = [tuple(show(cell) for _, show in columns) for cell in result.cells]
-        return Figure("table", "The verdicts", "", tuple(name for name, _ in columns), rows)
+        return Figure("table", "The verdicts", LEGEND, tuple(name for name, _ in columns), rows)
     if isinstance(result, Proof):
         totals: dict[tuple[str, str], list[int]] = {}
         for case in result.cases:
@@ -160,9 +189,14 @@ def _how(result: Result) -> Iterator[tuple[str, str]]:
         yield "started", source.started
     if source.seed is not None:
         yield "seed", str(source.seed)
+    load = asdict(result.workload) if isinstance(result, Comparison) else result.source.workload
+    if load:
+        yield "load", _flat(load)
+    if source.settings:
+        yield "time limits", _flat(source.settings)
+    if isinstance(result, Faults):
+        yield "faults in each cell", str(result.source.rounds or "unknown")
     if isinstance(result, Comparison):
-        yield "load", _flat(asdict(result.workload))
-        yield "time limits", _flat(result.settings)
         yield "runs of each cell", f"{max(len(cell.runs) for cell in result.cells)}"
     for name, value in source.environment.items():
         if name != "instances":

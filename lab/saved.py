@@ -28,6 +28,11 @@ class Source(BaseModel):
     command: str = ""
     seed: int | None = None
     environment: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    workload: dict[str, Any] = {}
+    rounds: int | None = None
+    not_run: dict[str, str] = {}
+    faults: dict[str, Any] = {}
 
 
 class FaultCell(BaseModel):
@@ -37,6 +42,7 @@ class FaultCell(BaseModel):
     strategy: str
     topology: str
     verdict: Verdict
+    expected: Literal["safe", "unsafe"] = "unsafe"
     reason: str = ""
     applied: Count
     lost_postings: Count

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, LiteralString
 
 from bank.audit import PostingTold, tell
@@ -36,10 +37,15 @@ FRESH: LiteralString = """
     ) AS fresh GROUP BY seen.account
 """
 
+_numbers = count(1)
+
 
 @dataclass(frozen=True, slots=True)
 class Overwritten:
-    """A posting that was written over, with its scene: the overwritten one first, then the one that did it."""
+    """A posting that was written over, with its scene: the overwritten one first, then the one that did it.
+
+    ``number`` is its own in this process: no two are confused, of whatever runs.
+    """
 
     number: int
     seconds: float
@@ -50,13 +56,13 @@ class Overwritten:
         """Return who wrote over what."""
         lost, culprit = self.scene[:2]
         return (
-            f"account {lost['account']}: {_who(culprit)} made {culprit['after']:,} of {culprit['before']:,}, over "
-            f"{_who(lost)}'s {lost['delta']:+,}"
+            f"account {lost['account']}: {_who(culprit)} made {culprit['after']:,} of {culprit['before']:,}, "
+            f"and so wrote over {_who(lost)}'s {lost['delta']:+,}"
         )
 
 
 def _who(posting: dict[str, Any]) -> str:
-    return f"{posting['instance']}/{str(posting['thread']).rpartition('_')[2]}"
+    return f"{posting['instance']} (thread {str(posting['thread']).rpartition('_')[2]})"
 
 
 @dataclass(slots=True)
@@ -118,9 +124,10 @@ class Watch:
             self._seqs[account] = seq
             fresh.extend((before, entry) for before, entry in pairs or ())
         self.view.overwritten_count += len(fresh)
+        fresh.sort(key=lambda pair: pair[1])  # the newest of all accounts, by when their transfer was claimed
         for lost, culprit in fresh[-OVERWRITTEN_PER_LOOK:]:
             told: dict[int, PostingTold] = {one.entry: one for one in tell(transaction, [lost, culprit])}
             if len(told) == 2:
                 found = [plain(posting) for posting in scene(transaction, told[lost], told[culprit])]
-                self.view.overwritten.append(Overwritten(self.view.overwritten_count, round(seconds, 2), found))
+                self.view.overwritten.append(Overwritten(next(_numbers), round(seconds, 2), found))
         del self.view.overwritten[:-OVERWRITTEN_MAX]

@@ -38,6 +38,9 @@ def diff(
             row = (change.cell, change.figure, change.before, change.after, change.finding)
             table.add_row(*row, style=STYLES.get(change.finding))
         console.print(table)
+    if not found:
+        console.print("They have no cell in common: there is nothing to compare", style="bold")
+        return
     real = sum(change.is_real for change in found)
     console.print(f"{real} of {len(found)} figures changed by more than noise", style="bold")
     if any(change.finding == CHANGED for change in found):

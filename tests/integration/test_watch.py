@@ -43,7 +43,7 @@ def test_each_posting_that_is_written_over_is_seen_once(
     (seen,) = watch.view.overwritten
     assert (watch.view.overwritten_count, watch.view.samples[-1][1], watch.view.applied) == (1, -10, {"b1": 2})
     assert [posting["after"] for posting in seen.scene[:2]] == [110, 105]
-    assert seen.sentence.startswith("account 2: b1/")
+    assert seen.sentence.startswith("account 2: b1 (thread ")
 
 
 def test_looking_is_given_a_small_share_of_the_time(watch: Watch) -> None:
