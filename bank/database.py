@@ -221,7 +221,15 @@ class Transaction:
             self.statements_seconds += time.perf_counter() - started
 
     def commit(self) -> None:
-        """End it with a COMMIT. For the block in ``Database.transaction``, which calls it."""
+        """End it with a COMMIT. For the block in ``Database.transaction``, which calls it.
+
+        Raises InFailedSqlTransaction where a statement failed and its error went no further: Postgres would answer the
+        COMMIT with a ROLLBACK, and no error (manual, COMMIT).
+        """
+        if self.raw.pgconn.transaction_status == TransactionStatus.INERROR:
+            raise pg.InFailedSqlTransaction(
+                "a statement failed and its error was caught: a COMMIT would undo everything"
+            )
         started = time.perf_counter()
         try:
             self.raw.commit()

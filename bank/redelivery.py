@@ -10,7 +10,7 @@ from typing import LiteralString
 from uuid import UUID
 
 from bank.database import Database
-from bank.errors import BankError, NotAcquired, Rejected, Transient
+from bank.errors import BankError, NotAcquired, OutcomeUnknown, Rejected, Transient
 
 BEGIN: LiteralString = """
     UPDATE transfers SET redeliveries = redeliveries + 1
@@ -32,8 +32,8 @@ class Redeliveries:
     """Counts, for each transfer, the repeated deliveries that never came to an end; past ``maximum`` it has failed.
 
     A delivery is counted before it begins, in a transaction of its own, since nobody is left to count it after the
-    instance has died. One that ends is forgiven, unless it ended with a fault: a conflict, a lock, a lost connection or
-    an outage, however long, is nothing that the transfer did. An instance delivers one such transfer at a time, so that
+    instance has died. One that ends undecided is forgiven, unless it ended with a fault: a conflict, a lock, a lost
+    connection or an outage, however long, is nothing that the transfer did. An instance delivers one such transfer at a time, so that
     those that are innocent do not die with the one that is not. Thread-safe.
     """
 
@@ -57,7 +57,11 @@ class Redeliveries:
             while self._owed:
                 self._execute(FORGIVE, id=self._owed[-1])
                 self._owed.pop()
-            self._begin(transfer)
+            try:
+                self._begin(transfer)
+            except OutcomeUnknown:
+                self._owed.append(transfer)  # it may have been counted, and nothing was delivered
+                raise
             try:
                 yield
             except (Transient, Rejected):

@@ -25,8 +25,9 @@ REPUBLISH_MAX = 10_000
 TRY_LOCK: LiteralString = "SELECT pg_try_advisory_xact_lock(%(key)s)"
 DUE: LiteralString = """
     SELECT id, pending, idle_looks, name, strategy, queue, chunk, think_ms, threads FROM runs
-    WHERE NOT closed AND look_at <= clock_timestamp() ORDER BY id
+    WHERE NOT closed AND look_at <= clock_timestamp() ORDER BY id FOR UPDATE SKIP LOCKED
 """
+# Locked, since what is noted may close a run: whoever accepts more for it meanwhile comes before, or opens it again.
 PENDING: LiteralString = "SELECT count(*) FROM transfers WHERE run = %(run)s AND status = 'pending'"
 FORGOTTEN: LiteralString = """
     SELECT id, debit, credit, amount FROM transfers

@@ -43,6 +43,8 @@ _NO_JSON = {
 }
 GARBAGE = (b"\xff\xfe no text", b"{", b"[]", b"{}", b'{"body": "", "headers": {}, "properties": {}}', _NO_JSON)
 """What must cost an instance nothing but a line in its log."""
+GARBLED = (ValueError, TypeError, KeyError, IndexError)
+"""What reading a message raises that an earlier round has changed."""
 
 
 @dataclass(slots=True)
@@ -73,7 +75,7 @@ class Scene:
         """
         if not self.armed:
             self.armed = self.an_instance()
-            passes = self.chance.randint(0, len(self.orders) // (12 * len(self.names)))
+            passes = self.chance.randint(1, max(1, len(self.orders) // (12 * len(self.names))))
             self.stage.arm(self.armed, point, action, passes=passes)
         return self.armed
 
@@ -314,7 +316,7 @@ def _poison_messages(scene: Scene) -> None:
     for index in scene.chance.sample(range(2 * MESSAGES_HURT), MESSAGES_HURT):
         message = client.lindex(queue, index)
         if message is not None:
-            with suppress(*TRIES_AGAIN):  # the queue is shorter by now
+            with suppress(*TRIES_AGAIN, *GARBLED):  # the queue is shorter by now
                 client.lset(queue, index, _poisoned(str(message), scene.chance))
     for garbage in GARBAGE:
         client.rpush(queue, json.dumps(garbage) if isinstance(garbage, dict) else garbage)

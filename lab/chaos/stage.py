@@ -27,13 +27,14 @@ import psutil
 import psycopg
 import redis
 from kombu.exceptions import KombuError
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from redis.exceptions import RedisError
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from bank.database import psql_url
 from bank.errors import BankError, CannotStart
+from bank.schema import check_connection_budget
 from bank.settings import Settings
 from bank.strategies.redis_lock import redis_url
 from lab import servers as embedded
@@ -319,12 +320,17 @@ def open_stage(
     if settings.database_url is not None or settings.broker_url is not None:
         raise CannotStart("faults need servers that may be broken: unset BANKRUN_DATABASE_URL and BANKRUN_BROKER_URL")
     shorter = {name: value for name, value in waits.items() if name not in settings.model_fields_set}
-    given = Settings.model_validate({**settings.model_dump(exclude_unset=True), **shorter})
+    try:
+        given = Settings.model_validate({**settings.model_dump(exclude_unset=True), **shorter})
+    except ValidationError as error:
+        why = error.errors(include_url=False, include_context=False)[0]["msg"].removeprefix("Value error, ")
+        raise CannotStart(f"the waits that are not set are short here, and then {why}: set that one too") from None
     key = secrets.token_hex(16)
     with ExitStack() as stack:
         servers = stack.enter_context(open_servers(given, max_connections=MAX_CONNECTIONS))
         assert servers.keeper is not None
         stack.enter_context(hold_bank(servers))
+        check_connection_budget(servers.database, instances=instances, threads=threads)
         seen = replace(servers, settings=servers.settings.model_copy(update={"failpoint_key": SecretStr(key)}))
         proxy: Proxy | None = None
         if with_network:

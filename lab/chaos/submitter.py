@@ -1,6 +1,6 @@
 """A submitter that can be killed: publishes a run's pending transfers, one message after another.
 
-python -P -m lab.chaos.submitter RUN
+python -P -m lab.chaos.submitter RUN COUNT
 """
 
 from __future__ import annotations

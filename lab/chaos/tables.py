@@ -63,7 +63,10 @@ def _column_width(name: str, column: Sequence[str]) -> int:
     return max(map(len, [*_broken_at_hyphens(name).split("\n"), *column])) + 2  # the space between columns
 
 
-CHAOS_LEGEND = "seconds until every transfer had its outcome; -N: N postings lost; ?: held, and claims nothing there"
+CHAOS_LEGEND = (
+    "seconds until every transfer had its outcome; -N: N postings lost; "
+    "?: held, and claims nothing there, or was not struck"
+)
 
 
 def _short(value: str) -> str:
@@ -105,7 +108,8 @@ def chaos_markdown(result: Chaos) -> str:
         rows.append("| " + " | ".join([f"`{fault}`", *bold]) + " |")
     survivors = [cell for cell in result.cells if cell.verdict == "safe"]
     totals = (
-        f"Seconds until every transfer had its outcome, or what was lost; `?`: held, and claims nothing there. "
+        f"Seconds until every transfer had its outcome, or what was lost; `?`: held, and claims nothing there, or was "
+        "not struck. "
         f"In the {len(survivors)} cells that are safe: {sum(cell.applied for cell in survivors):,} applied, "
         f"{sum(cell.duplicates for cell in survivors)} twice, {sum(cell.pending for cell in survivors)} pending, "
         f"{sum(cell.extra_deliveries for cell in survivors):,} extra deliveries."

@@ -15,7 +15,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bank.errors import CannotStart
 from bank.settings import WAITS, read_settings
+from bank.strategies import STRATEGIES
 from lab import files
 from lab.chaos import tables
 from lab.chaos.cells import CHAOS_LOAD, Chaos, ChaosCell, ChaosPlan, run_chaos
@@ -45,7 +47,12 @@ def chaos(
     topology: Annotated[str, typer.Option(help="Instances x threads.")] = "2x4",
     transfers: Annotated[int, typer.Option(help="Transfers in each cell.")] = CHAOS_LOAD.transfers,
     accounts: Annotated[int, typer.Option(help="Accounts in the bank.")] = CHAOS_LOAD.accounts,
-    rounds: Annotated[int, typer.Option(help="How often a fault strikes in a cell.")] = 1,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            help="How often a fault strikes in a cell, each time among transfers of its own; some can only once."
+        ),
+    ] = 1,
     seed: Annotated[int | None, typer.Option(help="Decides what is struck, and when; without it, a fresh one.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only the faults that need no long wait.")] = False,
     list_faults: Annotated[bool, typer.Option("--list", help="Tell the faults, and run nothing.")] = False,
@@ -62,7 +69,7 @@ def chaos(
         return
     plan = ChaosPlan(
         faults=_chosen_faults(fault, quick=quick),
-        strategies=chosen_strategies(strategy),
+        strategies=_chosen_strategies(strategy),
         topology=Topology.parse(topology),
         workload=replace(CHAOS_LOAD, transfers=transfers, accounts=accounts),
         seed=secrets.randbelow(2**31) if seed is None else seed,
@@ -87,18 +94,30 @@ def chaos(
         )
         with Steps(len(plan.cells())) as steps, _kept(result.cells, console):
             run_chaos(stage, plan, steps, result.cells)
+    _show(console, result)  # first: it may be all that is left of a long run where a file cannot be written
     if export_json is not None:
         files.write(export_json, json.dumps(result.as_json(), indent=1) + "\n")
     if export_markdown is not None:
         files.write(export_markdown, tables.chaos_markdown(result))
-    _show(console, result)
     if result.contradictions:
         raise typer.Exit(CONTRADICTED)
 
 
 def _chosen_faults(names: Sequence[str], *, quick: bool) -> tuple[str, ...]:
     wanted = dict.fromkeys(name for given in names for name in (FAULTS if given == "all" else [given]))
-    return tuple(name for name in wanted if not quick or name not in FAULTS or FAULTS[name].quick)
+    chosen = tuple(name for name in wanted if not quick or name not in FAULTS or FAULTS[name].quick)
+    if wanted and not chosen:
+        raise CannotStart(f"{', '.join(wanted)}: no fault for --quick; `bankrun chaos --list` says which are")
+    return chosen
+
+
+def _chosen_strategies(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the strategies; `all` are those that another instance can go on with."""
+    return tuple(
+        name
+        for name in chosen_strategies(names)
+        if name in names or name not in STRATEGIES or not STRATEGIES[name].routed_to_one
+    )
 
 
 @contextmanager

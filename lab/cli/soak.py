@@ -76,11 +76,11 @@ def soak(
         )
         with Amount(Console(stderr=True, highlight=False), plan.transfers) as amount:
             run_soak(stage, plan, result, amount.tell)
+    console.print(tables.soak_table(result))
     if export_json is not None:
         files.write(export_json, json.dumps(result.as_json(), indent=1) + "\n")
     if export_markdown is not None:
         files.write(export_markdown, tables.soak_markdown(result))
-    console.print(tables.soak_table(result))
     if not result.held:
         kinds = ", ".join(finding["kind"] for finding in result.audit["findings"]) or "transfers failed or are pending"
         console.print(f"{plan.strategy} was to hold, and did not: {kinds}", style="bold red")

@@ -15,11 +15,13 @@ import pytest
 
 from bank.errors import BankError, CannotStart
 from bank.settings import Settings
+from bank.strategies import STRATEGIES
 from lab.chaos import cells as chaos
 from lab.chaos.cells import CHAOS_LOAD, ChaosCell, ChaosPlan, run_cell
 from lab.chaos.faults import FAULTS
 from lab.chaos.soak import SoakPlan
 from lab.chaos.stage import Stage, open_stage
+from lab.cli.chaos import _chosen_strategies
 from lab.topology import Topology
 from tests.acceptance.conftest import Bankrun, processes_of, wait_until
 from workers.failpoints import Failpoint
@@ -38,11 +40,11 @@ def stage() -> Iterator[Stage]:
 
 
 def struck(
-    stage: Stage, fault: str, strategy: str = "row-lock", *, transfers: int = 240, seed: int = SEED
+    stage: Stage, fault: str, strategy: str = "row-lock", *, transfers: int = 240, seed: int = SEED, rounds: int = 1
 ) -> ChaosCell:
     """Run one cell."""
     load = replace(CHAOS_LOAD, transfers=transfers, accounts=8)
-    plan = ChaosPlan((fault,), (strategy,), Topology(2, 4), load, seed)
+    plan = ChaosPlan((fault,), (strategy,), Topology(2, 4), load, seed, rounds)
     return run_cell(stage, plan, FAULTS[fault], strategy)
 
 
@@ -77,6 +79,42 @@ def test_nothing_is_lost_nothing_is_applied_twice_and_nothing_is_left(stage: Sta
     assert cell.failed == poisoned
 
 
+@pytest.mark.parametrize("fault", ["kill-between-writes", "messages-poisoned", "terminate"])
+def test_each_round_strikes_among_transfers_of_its_own(stage: Stage, fault: str) -> None:
+    cell = struck(stage, fault, transfers=400, rounds=2)
+    assert (cell.verdict, cell.reason, cell.rounds) == ("safe", "", 2)
+    assert cell.applied + cell.refused == 400
+    assert cell.failed == (2 if fault == "messages-poisoned" else 0)
+
+
+def test_a_fault_that_finds_nothing_left_to_strike_did_not_happen(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awaited = chaos._await_pending
+    monkeypatch.setattr(chaos, "_await_pending", lambda given, _: awaited(given, 0))
+    cell = struck(stage, "terminate")
+    assert cell.verdict == "inconclusive"
+    assert "every transfer was decided before it struck" in cell.reason
+
+
+def test_an_instance_that_ends_while_the_others_recover_is_noticed_and_started_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awaited = chaos._await_pending
+
+    def end_one(given: Stage, most: int) -> int:
+        pending = awaited(given, most)
+        if not most:
+            given.kill("w2")
+        return pending
+
+    with monkeypatch.context() as patched:
+        patched.setattr(chaos, "_await_pending", end_one)
+        cell = struck(stage, "terminate")
+    assert (cell.verdict, cell.reason) == ("broken", "w2 ended by itself")
+    assert struck(stage, "terminate").verdict == "safe"
+
+
 def test_a_paused_holder_breaks_a_lease_and_not_a_fenced_one(stage: Stage) -> None:
     broken = struck(stage, "pause-holder", "redis-lock")
     assert (broken.verdict, broken.expected) == ("broken", "unsafe")
@@ -96,29 +134,32 @@ def test_a_message_duplicated_is_seen_as_an_extra_delivery(stage: Stage) -> None
 
 def test_a_system_that_forgets_would_be_found_broken(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without the reconcilers' view of the run nobody publishes again what the broker lost.
-    monkeypatch.setattr(chaos, "RECOVERY_SECONDS_MAX", 2.0)
+    monkeypatch.setattr(chaos, "STALLED_SECONDS", 2.0)
     accepted = chaos.accept
     monkeypatch.setattr(chaos, "accept", lambda *given: accepted(*given, forgettable=True))
     cell = struck(stage, "messages-lost")
     assert (cell.verdict, cell.expected) == ("broken", "safe")
     assert cell.contradicts
-    assert "still pending" in cell.reason
+    assert "stayed pending" in cell.reason
 
 
 def test_a_transfer_that_failed_without_a_reason_to_would_be_found(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    awaited = chaos._await_outcomes
+    awaited = chaos._await_pending
 
-    def fail_one(given: Stage, seconds_max: float) -> None:
-        awaited(given, seconds_max)
+    def fail_one(given: Stage, most: int) -> int:
+        pending = awaited(given, most)
+        if most:
+            return pending
         with given.database.transaction() as transaction:
             transaction.execute(
                 "INSERT INTO transfers (id, debit, credit, amount, strategy, status, reason)"
                 " VALUES (gen_random_uuid(), 1, 2, 1, 'row-lock', 'failed', 'who knows')"
             )
+        return pending
 
-    monkeypatch.setattr(chaos, "_await_outcomes", fail_one)
+    monkeypatch.setattr(chaos, "_await_pending", fail_one)
     cell = struck(stage, "terminate")
     assert cell.contradicts
     assert "1 transfers have failed instead of 0: who knows" in cell.reason
@@ -185,6 +226,8 @@ def test_the_matrix_is_printed_and_saved_with_what_it_takes_to_run_it_again(bank
         (["--transfers", "10"], "transfers=10: at least 50"),
         (["--strategy", "single-writer"], "routed to one instance"),
         (["--seed", "-1"], "seed=-1"),
+        (["--quick", "--fault", "kill"], "kill: no fault for --quick"),
+        (["--topology", "64x512"], "connections, but Postgres gives"),
         (["--export-json", "/no/such/place.json"], "cannot write"),
     ],
 )
@@ -210,6 +253,21 @@ def test_what_cannot_be_run_is_one_sentence(bankrun: Bankrun, words: list[str], 
 def test_a_soak_that_makes_no_sense_is_refused_before_anything_starts(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(CannotStart, match=sentence):
         SoakPlan(**given)
+
+
+def test_a_wait_that_is_set_and_does_not_go_with_the_short_ones_is_named() -> None:
+    given = Settings.model_validate({"lock_timeout_ms": 5_000})
+    with (
+        pytest.raises(CannotStart, match="BANKRUN_LOCK_TIMEOUT_MS=5000 must be less"),
+        open_stage(given, instances=2, threads=1),
+    ):
+        pass
+
+
+def test_all_strategies_are_those_that_another_instance_can_go_on_with() -> None:
+    chosen = _chosen_strategies(["all"])
+    assert set(STRATEGIES) - set(chosen) == {"single-writer"}
+    assert _chosen_strategies(["single-writer"]) == ("single-writer",)
 
 
 def test_servers_of_somebody_else_are_not_broken() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psycopg
 import pytest
@@ -149,3 +150,14 @@ def test_a_reconciler_that_is_at_work_makes_a_new_bank_wait_and_nothing_deadlock
             assert wait_until(waits, 5)
             reading.execute("SELECT count(*) FROM transfers")
         opened.result(timeout=5)
+
+
+def test_an_error_that_was_caught_on_the_way_cannot_end_in_a_commit(database: Database) -> None:
+    def swallow() -> None:
+        with database.transaction() as transaction, suppress(psycopg.Error):
+            transaction.execute("SELECT 1 / 0")
+
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction, match="its error was caught"):
+        swallow()
+    with database.transaction() as transaction:
+        assert transaction.execute("SELECT 1").fetchone() == (1,)

@@ -8,7 +8,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from uuid import uuid4
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -183,6 +185,24 @@ def raises(error: Exception) -> object:
     return function
 
 
+def test_a_count_whose_commit_has_no_answer_is_made_up_for(instance: Instance, bank: Database) -> None:
+    order, *_ = orders = accepted(bank, "row-lock")
+    begun = instance.redeliveries._begin
+
+    def begin_without_an_answer(transfer: UUID) -> None:
+        begun(transfer)
+        raise OutcomeUnknown("no answer")
+
+    for _ in range(5):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(instance.redeliveries, "_begin", begin_without_an_answer)
+            with pytest.raises(OutcomeUnknown):
+                instance.apply(job(orders, "row-lock"))
+        assert row(bank, order)[:2] == ("pending", 1)
+    instance.apply(job(orders, "row-lock"))
+    assert row(bank, order)[0] == "applied"
+
+
 def test_repeated_deliveries_take_turns_so_that_the_innocent_do_not_die_with_the_guilty(
     instance: Instance, bank: Database
 ) -> None:
@@ -274,6 +294,26 @@ def test_a_run_that_has_its_outcomes_is_never_looked_at_again(
     reconciler.look()
     with bank.transaction() as transaction:
         assert transaction.execute("SELECT closed FROM runs").fetchall() == [(True,)]
+
+
+def test_a_run_that_gets_more_while_it_is_looked_at_stays_open(
+    reconciler: Reconciler, bank: Database, instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance.apply(job(accepted(bank, "row-lock"), "row-lock", again=False))
+    noted = reconciler._note
+    with ThreadPoolExecutor(1) as pool:
+        more: list[Future[list[Order]]] = []
+
+        def note_late(*given: Any, **values: Any) -> None:
+            more.append(pool.submit(accepted, bank, "row-lock"))
+            time.sleep(0.2)  # enough to be accepted, unless that waits for this look
+            noted(*given, **values)
+
+        monkeypatch.setattr(reconciler, "_note", note_late)
+        reconciler.look()
+        more[0].result()
+    with bank.transaction() as transaction:
+        assert transaction.execute("SELECT closed FROM runs").fetchall() == [(False,)]
 
 
 def test_a_run_that_was_given_up_is_not_published_again(reconciler: Reconciler, bank: Database) -> None:
