@@ -33,8 +33,8 @@ class Redeliveries:
 
     A delivery is counted before it begins, in a transaction of its own, since nobody is left to count it after the
     instance has died. One that ends undecided is forgiven, unless it ended with a fault: a conflict, a lock, a lost
-    connection or an outage, however long, is nothing that the transfer did. An instance delivers one such transfer at a time, so that
-    those that are innocent do not die with the one that is not. Thread-safe.
+    connection or an outage, however long, is nothing that the transfer did. An instance delivers one such transfer at a
+    time, so that those that are innocent do not die with the one that is not. Thread-safe.
     """
 
     def __init__(self, database: Database, *, instance: str, maximum: int, wait_seconds_max: float) -> None:
