@@ -25,7 +25,7 @@ from lab.results import Cell, Run
 from lab.session import hold_bank, open_lab, open_servers
 from lab.topology import Topology
 from lab.trial import Proof, prove
-from lab.trigger import accounts_in, decided_by, open_fresh_bank, trigger, watch
+from lab.trigger import accounts_in, decided_by, failures, open_fresh_bank, trigger, watch
 from lab.workload import Workload
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "accounts_in",
     "audit",
     "decided_by",
+    "failures",
     "open_fresh_bank",
     "prove",
     "running_bank",

@@ -255,22 +255,26 @@ class Prover:
                 result.broken += 1
                 kinds |= dict.fromkeys(finding.kind for finding in found.findings)
                 result.broken_ids.append(interleaving_id(strategy.name, instances, case, execution.choices))
-        result.broken_ids.sort(key=lambda name: (len(name), name))
+        result.broken_ids.sort(key=length)
         result.shortest_broken = next(iter(result.broken_ids), None)
         result.kinds, result.outcomes = list(kinds), sorted(outcomes)
         result.seconds = round(time.perf_counter() - started, 3)
         return result
 
     def rehearse(self, strategy: type[Strategy]) -> None:
-        """Run two transfers in one instance, one after the other.
+        """Run two transfers in one instance, neither of which has to wait for the other.
 
-        Raises StrategyFault for a strategy that fails even then. What they came to is not looked at.
+        Raises StrategyFault for a strategy that fails even then, or that does not apply both. What became of the money
+        is not looked at.
         """
         connections = _connections()
         made = outside.opened(strategy, self._settings)
         outside.check_guard(made, CASES["same-pair"].orders()["A"])
         outside.closed(made)
-        self.run(strategy, "same", CASES["same-pair"], lambda able, depth: min(able))
+        execution = self.run(strategy, "same", CASES["same-pair"], lambda able, depth: min(able))
+        statuses = audit(self.database).transfers
+        if statuses["applied"] != len(CASES["same-pair"].legs):
+            raise StrategyFault(strategy.name, f"does not apply two transfers that could both be: {_why(execution)}")
         if (more := _connections() - connections) > 0:
             raise StrategyFault(strategy.name, f"leaks a connection of its own: {more} are open after its close()")
 
@@ -378,3 +382,16 @@ def as_json(result: CaseResult) -> dict[str, Any]:
             *("deadlocks", "conflicts", "shortest_broken", "kinds", "outcomes", "seconds"),
         )
     }
+
+
+def length(interleaving: str) -> tuple[int, str]:
+    """Return what an id is sorted by: how many steps it has, whatever the names before them."""
+    return len(interleaving.rpartition("/")[2]), interleaving
+
+
+def _why(execution: Execution) -> str:
+    """Return what the last statement of an execution failed with, or what its transfers ended as."""
+    failed = [event for event in execution.events if event.result.startswith("fails")]
+    if failed:
+        return f"{failed[-1].text} {failed[-1].result}"
+    return "they are refused, or left pending"

@@ -38,7 +38,7 @@ def parse_id(text: str) -> tuple[str, str, Case, str]:
     """Return what an id says: strategy, instances, case, choices. Raises CannotStart if it is none."""
     parts = text.strip().split("/")
     cases = {**CASES, CHUNKS.name: CHUNKS, THREE.name: THREE}
-    if len(parts) != 4 or parts[1] not in INSTANCES or parts[2] not in cases or not re.fullmatch(r"[ABCt]+", parts[3]):
+    if len(parts) != 4 or parts[1] not in INSTANCES or parts[2] not in cases or not re.fullmatch(r"[ABCt]*", parts[3]):
         raise CannotStart(
             f"{text!r} is no interleaving: `bankrun prove` prints some, as in none/two/same-pair/AAABABBB"
         )

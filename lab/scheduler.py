@@ -484,7 +484,7 @@ class Scheduler:
             return receipt
         except (BankError, Abandoned):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise outside.raised(strategy, error) from error
         finally:
             self._borrowed[name].take_back()

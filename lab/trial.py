@@ -13,7 +13,7 @@ from bank.errors import CannotStart
 from bank.settings import Settings, read_settings
 from bank.strategies import Strategy
 from lab.experiment import Plan
-from lab.interleavings import CASES, INSTANCES, Case, CaseResult, Prover, applies
+from lab.interleavings import CASES, INSTANCES, Case, CaseResult, Prover, applies, length
 from lab.own import user_strategy
 from lab.progress import Silence
 from lab.replay import money, parse_id, steps_table
@@ -50,7 +50,7 @@ class Proof:
     def shortest_broken(self) -> str | None:
         """Return the id of the shortest broken one: what ``bankrun replay`` takes."""
         ids = [case.shortest_broken for case in self.cases if case.shortest_broken is not None]
-        return min(ids, key=lambda name: (len(name), name), default=None)
+        return min(ids, key=length, default=None)
 
 
 def prove(

@@ -82,6 +82,15 @@ def _pending(lab: Lab) -> int:
     return int(row[0]) if row is not None else 0
 
 
+def failures(lab: Lab) -> dict[str, int]:
+    """Return why transfers of the bank have failed, and how many for each reason."""
+    with lab.database.transaction() as transaction:
+        rows = transaction.execute(
+            "SELECT coalesce(reason, ''), count(*) FROM transfers WHERE status = 'failed' GROUP BY 1 ORDER BY 2 DESC"
+        ).fetchall()
+    return {str(reason): int(count) for reason, count in rows}
+
+
 def decided_by(lab: Lab) -> dict[str, int]:
     """Return how many of the bank's transfers each instance decided, by its name."""
     with lab.database.transaction() as transaction:

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,8 @@ from stage import SECONDS_MAX, Outcome, Stage
 RED, GREEN, BOLD, DIM = "31", "32", "1", "2"
 ACTORS = ("36", "33", "35", "34")
 WIDTH_MIN, WIDTH_MAX = 40, 80
+# Names with hyphens are for copying: not even a narrow terminal breaks them.
+fill, wrap = partial(textwrap.fill, break_on_hyphens=False), partial(textwrap.wrap, break_on_hyphens=False)
 PROPS_SECONDS_MAX = 120.0  # what a first start of Postgres may take on a slow machine
 
 
@@ -116,14 +119,14 @@ class Teller:
     def title(self, name: str, idea: str) -> None:
         """Print the name and the idea."""
         print(self._in(BOLD, name))
-        print(textwrap.fill(idea, self._width))
+        print(fill(idea, self._width))
         if self.step:
             print(self._in(DIM, "(any key: the next step; Ctrl-C: end)"))
 
     def heading(self, text: str, *, is_unsafe: bool) -> None:
         """Begin a half."""
         mark, colour = ("unsafe", RED) if is_unsafe else ("safe", GREEN)
-        first, *rest = textwrap.wrap(f"{mark}: {text.splitlines()[0]}", self._width)
+        first, *rest = wrap(f"{mark}: {text.splitlines()[0]}", self._width)
         print("\n" + self._in(f"{BOLD};{colour}", mark) + self._in(BOLD, first[len(mark) :]))
         for more in rest:
             print(self._in(BOLD, more))
@@ -132,7 +135,7 @@ class Teller:
     def line(self, who: str, text: str, at_ms: float) -> None:
         """Print one step, and wait for a key if wanted."""
         begin = f"{max(0.0, at_ms):8.2f} ms  {who:1}  " if who else " " * 16
-        first, *rest = textwrap.wrap(text, self._width - len(begin)) or [""]
+        first, *rest = wrap(text, self._width - len(begin)) or [""]
         colour = ACTORS[(ord(who[0]) - ord("A")) % len(ACTORS)] if who else DIM
         print(self._in(DIM, begin[:13]) + self._in(colour, begin[13:] + first))
         for more in rest:
@@ -142,7 +145,7 @@ class Teller:
     def outcome(self, outcome: Outcome) -> None:
         """End a half."""
         word, colour = ("broken", RED) if outcome.broken else ("holds", GREEN)
-        first, *rest = textwrap.wrap(f"{word}: {outcome.text}", self._width - 2)
+        first, *rest = wrap(f"{word}: {outcome.text}", self._width - 2)
         print("  " + self._in(colour, first), *("  " + self._in(colour, more) for more in rest), sep="\n")
         self._wait_for_key()
 
@@ -150,11 +153,11 @@ class Teller:
         """Print what was measured here and now, and may be different elsewhere."""
         print("\n" + self._in(BOLD, "left to chance, on this machine:"))
         for line in lines:
-            print(textwrap.fill(line, self._width, initial_indent="  ", subsequent_indent="    "))
+            print(fill(line, self._width, initial_indent="  ", subsequent_indent="    "))
 
     def paragraph(self, head: str, text: str) -> None:
         """Print a paragraph of the end."""
-        first, *rest = textwrap.wrap(f"{head}: {text}", self._width)
+        first, *rest = wrap(f"{head}: {text}", self._width)
         print("\n" + self._in(BOLD, head) + first[len(head) :], *rest, sep="\n")
 
     def _in(self, colour: str, text: str) -> str:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,13 +66,26 @@ Transfer = Callable[[Engine, Order, Meeting, Say], None]
 """What an instance does for one order."""
 
 
+@contextmanager
+def _deaf_to_interruptions() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may say what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Instance:
     """One process that makes transfers, each in a thread of its own."""
 
     def __init__(self, url: str, meeting: Meeting, transfer: Transfer) -> None:
         self.pipe, theirs = SPAWN.Pipe()
         self.process = SPAWN.Process(target=_serve, args=(theirs, url, meeting, transfer), daemon=True)
-        self.process.start()
+        with _deaf_to_interruptions():  # it inherits that, and so does what Python starts to look after it
+            self.process.start()
         theirs.close()
 
     def wait_until_ready(self) -> None:

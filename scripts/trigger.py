@@ -22,6 +22,7 @@ from lab.api import (
     accounts_in,
     audit,
     decided_by,
+    failures,
     open_fresh_bank,
     running_lab,
     trigger,
@@ -69,25 +70,28 @@ def send_and_watch(lab: Lab, wanted: argparse.Namespace) -> None:
     print(f"done in {seconds:.1f} s: {workload.transfers / seconds:,.0f} transfers/s, sending included")
 
 
-def show(found: Audit, decided: dict[str, int]) -> None:
+def show(found: Audit, decided: dict[str, int], failed: dict[str, int]) -> None:
     """Print what the bank looks like now."""
     for instance, count in decided.items():
         print(f"  {instance}: {count:,}")
     counts = ", ".join(f"{count:,} {status}" for status, count in found.transfers.items() if count)
     print(f"in the bank: {counts}; {found.accounts} accounts hold {found.closing_total:,}, drift {found.drift:+,}")
+    for reason, count in failed.items():
+        print(f"  failed: {count:,}; {reason}")
     for finding in found.findings:
         print(f"  {finding.invariant}, {finding.kind}: {finding.count:,}; {finding.examples[0]}")
     print("audit: all five invariants hold" if found.passed else "audit: the bank is broken; --reset opens a new one")
 
 
 def main() -> int:
-    """Return 0 if the audit is clean, 3 if it is not."""
+    """Return 0 if the audit is clean, 1 if transfers have failed, 3 if the audit is not clean."""
     wanted = arguments()
     with running_lab(instances=wanted.instances, any_running=True, strategies=[wanted.strategy]) as lab:
         send_and_watch(lab, wanted)
         found = audit(lab.database)
-        show(found, decided_by(lab))
-    return 0 if found.passed else 3
+        failed = failures(lab)
+        show(found, decided_by(lab), failed)
+    return 3 if not found.passed else 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ class Instance:
             yield
         except BankError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit() in a strategy must not end its worker
             raise outside.raised(strategy, error) from error
         finally:
             del self._at_work[thread]

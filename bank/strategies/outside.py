@@ -361,7 +361,7 @@ def _asked(strategy: Strategy | type[Strategy], call: Callable[[], T]) -> T:
         raise StrategyFault(strategy.name, str(error)) from None
     except BankError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise raised(strategy, error) from error
 
 

@@ -234,6 +234,10 @@ def _check(run: Run) -> None:
     """
     if run.pending:
         raise BankError(f"{run.strategy} did not finish: {run.pending:,} transfers are still pending")
+    if run.faults:
+        raise BankError(f"{next(iter(run.faults))}: a rate with that is no rate")
+    if run.failed:
+        raise BankError(f"{run.failed:,} transfers of {run.strategy} have failed: a rate without them is no rate")
     claims = Claim(run.claim).covers(instances=run.instances, threads=run.threads, hosts=run.hosts)
     if claims and not run.held:
         raise BankError(f"{run.strategy} did not keep the money: a rate of wrong transfers is no rate")

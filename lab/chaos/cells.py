@@ -158,6 +158,10 @@ def run_cell(stage: Stage, plan: ChaosPlan, fault: Fault, strategy: str) -> Chao
     finally:
         stage.submission = None
         _end(stage, submission)
+    if found.transfers["pending"]:  # whatever holds them up in an instance is not the next cell's
+        for one in scene.names:
+            stage.kill(one)
+        stage.restore()
     verdict, expected, reason = _judge(scene, fault, found, missed, dead)
     return ChaosCell(
         fault=fault.name,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from bank.errors import CannotStart
@@ -31,6 +32,10 @@ def strategies(
     for name, strategy in STRATEGIES.items():
         table.add_row(name, strategy.claim.value, strategy.summary)
     for name in outside.installed():
-        strategy = strategy_named(name)
-        table.add_row(name, strategy.claim.value, strategy.summary)
+        try:
+            strategy = strategy_named(name)
+        except CannotStart as error:
+            table.add_row(name, "", escape(str(error)))
+        else:
+            table.add_row(name, strategy.claim.value, strategy.summary)
     open_console().print(table)

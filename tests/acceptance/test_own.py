@@ -41,6 +41,13 @@ CODE = """
         def guard(self, order):
             if order.debit == 3:
                 threading.Event().wait()
+
+
+    class ExitsAtThree(Right):
+        def move(self, transaction, order, entry_ids):
+            if order.debit == 3:
+                raise SystemExit(0)
+            super().move(transaction, order, entry_ids)
     """
 
 
@@ -91,16 +98,17 @@ def test_under_load_each_fault_is_named_and_the_next_strategy_is_measured(bankru
     for package in ("bank", "workers", "lab"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise RuntimeError('the wrong one')\n")
-    names = ("mine:FailsAtThree", "mine:HangsAtThree", "mine:Right")
+    names = ("mine:FailsAtThree", "mine:ExitsAtThree", "mine:HangsAtThree", "mine:Right")
     done = bankrun(
         *("compare", *(word for name in names for word in ("--strategy", name)), "--topology", "2x2"),
         *("--transfers", "150", "--warmup", "0", "--cell-timeout", "4", "--seed", "1", "--export-json", "r.json"),
     )
     assert done.returncode == 1, done.stderr
     cells = {cell["strategy"]: cell for cell in json.loads((tmp_path / "r.json").read_text())["cells"]}
-    fails, hangs, right = (cells[name] for name in names)
+    fails, exits, hangs, right = (cells[name] for name in names)
     assert fails["failed"] > 0
     assert fails["reason"] == "fault: mine:FailsAtThree raises KeyError: 'three' (mine.py, line 19, in move)"
+    assert exits["reason"] == "fault: mine:ExitsAtThree raises SystemExit: 0 (mine.py, line 32, in move)"
     assert hangs["pending"] > 0
     assert hangs["reason"].startswith("fault: mine:HangsAtThree hangs: w")
     assert hangs["reason"].endswith("stands in mine.py, line 26, in guard")

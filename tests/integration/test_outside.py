@@ -173,6 +173,19 @@ WRONG = """
             guard = ThreadGuard(LOCK)
             guard.leave = lambda: None
             return guard
+
+    class EndsTheProcess(Right):
+        def move(self, *about):
+            raise SystemExit(0)
+
+    class ForgotItsTable(Right):
+        READ = "SELECT id, balance FROM forgotten"
+
+    class RefusesEverything(Right):
+        def move(self, *about):
+            from bank.errors import Refused
+
+            raise Refused("no")
 """
 FAULTS = {
     "Raises": r"raises KeyError: 101 \(theirs_\d+.py, line 17, in move\)",
@@ -184,6 +197,9 @@ FAULTS = {
     "CannotClose": r"raises OSError: no \(theirs_\d+.py, line 42, in close\)",
     "MakesANumber": r"makes an int in open\(\)",
     "NeverLeaves": r"leaves its guard held: nobody is in it any more, and try_enter\(\) still returns False",
+    "EndsTheProcess": r"raises SystemExit: 0 \(theirs_\d+.py, line 57, in move\)",
+    "ForgotItsTable": "does not apply two transfers that could both be: .* FROM forgotten fails with 42P01",
+    "RefusesEverything": "does not apply two transfers that could both be: they are refused, or left pending",
 }
 
 
