@@ -141,7 +141,9 @@ def run_cell(stage: Stage, plan: ChaosPlan, fault: Fault, strategy: str) -> Chao
         try:
             for number in range(rounds):
                 scene.orders = orders[len(orders) * number // rounds : len(orders) * (number + 1) // rounds]
-                _begin_round(scene, fault, joined=number > 0)
+                if number:  # as in the first: nobody takes part before everything is there
+                    stage.insist(lambda: stage.fleet.leave(name, list(stage.infos.values())))
+                _begin_round(scene, fault)
                 _strike(scene, fault)
         except Missed as error:
             missed = str(error)
@@ -185,7 +187,7 @@ def run_cell(stage: Stage, plan: ChaosPlan, fault: Fault, strategy: str) -> Chao
     )
 
 
-def _begin_round(scene: Scene, fault: Fault, *, joined: bool) -> None:
+def _begin_round(scene: Scene, fault: Fault) -> None:
     """Accept and send a round's transfers. Not before: what waits in the bank unsent would be found forgotten."""
     stage = scene.stage
     accept(stage.database, scene.orders, scene.submission)
@@ -195,11 +197,10 @@ def _begin_round(scene: Scene, fault: Fault, *, joined: bool) -> None:
         scene.arm(*fault.point)
     if fault.before is None:
         publish(stage.app, scene.orders, scene.submission)
-    if joined:
-        return
     if scene.armed:  # the others might be done before it has begun
+        before = stage.count_by(scene.armed)
         stage.join(scene.armed)
-        stage.until(lambda: stage.count_by(scene.armed) or not stage.is_alive(scene.armed), "it has begun", 10)
+        stage.until(lambda: stage.count_by(scene.armed) > before or not stage.is_alive(scene.armed), "it has begun", 10)
     for one in scene.names:
         if one != scene.armed:
             stage.join(one)
