@@ -117,9 +117,7 @@ def _comparison_headline(comparison: Comparison) -> tuple[str, str, str, list[st
     refuted = comparison.contradictions
     sentence = "; ".join(parts) + ". "
     sentence += (
-        f"Refuted: the claim of {_where(refuted)}."
-        if refuted
-        else "Each kept it where it claims to, or was not put to the test."
+        f"Refuted: the claim of {_where(refuted)}." if refuted else "No strategy lost money where it claims to keep it."
     )
     tone = "broken" if refuted else "inconclusive" if not by_verdict["safe"] else "" if by_verdict["broken"] else "safe"
     notes = [
