@@ -16,9 +16,8 @@ FROM locked AS wheel
 COPY pyproject.toml README.md LICENSE /build/
 COPY bank /build/bank
 COPY workers /build/workers
-COPY lab /build/lab
+COPY bankrun /build/bankrun
 COPY lessons /build/lessons
-COPY bankrun_pytest /build/bankrun_pytest
 RUN python3 -m pip --python /opt/bankrun/bin/python wheel --no-deps --no-build-isolation --wheel-dir /dist /build
 
 # The same packages without the build backend: nothing of ours can build anything.

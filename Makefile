@@ -14,21 +14,21 @@ setup: venv-dev ## make .venv with everything, for users and developers
 	@echo "bankrun: .venv is ready"
 
 demo: venv-run ## see the race: compare locking strategies on one and on several workers
-	@$(py) -m lab compare
+	@$(py) -m bankrun compare
 	@printf '\nTry next:\n  %s\n  %s\n  %s\n' \
 		'.venv/bin/bankrun prove --strategy thread-lock --strategy row-lock' \
 		'.venv/bin/bankrun audit' \
 		'.venv/bin/bankrun compare --help'
 
 bench: venv-run ## measure how fast this machine moves money
-	@$(py) -m lab bench
+	@$(py) -m bankrun bench
 
 soak: venv-run ## 100,000 transfers under 60 faults; some ten minutes
-	@$(py) -m lab soak
+	@$(py) -m bankrun soak
 
 benchmarks: venv-run ## write docs/benchmarks.md anew; twenty minutes, on a machine with nothing else to do
 	.venv/bin/python -m pip install --quiet --require-hashes --requirement requirements-peers.lock
-	@$(py) -m lab bench --full --rounds 3 --transfers 3000 \
+	@$(py) -m bankrun bench --full --rounds 3 --transfers 3000 \
 		--export-json docs/benchmarks.json --export-markdown docs/benchmarks.md
 
 test: venv-dev ## run all tests

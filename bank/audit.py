@@ -16,9 +16,9 @@ from typing import Any
 
 import psycopg
 
-from bank import models
-from bank.database import Database, Transaction
 from bank.lineage import AccountLineage, AccountRow, EntryRow, LostPosting, trace
+from bank.postgres import models
+from bank.postgres.database import Database, Transaction
 
 EXAMPLES_MAX = 3
 FETCH_ROWS = 20_000

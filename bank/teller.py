@@ -11,10 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, LiteralString, NamedTuple
 
-from bank.database import Database, Transaction, array, columns
 from bank.errors import Conflict, NotAcquired, Refused, Rejected, Transient, Unavailable
-from bank.models import APPLIED, PENDING, REFUSED
 from bank.orders import Order
+from bank.postgres.database import Database, Transaction, array, columns
+from bank.postgres.models import APPLIED, PENDING, REFUSED
 from bank.strategies import ChunkStrategy, Guard, Strategy
 
 BACKOFF_SECONDS = 0.001

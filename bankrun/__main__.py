@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Run the command line."""
     try:
-        from lab.cli.app import main as run
+        from bankrun.cli.app import main as run
     except KeyboardInterrupt:
         sys.exit(130)
     run()

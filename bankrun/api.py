@@ -14,19 +14,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from bank.audit import Audit, audit
-from bank.database import Database
 from bank.errors import BankError, CannotStart, StrategyFault
+from bank.postgres.database import Database
 from bank.settings import read_settings
 from bank.strategies import STRATEGIES
-from lab.experiment import Lab, Plan, Progress
-from lab.own import user_strategy
-from lab.progress import Silence
-from lab.results import Cell, Run
-from lab.session import hold_bank, open_lab, open_servers
-from lab.topology import Topology
-from lab.trial import Proof, prove
-from lab.trigger import accounts_in, decided_by, failures, open_fresh_bank, trigger, watch
-from lab.workload import Workload
+from bankrun.proof.verdicts import Proof, prove
+from bankrun.results.models import Cell, Run
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.adhoc import accounts_in, decided_by, failures, open_fresh_bank, trigger, watch
+from bankrun.runs.comparison import Lab, Plan, Progress
+from bankrun.runs.progress import Silence
+from bankrun.runs.rehearsal import user_strategy
+from bankrun.runs.session import hold_bank, open_lab, open_servers
 
 __all__ = [
     "STRATEGIES",

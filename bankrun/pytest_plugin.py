@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 if TYPE_CHECKING:
-    from lab.results import Cell
-    from lab.session import Servers
-    from lab.trial import Proof
+    from bankrun.proof.verdicts import Proof
+    from bankrun.results.models import Cell
+    from bankrun.runs.session import Servers
 
 __all__ = ["Bankrun", "bankrun", "bankrun_session"]
 
@@ -44,7 +44,7 @@ class Bankrun:
         Deterministic, and a matter of seconds.
         """
         __tracebackhide__ = True
-        from lab.trial import prove_on, why_broken
+        from bankrun.proof.verdicts import prove_on, why_broken
 
         proof = self._asked(lambda: prove_on(self._open(), strategy, instances=instances, cases=cases))
         if proof.broken:
@@ -60,8 +60,8 @@ class Bankrun:
         two transfers cannot: many at once, and what happens in a broker and in a pool of threads.
         """
         __tracebackhide__ = True
-        from lab.trial import stress_on, why_not_safe
-        from lab.workload import Workload
+        from bankrun.proof.verdicts import stress_on, why_not_safe
+        from bankrun.results.workload import Workload
 
         workload = self._asked(lambda: Workload(accounts=accounts, transfers=transfers))
         cell = self._asked(lambda: stress_on(self._open(), strategy, topology=topology, workload=workload, seed=seed))
@@ -83,7 +83,7 @@ class Bankrun:
     def _open(self) -> Servers:
         if self._servers is None:
             from bank.settings import read_settings
-            from lab.session import open_servers
+            from bankrun.runs.session import open_servers
 
             settings = read_settings()
             if settings.state_dir is None and settings.database_url is None:

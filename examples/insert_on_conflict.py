@@ -9,8 +9,8 @@ People reach for it because it also locks what does not exist yet, as no SELECT 
 
 from __future__ import annotations
 
-from bank.database import Transaction
 from bank.orders import Order, Snapshot
+from bank.postgres.database import Transaction
 from bank.strategies import Claim, Strategy
 
 

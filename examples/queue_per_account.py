@@ -8,9 +8,9 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 
-from bank.database import Transaction
 from bank.errors import NotAcquired
 from bank.orders import Order, Snapshot
+from bank.postgres.database import Transaction
 from bank.strategies import Claim, Guard, Strategy
 
 

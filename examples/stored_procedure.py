@@ -10,9 +10,9 @@ owner of that schema, before the first transfer. The function runs with the righ
 
 from __future__ import annotations
 
-from bank.database import Transaction
 from bank.errors import InsufficientFunds, UnknownAccount
 from bank.orders import Order, Posting
+from bank.postgres.database import Transaction
 from bank.strategies import Claim, Strategy
 
 

@@ -54,7 +54,7 @@ LESSON = Lesson(
     unsafe=(without,),
     safe=(with_barrier,),
     question="One of the threads fails in phase 1. What becomes of those who wait, and what can it do for them?",
-    in_earnest="lab/experiment.py accepts and publishes all transfers before the first instance may take one.",
+    in_earnest="bankrun/runs/comparison.py accepts and publishes all transfers before the first instance may take one.",
 )
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ LESSON = Lesson(
     unsafe=(look_once,),
     safe=(look_again,),
     question="notify() wakes one. When is that enough, and whom does it wake if the two wait for different things?",
-    in_earnest="workers/meter.py: a reading waits until nobody works any more. wait_for() there is this very loop.",
+    in_earnest="workers/process/meter.py: a reading waits until nobody works. wait_for() there is this very loop.",
 )
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ LESSON = Lesson(
     unsafe=(look_once,),
     safe=(wait_for_event,),
     question="Who clears the event before the next data, and what if a worker is slow and has not looked yet?",
-    in_earnest="workers/reconciler.py waits on an event where it could sleep, and so ends when the worker does.",
+    in_earnest="workers/process/reconciler.py waits on an event, not asleep, and so ends when the worker does.",
 )
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ LESSON = Lesson(
     unsafe=(ten_dimes, order_of_adding, a_cent_too_many),
     safe=(in_cents,),
     question="Decimal is exact for 0.10 too. What must still be agreed on before 10.00 is divided by three?",
-    in_earnest="bank/models.py: balances are BIGINT, and bank/orders.py refuses an amount that JSON could not carry.",
+    in_earnest="bank/postgres/models.py: balances are BIGINT; bank/orders.py refuses what JSON could not carry.",
 )
 
 if __name__ == "__main__":

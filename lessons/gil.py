@@ -80,7 +80,7 @@ LESSON = Lesson(
     safe=(with_lock,),
     by_chance=nobody_forces_it,
     question="A plain `+=` seems safe in your tests. What has to change, and where, for it to break?",
-    in_earnest="workers/meter.py counts under a lock; a run saves whether its workers had a GIL "
+    in_earnest="workers/process/meter.py counts under a lock; a run saves whether its workers had a GIL "
     "(workers/fleet.py, InstanceInfo.gil).",
 )
 

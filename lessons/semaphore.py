@@ -56,8 +56,8 @@ LESSON = Lesson(
     unsafe=(without,),
     safe=(with_semaphore,),
     question="A BoundedSemaphore raises when it is released too often. Which bug does that find?",
-    in_earnest="workers/meter.py lets only as many threads of a pool work as the topology says; "
-    "the pool of connections in bank/database.py is one too.",
+    in_earnest="workers/process/meter.py lets only as many threads of a pool work as the topology says; "
+    "the pool of connections in bank/postgres/database.py is one too.",
 )
 
 if __name__ == "__main__":

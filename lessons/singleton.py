@@ -52,7 +52,7 @@ LESSON = Lesson(
     unsafe=(without, lock_only),
     safe=(double_checked,),
     question="What do you lose by making the instance at import time, where Python's own import lock guards it?",
-    in_earnest="workers/tasks.py: a worker process opens its one instance before its first job, and needs no lock.",
+    in_earnest="workers/process/tasks.py: a worker opens its one instance before its first job, without a lock.",
 )
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Only one actor moves at a time, from one `say` to its next; one that waits for a lock is passed over. So what needs an
 unlucky order happens each time, and when nobody can go on any more, that is a deadlock, noticed at once.
-`lab/scheduler.py` does the same to transfers in Postgres. From the standard library alone.
+`bankrun/proof/scheduler.py` does the same to transfers in Postgres. From the standard library alone.
 """
 
 from __future__ import annotations

@@ -91,7 +91,11 @@ class Accounts:
 @contextmanager
 def open_accounts() -> Iterator[Accounts]:
     """Start or reach bankrun's Postgres for the block, with our table in it. Ends the process if that is impossible."""
-    from lab.api import BankError, CannotStart, running_bank  # takes a second, and a second instance needs none of it
+    from bankrun.api import (  # takes a second, and a second instance needs none of it
+        BankError,
+        CannotStart,
+        running_bank,
+    )
 
     try:
         with running_bank() as database, table_in(database.url) as accounts:

@@ -8,7 +8,7 @@ Without any servers:   .venv/bin/python scripts/compare.py     (starts its own, 
 import argparse
 import sys
 
-from lab.api import BankError, CannotStart, Plan, Silence, Topology, Workload, running_lab
+from bankrun.api import BankError, CannotStart, Plan, Silence, Topology, Workload, running_lab
 
 
 class Lines(Silence):

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from bank.database import Database
-from bank.schema import create_schema, open_for_lab
+from bank.postgres.database import Database
+from bank.postgres.schema import create_schema, open_for_lab
 from bank.settings import Settings
-from lab.lessons import FOLDER
-from lab.stack import Endpoints, Keeper, embedded_stack
+from bankrun.runs.lessons import FOLDER
+from bankrun.servers.embedded import Endpoints, Keeper, embedded_stack
 
 DEAR = {"comparison", "lab", "browser"}
 """Fixtures that take seconds: all tests that use one of them run in the same process, where it is made once."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lab.history import History
-from lab.results import Cell, Comparison, Run
-from lab.workload import Workload
+from bankrun.results.models import Cell, Comparison, Run
+from bankrun.results.timeline import History
+from bankrun.results.workload import Workload
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

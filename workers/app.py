@@ -10,8 +10,8 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from bank.errors import CannotStart
 from bank.settings import Settings, read_settings
-from workers import transport
-from workers.heartbeat import Heartbeat
+from workers.broker import transport
+from workers.process.heartbeat import Heartbeat
 
 TASK = "bankrun.apply"
 NOOP_TASK = "bankrun.noop"
@@ -60,7 +60,7 @@ def worker_configuration(settings: Settings) -> dict[str, Any]:
     """Return the configuration of a worker: it takes what others have put into the broker."""
     # By these names, since Kombu derives more from an address' scheme than its transport: TLS, and where a socket is.
     for scheme in ("redis", "rediss"):
-        TRANSPORT_ALIASES[scheme] = "workers.gate:Transport"
+        TRANSPORT_ALIASES[scheme] = "workers.broker.gate:Transport"
     return configuration(settings)
 
 
@@ -74,7 +74,7 @@ def create_app(settings: Settings) -> Celery:
     return app
 
 
-app = Celery("bankrun", include=["workers.tasks", "workers.control"])
+app = Celery("bankrun", include=["workers.process.tasks", "workers.control.commands"])
 # Called when the configuration is first needed, not at import: importing this module reads no environment.
 app.add_defaults(lambda: worker_configuration(read_settings()))
 app.steps["consumer"].add(Heartbeat)

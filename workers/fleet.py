@@ -14,11 +14,11 @@ from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import AuthenticationError
 
 from bank.errors import BankError, CannotStart, NotReady
+from bank.outside import calling as outside
 from bank.settings import without_password
-from bank.strategies import outside
 from workers.app import QUEUE
-from workers.failpoints import Failpoint
-from workers.meter import Readings
+from workers.control.failpoints import Failpoint
+from workers.process.meter import Readings
 
 NODE = "bankrun"
 REPLY_SECONDS = 5.0

@@ -11,12 +11,12 @@ from itertools import islice
 
 from celery import Celery
 
-from bank.database import Database
 from bank.errors import CannotStart
 from bank.orders import Order
+from bank.postgres.database import Database
 from bank.strategies import known_strategy
 from workers.app import QUEUE, TASK
-from workers.jobs import message
+from workers.broker.messages import message
 
 PUBLISH_MESSAGES = 500
 PUBLISH_ORDERS = 20_000

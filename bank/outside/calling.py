@@ -17,10 +17,10 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
-from bank.borrowed import Borrowed, Spot, Stack, stack_from
-from bank.database import ISOLATION_LEVELS, Database
 from bank.errors import BankError, DoesNotFit, StrategyFault
 from bank.orders import Order
+from bank.outside.leaks import Borrowed, Spot, Stack, stack_from
+from bank.postgres.database import ISOLATION_LEVELS, Database
 from bank.settings import Settings
 from bank.strategies.base import ChunkStrategy, Claim, Guard, Strategy
 
@@ -29,7 +29,7 @@ GROUP = "bankrun.strategies"
 EVERYTHING = "*"
 """Announces every class that is in the folders of BANKRUN_STRATEGIES_PATH."""
 CALL_SECONDS_MAX = 10.0
-OURS = ("bank", "lab", "workers")
+OURS = ("bank", "bankrun", "workers")
 
 METHODS: dict[str, tuple[str, ...]] = {
     "close": (),

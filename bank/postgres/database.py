@@ -16,8 +16,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
-from bank import models
-from bank.connection import LeanConnection, Rows
 from bank.errors import (
     BankError,
     Conflict,
@@ -26,8 +24,10 @@ from bank.errors import (
     Unavailable,
 )
 from bank.orders import Order, Posting
+from bank.postgres import models
+from bank.postgres.connection import LeanConnection, Rows
+from bank.postgres.watchdog import Watchdog
 from bank.settings import Settings
-from bank.watchdog import Watchdog
 
 BALANCE_CHECK = "balance_is_not_negative"
 POOL_TIMEOUT_SECONDS = 5

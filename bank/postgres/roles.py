@@ -14,9 +14,9 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, text
 
-from bank import models
-from bank.database import Database
 from bank.errors import CannotStart
+from bank.postgres import models
+from bank.postgres.database import Database
 from bank.settings import without_password
 
 WORKER_ROLE = "bankrun_worker"

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.schema import CreateColumn
 
-from bank import models, roles
-from bank.database import BALANCE_CHECK, Database
 from bank.errors import CannotStart, NotReady, Occupied
+from bank.postgres import models, roles
+from bank.postgres.database import BALANCE_CHECK, Database
 from bank.settings import without_password
 
 POSTGRES_MIN = 180_000  # RETURNING old.… and new.… came with 18

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bank.errors import CannotStart, unknown
-from bank.strategies import outside
+from bank.outside import calling as outside
 from bank.strategies.advisory_lock import AdvisoryLock
 from bank.strategies.advisory_lock_early import AdvisoryLockEarly
 from bank.strategies.atomic_update import AtomicUpdate

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, LiteralString
 
-from bank.database import Transaction
 from bank.orders import Order, Snapshot
+from bank.postgres.database import Transaction
 from bank.strategies.base import Claim, Strategy
 
 

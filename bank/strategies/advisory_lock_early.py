@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, LiteralString
 
-from bank.database import Transaction
 from bank.errors import Refused
 from bank.orders import Order
+from bank.postgres.database import Transaction
 from bank.strategies.base import Claim, Strategy
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, LiteralString, NoReturn
 
-from bank.database import Transaction
 from bank.errors import InsufficientFunds, UnknownAccount
 from bank.orders import Order, Posting
+from bank.postgres.database import Transaction
 from bank.strategies.base import Claim, Strategy
 
 

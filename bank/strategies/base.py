@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import ClassVar, LiteralString, Protocol, Self, runtime_checkable
 from uuid import UUID
 
-from bank.database import Database, Transaction
 from bank.errors import InsufficientFunds, NotAcquired, Refused, UnknownAccount
 from bank.orders import Order, Posting, Snapshot
+from bank.postgres.database import Database, Transaction
 from bank.settings import Settings
 
 

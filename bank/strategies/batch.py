@@ -8,9 +8,9 @@ from itertools import chain
 from typing import ClassVar, LiteralString
 from uuid import UUID
 
-from bank.database import Transaction, array, columns
 from bank.errors import InsufficientFunds, Refused, UnknownAccount
 from bank.orders import Order
+from bank.postgres.database import Transaction, array, columns
 from bank.strategies.base import ChunkStrategy, Claim
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, LiteralString
 
-from bank.database import Database, Transaction
 from bank.errors import InsufficientFunds
 from bank.orders import Order
+from bank.postgres.database import Database, Transaction
 from bank.strategies.atomic_update import AtomicUpdate
 from bank.strategies.base import Claim
 

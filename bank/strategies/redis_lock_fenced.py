@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, LiteralString
 
-from bank.database import Database, Transaction
 from bank.errors import Conflict
 from bank.orders import Order, Snapshot
+from bank.postgres.database import Database, Transaction
 from bank.strategies.base import Claim
 from bank.strategies.redis_lock import RedisLock
 

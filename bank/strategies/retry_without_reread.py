@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, LiteralString
 
-from bank.database import Transaction
 from bank.errors import Conflict
 from bank.orders import Posting
+from bank.postgres.database import Transaction
 from bank.strategies.base import Claim
 from bank.strategies.version_check import VersionCheck
 

@@ -1,7 +1,7 @@
 """The talk's answer: lock the rows where the truth is, in Postgres."""
 
-from bank.database import Transaction
 from bank.orders import Order, Posting
+from bank.postgres.database import Transaction
 from bank.strategies.base import Claim, Strategy
 
 

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 from sqlmodel import col, select
 
-from bank.database import Transaction
 from bank.errors import InsufficientFunds
-from bank.models import Account
 from bank.orders import Order, Snapshot
+from bank.postgres.database import Transaction
+from bank.postgres.models import Account
 from bank.strategies.base import Claim, Strategy, in_order
 
 

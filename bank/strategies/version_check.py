@@ -1,8 +1,8 @@
 """Optimistic: write only if nobody else has written since the read."""
 
-from bank.database import Transaction
 from bank.errors import Conflict
 from bank.orders import Posting
+from bank.postgres.database import Transaction
 from bank.strategies.base import Claim, Strategy
 
 

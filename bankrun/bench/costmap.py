@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bank.strategies import STRATEGIES
-from lab.experiment import Plan
-from lab.progress import Silence
-from lab.session import Servers, open_lab
-from lab.topology import Topology
-from lab.workload import Workload
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.comparison import Plan
+from bankrun.runs.progress import Silence
+from bankrun.runs.session import Servers, open_lab
 
 ACCOUNTS = (2, 10, 1_000)
 THINK_MS = (0.0, 2.0, 10.0)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from bank.audit import audit
 from bank.errors import BankError
-from lab.experiment import Lab
+from bankrun.runs.comparison import Lab
 
 SECONDS_MAX = 600
 POLL_SECONDS = 0.02

@@ -13,13 +13,13 @@ from uuid import UUID
 from sqlalchemy import make_url
 
 from bank.audit import audit
-from bank.database import Database, psql_url
 from bank.errors import BankError, CannotStart
 from bank.orders import Order
-from bank.schema import open_bank
+from bank.postgres.database import Database, psql_url
+from bank.postgres.schema import open_bank
 from bank.strategies.single_statement import SingleStatement
-from lab.servers import find_binaries
-from lab.workload import Workload
+from bankrun.results.workload import Workload
+from bankrun.servers.binaries import find_binaries
 from workers.submission import Submission, accept
 
 PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE = "pgbench", "pgbench-accepted", "pgbench-single-statement"

@@ -11,17 +11,17 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from bank.errors import BankError
-from bank.schema import open_bank
+from bank.postgres.schema import open_bank
 from bank.strategies import ChunkStrategy, Claim, known_strategy
-from lab.bench import peers
-from lab.bench.outcome import check_kept, until_decided, waited
-from lab.bench.pgbench import PGBENCH, PGBENCH_ACCEPTED, SCRIPTS, pgbench_rate
-from lab.experiment import Lab, Plan
-from lab.progress import Silence
-from lab.results import Run
-from lab.session import Servers, open_lab
-from lab.topology import Topology
-from lab.workload import Workload
+from bankrun.bench import peers
+from bankrun.bench.outcome import check_kept, until_decided, waited
+from bankrun.bench.pgbench import PGBENCH, PGBENCH_ACCEPTED, SCRIPTS, pgbench_rate
+from bankrun.results.models import Run
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.comparison import Lab, Plan
+from bankrun.runs.progress import Silence
+from bankrun.runs.session import Servers, open_lab
 from workers.app import NOOP_TASK
 from workers.submission import Submission, abandon, accept, publish
 

@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 
 from bank.errors import BankError
-from bank.schema import open_bank
-from lab.bench.outcome import until_decided
-from lab.session import Servers, open_lab
-from lab.topology import Topology
-from lab.workload import Workload
+from bank.postgres.schema import open_bank
+from bankrun.bench.outcome import until_decided
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.session import Servers, open_lab
 from workers.submission import Submission, abandon, accept, publish
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -79,7 +79,7 @@ class _timed:  # noqa: N801 - reads as what it is, a with-statement's word
 AUDIT = """
 import resource, sys, time
 from bank.audit import audit
-from bank.schema import open_for_lab
+from bank.postgres.schema import open_for_lab
 database = open_for_lab(sys.stdin.readline().strip())
 began = time.perf_counter()
 found = audit(database)
@@ -115,7 +115,7 @@ def first_cell_seconds(tell: Callable[[str], None]) -> dict[str, float]:
 
 def _first_cell(place: str, tell: Callable[[str], None], kind: str) -> float:
     tell(f"the first cell, {kind}")
-    command = [sys.executable, "-P", "-m", "lab", "compare", "--strategy", "row-lock", "--topology", "1x1"]
+    command = [sys.executable, "-P", "-m", "bankrun", "compare", "--strategy", "row-lock", "--topology", "1x1"]
     command += ["--transfers", "1", "--warmup", "0"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BANKRUN_")}
     began = time.perf_counter()

@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from bank.audit import Audit, audit
-from bank.database import Database
 from bank.errors import CannotStart
-from bank.schema import open_bank
+from bank.postgres.database import Database
+from bank.postgres.schema import open_bank
 from bank.strategies import strategy_named
-from lab.chaos.faults import FAULTS, Fault, Scene, fault_named
-from lab.chaos.stage import TRIES_AGAIN, Missed, Stage
-from lab.results import SCHEMA, Provenance
-from lab.topology import Topology
-from lab.verdict import BROKEN, INCONCLUSIVE, SAFE, UNSAFE
-from lab.workload import Workload
+from bankrun.chaos.faults import FAULTS, Fault, Scene, fault_named
+from bankrun.chaos.targets import TRIES_AGAIN, Missed, Stage
+from bankrun.results.models import SCHEMA, Provenance
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.verdict import BROKEN, INCONCLUSIVE, SAFE, UNSAFE
 from workers.submission import Submission, abandon, accept, publish
 
 ROUNDS_MAX = 100

@@ -17,13 +17,13 @@ from uuid import uuid4
 
 import psycopg
 
-from bank.database import psql_url
 from bank.errors import unknown
 from bank.orders import Order
-from lab.chaos.stage import STEP_SECONDS_MAX, TRIES_AGAIN, Missed, Stage, faketime_library
+from bank.postgres.database import psql_url
+from bankrun.chaos.targets import STEP_SECONDS_MAX, TRIES_AGAIN, Missed, Stage, faketime_library
 from workers.app import QUEUE, TASK
-from workers.failpoints import Action, Point
-from workers.reconciler import Reconciler
+from workers.control.failpoints import Action, Point
+from workers.process.reconciler import Reconciler
 from workers.submission import Submission, accept, publish
 
 OUTAGE_SECONDS = 1.0
@@ -360,7 +360,7 @@ def _submitter_dies(scene: Scene) -> None:
     some = scene.chance.randint(1, len(scene.orders) * 3 // 4)
     stage.keeper.spawn(
         "submitter",
-        [sys.executable, "-P", "-m", "lab.chaos.submitter", scene.submission.run, str(some)],
+        [sys.executable, "-P", "-m", "bankrun.chaos.submitter", scene.submission.run, str(some)],
         env=stage.environment,
         cwd=stage.servers.state_dir,
         log=stage.log_path / "submitter.log",

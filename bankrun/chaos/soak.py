@@ -15,11 +15,11 @@ from typing import Any
 
 from bank.audit import audit
 from bank.errors import CannotStart
-from bank.schema import open_bank
+from bank.postgres.schema import open_bank
 from bank.strategies import Claim, strategy_named
-from lab.chaos.stage import TRIES_AGAIN, Missed, Stage
-from lab.results import SCHEMA, Provenance
-from lab.workload import Workload
+from bankrun.chaos.targets import TRIES_AGAIN, Missed, Stage
+from bankrun.results.models import SCHEMA, Provenance
+from bankrun.results.workload import Workload
 from workers.submission import Submission, accept, publish
 
 QUIET_FRACTION = 0.05

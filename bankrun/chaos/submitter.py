@@ -1,6 +1,6 @@
 """A submitter that can be killed: publishes a run's pending transfers, one message after another.
 
-python -P -m lab.chaos.submitter RUN COUNT
+python -P -m bankrun.chaos.submitter RUN COUNT
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 
-from bank.database import Database
 from bank.orders import Order
+from bank.postgres.database import Database
 from bank.settings import read_settings
 from workers.app import create_app
 from workers.submission import Submission, publish

@@ -32,16 +32,16 @@ from redis.exceptions import RedisError
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from bank.database import psql_url
 from bank.errors import BankError, CannotStart
-from bank.schema import check_connection_budget
+from bank.postgres.database import psql_url
+from bank.postgres.schema import check_connection_budget
 from bank.settings import Settings
 from bank.strategies.redis_lock import redis_url
-from lab import servers as embedded
-from lab.chaos.proxy import Proxy
-from lab.session import Servers, cores_of, hold_bank, open_servers, worker_environment
-from lab.stack import Keeper
-from workers.failpoints import Action, Failpoint, Point
+from bankrun.chaos.network import Proxy
+from bankrun.runs.session import Servers, cores_of, hold_bank, open_servers, worker_environment
+from bankrun.servers import binaries as embedded
+from bankrun.servers.embedded import Keeper
+from workers.control.failpoints import Action, Failpoint, Point
 from workers.fleet import InstanceInfo, start_instances
 from workers.submission import Submission
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from bank.errors import BankError, CannotStart, one_line
-from lab import files
+from bankrun.results import files
 
 COMMANDS = (
     "compare",
@@ -57,7 +57,7 @@ class Commands(TyperGroup):
         """Return a command by name, or None if there is none."""
         if cmd_name in self.commands and self.commands[cmd_name] is None:
             alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-            alone.command(cmd_name)(getattr(import_module(f"lab.cli.{cmd_name}"), cmd_name))
+            alone.command(cmd_name)(getattr(import_module(f"bankrun.cli.{cmd_name}"), cmd_name))
             self.commands[cmd_name] = typer.main.get_command(alone)
         return self.commands.get(cmd_name)
 
@@ -73,7 +73,7 @@ cli = typer.Typer(
 
 def _show_version(value: bool) -> None:
     if value:
-        from lab.environment import bankrun_version
+        from bankrun.runs.environment import bankrun_version
 
         print(f"bankrun {bankrun_version()}")
         raise typer.Exit
@@ -134,7 +134,7 @@ def run() -> int:
         from redis.exceptions import RedisError
         from sqlalchemy.exc import DBAPIError
 
-        from bank.database import first_line
+        from bank.postgres.database import first_line
 
         if not isinstance(error, (DBAPIError, PostgresError, RedisError, KombuError, OSError)):
             raise

@@ -11,12 +11,12 @@ from rich.console import Console
 from bank.audit import Audit
 from bank.audit import audit as audit_bank
 from bank.errors import CannotStart
-from bank.roles import check_readable
-from bank.schema import bank_id
+from bank.postgres.roles import check_readable
+from bank.postgres.schema import bank_id
 from bank.settings import read_settings
-from lab import files
-from lab.cli.app import CONTRADICTED, open_console
-from lab.session import open_servers
+from bankrun.cli.app import CONTRADICTED, open_console
+from bankrun.results import files
+from bankrun.runs.session import open_servers
 
 
 def audit(

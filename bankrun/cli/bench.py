@@ -14,16 +14,18 @@ from rich.console import Console
 from bank.errors import CannotStart
 from bank.settings import read_settings
 from bank.strategies.single_statement import SingleStatement
-from lab import files, tables
-from lab.bench import costmap, page, peers, scale
-from lab.bench.pgbench import PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE, find_pgbench
-from lab.bench.rates import NOOP, Contestant, Rates, measure
-from lab.cli.app import FAILED, open_console
-from lab.cli.options import Strategies, chosen_strategies
-from lab.environment import bankrun_version, environment
-from lab.session import Servers, open_lab, open_servers
-from lab.topology import Topology
-from lab.workload import Workload
+from bankrun.bench import costmap, peers, scale
+from bankrun.bench.pgbench import PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE, find_pgbench
+from bankrun.bench.rates import NOOP, Contestant, Rates, measure
+from bankrun.cli.app import FAILED, open_console
+from bankrun.cli.options import Strategies, chosen_strategies
+from bankrun.render import benchmarks as page
+from bankrun.render import tables
+from bankrun.results import files
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.environment import bankrun_version, environment
+from bankrun.runs.session import Servers, open_lab, open_servers
 
 STRATEGIES_MEASURED = ["row-lock", SingleStatement.name, "row-lock-orm", "atomic-update"]
 DATABASE_STRATEGIES = [

@@ -18,17 +18,17 @@ from rich.console import Console
 from bank.errors import CannotStart
 from bank.settings import WAITS, read_settings
 from bank.strategies import STRATEGIES
-from lab import files
-from lab.chaos import tables
-from lab.chaos.cells import CHAOS_LOAD, Chaos, ChaosCell, ChaosPlan, run_chaos
-from lab.chaos.faults import FAULTS
-from lab.chaos.stage import open_stage
-from lab.cli.app import CONTRADICTED, open_console
-from lab.cli.options import ALL, Strategies, chosen_strategies
-from lab.environment import bankrun_version, environment
-from lab.own import rehearse
-from lab.progress import Steps
-from lab.topology import Topology
+from bankrun.chaos.cells import CHAOS_LOAD, Chaos, ChaosCell, ChaosPlan, run_chaos
+from bankrun.chaos.faults import FAULTS
+from bankrun.chaos.targets import open_stage
+from bankrun.cli.app import CONTRADICTED, open_console
+from bankrun.cli.options import ALL, Strategies, chosen_strategies
+from bankrun.render import fault_matrix as tables
+from bankrun.results import files
+from bankrun.results.topology import Topology
+from bankrun.runs.environment import bankrun_version, environment
+from bankrun.runs.progress import Steps
+from bankrun.runs.rehearsal import rehearse
 
 STRATEGIES_SHOWN = [
     "none",

@@ -13,19 +13,20 @@ from rich.console import Console
 from rich.table import Table
 
 from bank.errors import CannotStart
-from bank.schema import check_connection_budget
+from bank.postgres.schema import check_connection_budget
 from bank.settings import read_settings
-from lab import files, tables
-from lab.cli.app import CONTRADICTED, FAILED, open_console
-from lab.cli.options import Strategies, chosen_strategies
-from lab.comparison import begin_comparison
-from lab.experiment import CELL_SECONDS_MAX, WARMUP, Plan, judged
-from lab.progress import BarProgress, LineProgress
-from lab.results import Comparison, Run
-from lab.session import open_lab, open_servers
-from lab.story import explain
-from lab.topology import Topology
-from lab.workload import Workload
+from bankrun.cli.app import CONTRADICTED, FAILED, open_console
+from bankrun.cli.options import Strategies, chosen_strategies
+from bankrun.render import tables
+from bankrun.render.story import explain
+from bankrun.results import files
+from bankrun.results.models import Comparison, Run
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.comparison import CELL_SECONDS_MAX, WARMUP, Plan, judged
+from bankrun.runs.progress import BarProgress, LineProgress
+from bankrun.runs.provenance import begin_comparison
+from bankrun.runs.session import open_lab, open_servers
 
 HEADLINE_STRATEGIES = ["none", "thread-lock", "row-lock"]
 HEADLINE_TOPOLOGIES = ["1x8", "3x8"]
@@ -117,7 +118,7 @@ def compare(
 
 
 def _report(comparison: Comparison) -> str:
-    from lab.report import report  # Plotly takes its time
+    from bankrun.render.html import report  # Plotly takes its time
 
     return report(comparison)
 

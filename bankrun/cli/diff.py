@@ -9,9 +9,9 @@ import typer
 from rich import box
 from rich.table import Table
 
-from lab.cli.app import open_console
-from lab.diff import CHANGED, EXACT, P_MAX, SAME, TOO_FEW, changes, circumstances, missing, repeats_needed
-from lab.saved import read
+from bankrun.cli.app import open_console
+from bankrun.results.diff import CHANGED, EXACT, P_MAX, SAME, TOO_FEW, changes, circumstances, missing, repeats_needed
+from bankrun.results.store import read
 
 STYLES = {CHANGED: "bold", EXACT: "bold", TOO_FEW: "yellow"}
 

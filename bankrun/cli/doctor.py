@@ -5,9 +5,9 @@ from __future__ import annotations
 import typer
 
 from bank.settings import read_settings
-from lab.cli.app import FAILED, open_console
-from lab.doctor import examine
-from lab.session import open_servers
+from bankrun.cli.app import FAILED, open_console
+from bankrun.runs.doctor import examine
+from bankrun.runs.session import open_servers
 
 
 def doctor() -> None:

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from bank.errors import BankError, CannotStart
 from bank.settings import read_settings
-from lab.cli.app import open_console
-from lab.lessons import LESSONS, Lesson, lesson_named, run
+from bankrun.cli.app import open_console
+from bankrun.runs.lessons import LESSONS, Lesson, lesson_named, run
 
 
 def lesson(
@@ -67,7 +67,7 @@ def _show_source(console: Console, wanted: Lesson) -> None:
 
 def _run_all(console: Console, *, step: bool) -> None:
     """Run one after the other, with one Postgres for all that need it."""
-    from lab.session import open_servers  # a lesson that needs no server starts at once
+    from bankrun.runs.session import open_servers  # a lesson that needs no server starts at once
 
     started = time.perf_counter()
     failed = []

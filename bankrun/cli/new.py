@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lab.cli.app import open_console
-from lab.starter import write_starter
+from bank.outside.template import write_starter
+from bankrun.cli.app import open_console
 
 
 def new(name: Annotated[str, typer.Argument(help="The module's name, as in my_lock.")]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bank.strategies import STRATEGIES
-from lab.own import user_strategy
+from bankrun.runs.rehearsal import user_strategy
 
 ALL = ["all"]
 Strategies = Annotated[

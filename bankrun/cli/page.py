@@ -8,7 +8,7 @@ import typer
 
 from bank.errors import CannotStart
 from bank.settings import read_settings
-from lab.cli.app import open_console
+from bankrun.cli.app import open_console
 
 PORT_MAX = 65_535
 
@@ -24,8 +24,8 @@ def page(
     if not 1 <= port <= PORT_MAX:
         raise CannotStart(f"port={port}: it must be between 1 and {PORT_MAX}")
     settings = read_settings()
-    from lab.live import Live, check_free
-    from lab.page import serve
+    from bankrun.page.runner import Live, check_free
+    from bankrun.page.views import serve
 
     check_free(host, port)
     live = Live(settings)

@@ -12,18 +12,20 @@ import typer
 from rich.console import Console
 
 from bank.errors import CannotStart, StrategyFault
+from bank.outside import calling as outside
 from bank.settings import read_settings
-from bank.strategies import Strategy, outside, strategy_named
-from lab import files, tables
-from lab.cli.app import CONTRADICTED, FAILED, open_console
-from lab.cli.options import ALL, Strategies, chosen_strategies
-from lab.cli.replay import show_replay
-from lab.environment import bankrun_version, environment
-from lab.interleavings import CASES, CHUNKS, INSTANCES, THREE, Case, CaseResult, Prover, applies, as_json
-from lab.progress import Steps
-from lab.scheduler import RETRIES_MAX
-from lab.session import hold_bank, open_servers
-from lab.trial import replayed
+from bank.strategies import Strategy, strategy_named
+from bankrun.cli.app import CONTRADICTED, FAILED, open_console
+from bankrun.cli.options import ALL, Strategies, chosen_strategies
+from bankrun.cli.replay import show_replay
+from bankrun.proof.interleavings import CASES, CHUNKS, INSTANCES, THREE, Case, CaseResult, Prover, applies, as_json
+from bankrun.proof.scheduler import RETRIES_MAX
+from bankrun.proof.verdicts import replayed
+from bankrun.render import tables
+from bankrun.results import files
+from bankrun.runs.environment import bankrun_version, environment
+from bankrun.runs.progress import Steps
+from bankrun.runs.session import hold_bank, open_servers
 
 PREEMPTIONS_MAX = 10
 

@@ -9,14 +9,14 @@ from rich.console import Console
 
 from bank.audit import Audit
 from bank.settings import read_settings
-from lab import files
-from lab.cli.app import open_console
-from lab.interleavings import Prover
-from lab.own import user_strategy
-from lab.replay import money, parse_id, psql_script, steps_table
-from lab.scheduler import Execution
-from lab.session import hold_bank, open_servers
-from lab.trial import replayed
+from bankrun.cli.app import open_console
+from bankrun.proof.interleavings import Prover
+from bankrun.proof.replay import money, parse_id, psql_script, steps_table
+from bankrun.proof.scheduler import Execution
+from bankrun.proof.verdicts import replayed
+from bankrun.results import files
+from bankrun.runs.rehearsal import user_strategy
+from bankrun.runs.session import hold_bank, open_servers
 
 
 def replay(

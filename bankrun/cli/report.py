@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from bank.errors import CannotStart
-from lab import files
-from lab.cli.app import open_console
-from lab.drawing import standing_alone
-from lab.figures import figures
-from lab.report import report as made_of
-from lab.saved import read
+from bankrun.cli.app import open_console
+from bankrun.render.figures import figures
+from bankrun.render.html import report as made_of
+from bankrun.render.svg import standing_alone
+from bankrun.results import files
+from bankrun.results.store import read
 
 
 def report(

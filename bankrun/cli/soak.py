@@ -11,15 +11,15 @@ import typer
 from rich.console import Console
 
 from bank.settings import WAITS, read_settings
-from lab import files
-from lab.chaos import tables
-from lab.chaos.soak import Soak, SoakPlan, run_soak
-from lab.chaos.stage import open_stage
-from lab.cli.app import CONTRADICTED, open_console
-from lab.environment import bankrun_version, environment
-from lab.own import rehearse, user_strategy
-from lab.progress import Amount
-from lab.topology import Topology
+from bankrun.chaos.soak import Soak, SoakPlan, run_soak
+from bankrun.chaos.targets import open_stage
+from bankrun.cli.app import CONTRADICTED, open_console
+from bankrun.render import fault_matrix as tables
+from bankrun.results import files
+from bankrun.results.topology import Topology
+from bankrun.runs.environment import bankrun_version, environment
+from bankrun.runs.progress import Amount
+from bankrun.runs.rehearsal import rehearse, user_strategy
 
 DEFAULT = SoakPlan()
 

@@ -10,9 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from bank.errors import CannotStart
-from bank.strategies import STRATEGIES, outside, strategy_named
-from lab import files, tables
-from lab.cli.app import open_console
+from bank.outside import calling as outside
+from bank.strategies import STRATEGIES, strategy_named
+from bankrun.cli.app import open_console
+from bankrun.render import tables
+from bankrun.results import files
 
 
 def strategies(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bank.settings import read_settings
-from lab.worker import become_worker
+from bankrun.runs.standalone_worker import become_worker
 
 
 def worker() -> None:

@@ -25,22 +25,22 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
-from bank.database import first_line
 from bank.errors import BankError, CannotStart, Occupied
+from bank.postgres.database import first_line
 from bank.settings import Settings
-from lab import files
-from lab.comparison import begin_comparison
-from lab.experiment import Lab, Plan, judged
-from lab.interleavings import Prover
-from lab.results import Comparison, Run
-from lab.saved import read
-from lab.session import Servers, hold_bank, open_lab, open_servers
-from lab.stack import default_state_dir
-from lab.stepping import Position, Stepped, step
-from lab.topology import Topology
-from lab.watch import View, Watch
+from bankrun.proof.interleavings import Prover
+from bankrun.proof.stepper import Position, Stepped, step
+from bankrun.results import files
+from bankrun.results.models import Comparison, Run
+from bankrun.results.store import read
+from bankrun.results.topology import Topology
+from bankrun.runs.comparison import Lab, Plan, judged
+from bankrun.runs.provenance import begin_comparison
+from bankrun.runs.sampling import View, Watch
+from bankrun.runs.session import Servers, hold_bank, open_lab, open_servers
+from bankrun.servers.embedded import default_state_dir
+from workers.control.interruption import PAUSE_SECONDS_MAX
 from workers.fleet import InstanceInfo
-from workers.interruption import PAUSE_SECONDS_MAX
 
 RETRY_SECONDS = 2.0
 JOIN_SECONDS = 2.0

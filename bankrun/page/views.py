@@ -1,7 +1,8 @@
 """The live page: start a comparison, watch it, interrupt its instances, and step through an interleaving by hand.
 
-It shows what ``lab.live`` says, and asks that for everything; a visitor's own connection holds nothing but what he has
-typed. Only this machine may talk to it: a Host or an Origin that is not its own is refused, on the WebSocket too.
+It shows what ``bankrun.page.runner`` says, and asks that for everything; a visitor's own connection holds nothing
+but what was typed. Only this machine may talk to it: a Host or an Origin that is not its own is refused, on the
+WebSocket too.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from starlette.responses import HTMLResponse
 
 from bank.errors import BankError, CannotStart
 from bank.strategies import STRATEGIES
-from lab.drawing import ALONE, SHAPES, space_time
-from lab.experiment import Plan
-from lab.figures import Figure, comparison_figures, money_so_far
-from lab.interleavings import CASES
-from lab.live import Live, Snapshot
-from lab.report import headline, report, summary
-from lab.results import Comparison
-from lab.scheduler import CLOCK
-from lab.stepping import Position, Stepped
-from lab.topology import Topology
-from lab.watch import Overwritten
-from lab.workload import Workload
+from bankrun.page.runner import Live, Snapshot
+from bankrun.proof.interleavings import CASES
+from bankrun.proof.scheduler import CLOCK
+from bankrun.proof.stepper import Position, Stepped
+from bankrun.render.figures import Figure, comparison_figures, money_so_far
+from bankrun.render.html import headline, report, summary
+from bankrun.render.svg import ALONE, SHAPES, space_time
+from bankrun.results.models import Comparison
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.comparison import Plan
+from bankrun.runs.sampling import Overwritten
 
 REFRESH_SECONDS = 0.5
 PAUSE_SECONDS = 3.0

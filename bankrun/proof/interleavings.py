@@ -13,12 +13,13 @@ from uuid import UUID
 import psycopg
 
 from bank.audit import Audit, audit
-from bank.database import Database
 from bank.errors import CannotStart, StrategyFault
 from bank.orders import Order
+from bank.outside import calling as outside
+from bank.postgres.database import Database
 from bank.settings import Settings
-from bank.strategies import ChunkStrategy, Strategy, outside
-from lab.scheduler import Choose, Execution, Scheduler, Step
+from bank.strategies import ChunkStrategy, Strategy
+from bankrun.proof.scheduler import Choose, Execution, Scheduler, Step
 
 ACCOUNTS = (101, 102, 103)
 OPENING = 100

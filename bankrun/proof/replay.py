@@ -18,11 +18,11 @@ from rich.text import Text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateSequence, CreateTable
 
-from bank import models
 from bank.audit import Audit
 from bank.errors import CannotStart
-from lab.interleavings import ACCOUNTS, CASES, CHUNKS, INSTANCES, OPENING, THREE, Case
-from lab.scheduler import CLOCK, Event, Execution
+from bank.postgres import models
+from bankrun.proof.interleavings import ACCOUNTS, CASES, CHUNKS, INSTANCES, OPENING, THREE, Case
+from bankrun.proof.scheduler import CLOCK, Event, Execution
 
 BRIEF = {
     "UPDATE transfers SET status = 'applied'": "claims its transfer",

@@ -20,12 +20,13 @@ from typing import Any, Self
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from bank.borrowed import Borrowed
-from bank.database import Database, Transaction, psql_url
 from bank.errors import BankError, StrategyFault
 from bank.orders import Order
+from bank.outside import calling as outside
+from bank.outside.leaks import Borrowed
+from bank.postgres.database import Database, Transaction, psql_url
 from bank.settings import Settings
-from bank.strategies import ChunkStrategy, Guard, Strategy, outside
+from bank.strategies import ChunkStrategy, Guard, Strategy
 from bank.teller import Cost, Pace, Teller
 
 DEADLOCK_TIMEOUT_MS = 2

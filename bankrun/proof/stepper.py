@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from bank.audit import audit
 from bank.errors import CannotStart
 from bank.strategies import STRATEGIES, Strategy
-from lab.interleavings import CASES, INSTANCES, Case, Prover, applies
-from lab.replay import money, parse_id, told
-from lab.scheduler import Step
+from bankrun.proof.interleavings import CASES, INSTANCES, Case, Prover, applies
+from bankrun.proof.replay import money, parse_id, told
+from bankrun.proof.scheduler import Step
 
 STEPS_MAX = 80
 

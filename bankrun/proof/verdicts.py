@@ -12,17 +12,17 @@ from bank.audit import Audit
 from bank.errors import CannotStart
 from bank.settings import Settings, read_settings
 from bank.strategies import Strategy
-from lab.experiment import Plan
-from lab.interleavings import CASES, INSTANCES, Case, CaseResult, Prover, applies, length
-from lab.own import user_strategy
-from lab.progress import Silence
-from lab.replay import money, parse_id, steps_table
-from lab.results import Cell
-from lab.scheduler import Execution
-from lab.session import Servers, hold_bank, open_lab, open_servers
-from lab.story import explain
-from lab.topology import Topology
-from lab.workload import Workload
+from bankrun.proof.interleavings import CASES, INSTANCES, Case, CaseResult, Prover, applies, length
+from bankrun.proof.replay import money, parse_id, steps_table
+from bankrun.proof.scheduler import Execution
+from bankrun.render.story import explain
+from bankrun.results.models import Cell
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.comparison import Plan
+from bankrun.runs.progress import Silence
+from bankrun.runs.rehearsal import user_strategy
+from bankrun.runs.session import Servers, hold_bank, open_lab, open_servers
 
 STORY_COLUMNS = 100
 STRESS = Workload(transfers=1_000)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import log10
 from typing import Any
 
-from lab.bench.peers import PEERS, STRATEGY
-from lab.bench.pgbench import PGBENCH_SINGLE
-from lab.drawing import Picture, standing_alone
+from bankrun.bench.peers import PEERS, STRATEGY
+from bankrun.bench.pgbench import PGBENCH_SINGLE
+from bankrun.render.svg import Picture, standing_alone
 
 WIDTH, LABELS, BAR, STEP = 820, 250, 16, 24
 CELL_WIDTH, CELL_HEIGHT = 170, 44

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from lab.chaos.cells import Chaos, ChaosCell
-from lab.chaos.faults import Fault
-from lab.chaos.soak import Soak
-from lab.tables import COLOURS
+from bankrun.chaos.cells import Chaos, ChaosCell
+from bankrun.chaos.faults import Fault
+from bankrun.chaos.soak import Soak
+from bankrun.render.tables import COLOURS
 
 
 def faults_table(faults: Sequence[Fault]) -> Table:

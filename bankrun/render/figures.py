@@ -15,11 +15,11 @@ from html import escape
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lab.drawing import fault_matrix, proof_matrix, space_time
-from lab.interleavings import CASES, HEADINGS
-from lab.results import Cell, Comparison, Run
-from lab.saved import Faults, Proof, Result
-from lab.story import explain
+from bankrun.proof.interleavings import CASES, HEADINGS
+from bankrun.render.story import explain
+from bankrun.render.svg import fault_matrix, proof_matrix, space_time
+from bankrun.results.models import Cell, Comparison, Run
+from bankrun.results.store import Faults, Proof, Result
 
 COLOURS = ("#d6453d", "#2f7ed8", "#1b9e77", "#b455a0", "#c27c0e", "#7570b3", "#0e9bb5", "#8a8f98")
 """Each is seen on white and on the report's dark paper: a contrast of 3 and more against both."""

@@ -21,11 +21,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from lab.drawing import ALONE, SHAPES
-from lab.figures import Figure, figures, listed
-from lab.results import Cell, Comparison
-from lab.saved import Faults, Proof, Result
-from lab.tables import NARROW
+from bankrun.render.figures import Figure, figures, listed
+from bankrun.render.svg import ALONE, SHAPES
+from bankrun.render.tables import NARROW
+from bankrun.results.models import Cell, Comparison
+from bankrun.results.store import Faults, Proof, Result
 
 NOTES_MAX = 12
 NAMED_MAX = 6

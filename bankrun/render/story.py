@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from lab.results import Cell, Run
+from bankrun.results.models import Cell, Run
 
 
 def explain(cell: Cell) -> Iterator[str]:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from lab.interleavings import HEADINGS, CaseResult
-from lab.saved import FaultCell
+from bankrun.proof.interleavings import HEADINGS, CaseResult
+from bankrun.results.store import FaultCell
 
 ALONE = """
 :root { --ink: #1c2330; --muted: #5a6475; --line: #c9d0da; --paper: #ffffff; --soft: #eef1f5;

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bank.strategies import CONTROL, STRATEGIES
-from lab.interleavings import HEADINGS, CaseResult
-from lab.results import Cell, Comparison
+from bankrun.proof.interleavings import HEADINGS, CaseResult
+from bankrun.results.models import Cell, Comparison
 
 COLOURS = {"safe": "green", "broken": "red", "inconclusive": "yellow"}
 

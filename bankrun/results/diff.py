@@ -14,8 +14,8 @@ from statistics import NormalDist, median
 from typing import Any
 
 from bank.errors import CannotStart
-from lab.results import Comparison, Run
-from lab.saved import Faults, Proof, Result
+from bankrun.results.models import Comparison, Run
+from bankrun.results.store import Faults, Proof, Result
 
 P_MAX = 0.05
 """Two sets of runs that do not differ look different with this probability: once in twenty comparisons."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lab.history import History
-from lab.topology import Topology
-from lab.workload import Workload
+from bankrun.results.timeline import History
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
 
 SCHEMA = 1
 

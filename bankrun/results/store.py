@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bank.audit import Audit, PostingTold
 from bank.errors import CannotStart
-from lab.interleavings import CaseResult
-from lab.results import SCHEMA, Cell, Comparison, Run
-from lab.workload import Workload
+from bankrun.proof.interleavings import CaseResult
+from bankrun.results.models import SCHEMA, Cell, Comparison, Run
+from bankrun.results.workload import Workload
 
 Count = Annotated[int, Field(ge=0)]
 Verdict = Literal["safe", "broken", "inconclusive"]

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from bank.audit import Audit, PostingTold, tell
-from bank.database import Database, Transaction
+from bank.postgres.database import Database, Transaction
 
 SAMPLES = 120
 SCENE_MAX = 12

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from bank.errors import CannotStart
 from bank.orders import AMOUNT_MAX, Order
-from workers.jobs import ORDERS_MAX, THINK_MS_MAX
+from workers.broker.messages import ORDERS_MAX, THINK_MS_MAX
 
 Skew = Literal["uniform", "zipf"]
 ACCOUNTS_MAX = 1_000_000

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from psycopg.errors import UniqueViolation
 
 from bank.errors import BankError, CannotStart
-from bank.schema import open_bank
-from bank.strategies import STRATEGIES, outside
-from lab.experiment import Lab
-from lab.own import user_strategy
-from lab.workload import Workload
+from bank.outside import calling as outside
+from bank.postgres.schema import open_bank
+from bank.strategies import STRATEGIES
+from bankrun.results.workload import Workload
+from bankrun.runs.comparison import Lab
+from bankrun.runs.rehearsal import user_strategy
 from workers.app import QUEUE
 from workers.submission import Submission, accept, publish
 

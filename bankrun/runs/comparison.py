@@ -16,19 +16,19 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 
 from bank.audit import audit
-from bank.database import Database
 from bank.errors import BankError, CannotStart
-from bank.schema import open_bank
+from bank.postgres.database import Database
+from bank.postgres.schema import open_bank
 from bank.settings import Settings
 from bank.strategies import CONTROL, STRATEGIES, strategy_named
-from lab.history import read_history, read_scene
-from lab.own import rehearse, user_strategy
-from lab.results import Cell, Run
-from lab.topology import Topology
-from lab.verdict import judge
-from lab.workload import Workload
+from bankrun.results.models import Cell, Run
+from bankrun.results.timeline import read_history, read_scene
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.rehearsal import rehearse, user_strategy
+from bankrun.runs.verdict import judge
 from workers.fleet import Fleet, InstanceInfo
-from workers.meter import Readings
+from workers.process.meter import Readings
 from workers.submission import Submission, abandon, accept, publish
 
 POLL_SECONDS = 0.05

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import make_url
 
-from bank.roles import excess, missing, workers_now
-from bank.schema import LAB_CONNECTIONS, bank_id, server_settings
+from bank.postgres.roles import excess, missing, workers_now
+from bank.postgres.schema import LAB_CONNECTIONS, bank_id, server_settings
 from bank.settings import WAITS
-from lab.environment import POSTGRES_SETTINGS, redis_info
-from lab.session import Servers
+from bankrun.runs.environment import POSTGRES_SETTINGS, redis_info
+from bankrun.runs.session import Servers
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 from celery import Celery
 
-from bank.database import Database
-from bank.schema import server_settings
+from bank.postgres.database import Database
+from bank.postgres.schema import server_settings
 from workers.fleet import InstanceInfo
 
 PACKAGES = ("celery", "kombu", "redis", "sqlmodel", "sqlalchemy", "psycopg", "psycopg-binary")

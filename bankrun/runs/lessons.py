@@ -1,6 +1,7 @@
 """The talk's lessons: which there are, and how one is run: in a process of its own that cannot outlast its time.
 
-Their code is in ``lessons/``, beside this package in a clone and where it is installed. It is run, never imported.
+Their code is in ``lessons/`` of a clone, and in ``bankrun/lessons`` where bankrun is installed. It is run,
+never imported.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ SECONDS_MAX = 300.0
 """A lesson ends itself long before this: its own bound is in its file, and allows for a slow start of Postgres."""
 GRACE_SECONDS = 5.0
 
-FOLDER = Path(__file__).resolve().parent.parent / "lessons"
+_PACKAGE = Path(__file__).resolve().parent.parent
+FOLDER = next(
+    (folder for folder in (_PACKAGE / "lessons", _PACKAGE.parent / "lessons") if folder.is_dir()), _PACKAGE / "lessons"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lab.results import Run
-from lab.topology import Topology
+from bankrun.results.models import Run
+from bankrun.results.topology import Topology
 
 
 class Bars:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 from bank.settings import WAITS
 from bank.strategies import STRATEGIES
-from lab.environment import bankrun_version, environment
-from lab.experiment import Lab, Plan
-from lab.results import Comparison
-from lab.session import Servers
+from bankrun.results.models import Comparison
+from bankrun.runs.comparison import Lab, Plan
+from bankrun.runs.environment import bankrun_version, environment
+from bankrun.runs.session import Servers
 
 SETTINGS_SAVED = (*WAITS, "patience_ms", "reconcile_ms", "redeliveries_max")
 

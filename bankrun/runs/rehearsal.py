@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from bank.database import Database
+from bank.outside import calling as outside
+from bank.postgres.database import Database
 from bank.settings import Settings, read_settings
-from bank.strategies import STRATEGIES, Strategy, outside, strategy_named
-from lab.interleavings import Prover
+from bank.strategies import STRATEGIES, Strategy, strategy_named
+from bankrun.proof.interleavings import Prover
 
 
 def user_strategy(name: str | type) -> type[Strategy]:

@@ -12,8 +12,8 @@ from itertools import count
 from typing import Any, LiteralString
 
 from bank.audit import PostingTold, tell
-from bank.database import Database, Transaction
-from lab.history import plain, scene
+from bank.postgres.database import Database, Transaction
+from bankrun.results.timeline import plain, scene
 
 LOOK_SECONDS = 0.25
 SHARE = 0.02

@@ -16,17 +16,17 @@ from celery import Celery
 from kombu import pools
 from pydantic import SecretStr
 
-from bank.database import Database
 from bank.errors import BankError, CannotStart, NotReady
-from bank.roles import check_worker_roles
-from bank.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
+from bank.outside import calling as outside
+from bank.postgres.database import Database
+from bank.postgres.roles import check_worker_roles
+from bank.postgres.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
 from bank.settings import Settings
-from bank.strategies import outside
-from lab.experiment import Lab
-from lab.stack import Endpoints, Keeper, default_state_dir, embedded_stack, keeper_only
-from workers.affinity import cores_for
+from bankrun.runs.comparison import Lab
+from bankrun.servers.embedded import Endpoints, Keeper, default_state_dir, embedded_stack, keeper_only
 from workers.app import create_app
 from workers.fleet import Fleet, InstanceInfo, start_instances
+from workers.process.affinity import cores_for
 
 RETRY_SECONDS = 1.0
 

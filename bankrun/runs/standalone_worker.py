@@ -8,9 +8,9 @@ import socket
 from typing import NoReturn
 
 from bank.errors import CannotStart
-from bank.roles import check_own_role
+from bank.postgres.roles import check_own_role
 from bank.settings import INSTANCE_PATTERN, Settings
-from lab.session import open_servers
+from bankrun.runs.session import open_servers
 from workers.fleet import worker_command
 
 STARTUP_WAIT_MS = 30_000

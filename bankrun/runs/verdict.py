@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bank.strategies import Claim
-from lab.results import Cell, Run
+from bankrun.results.models import Cell, Run
 
 CONTROL_LOST_MIN = 20
 """So many postings must the control lose on the same topology and workload: else the load would break nobody."""

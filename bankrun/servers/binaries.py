@@ -1,7 +1,7 @@
 """The two embedded servers, from pip wheels: how each is prepared, launched, and found to be ready.
 
 No TCP: both listen on a socket in a directory that only one user can enter, which is why Postgres can trust whoever
-comes through it. Nothing here starts a server: the keeper does (see `lab.stack`).
+comes through it. Nothing here starts a server: the keeper does (see `bankrun.servers.embedded`).
 """
 
 from __future__ import annotations

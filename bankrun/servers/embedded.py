@@ -2,7 +2,8 @@
 
     lab (this file) ── a pipe, JSON lines ──▶ keeper ──▶ postgres, valkey, worker-1, worker-2 …
 
-The lab prepares what has to run, and the keeper (`lab.keeper`) runs it, so that nothing outlives a lab that is killed.
+The lab prepares what has to run, and the keeper (`bankrun.servers.keeper`) runs it, so that nothing outlives a lab
+that is killed.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from typing import Any
 import psycopg
 
 from bank.errors import BankError, CannotStart
-from bank.roles import WORKER_ROLE, set_up_server
-from lab import servers
-from lab.servers import Binaries, Program
-from lab.state_dir import StateDir, default_state_dir, own
+from bank.postgres.roles import WORKER_ROLE, set_up_server
+from bankrun.servers import binaries as servers
+from bankrun.servers.binaries import Binaries, Program
+from bankrun.servers.state_dir import StateDir, default_state_dir, own
 
 __all__ = ["Endpoints", "Keeper", "default_state_dir", "embedded_stack", "keeper_only"]
 
 REPLY_SECONDS = 10.0
-SHUTDOWN_SECONDS = 3.5  # a little more than the keeper takes at most: lab.keeper's bounds added up
+SHUTDOWN_SECONDS = 3.5  # a little more than the keeper takes at most: bankrun.servers.keeper's bounds added up
 ABANDON_SECONDS = 2.0
 READY_SECONDS = 60.0  # Postgres may have to recover first
 INITDB_SECONDS = 120.0
@@ -70,7 +71,7 @@ class Keeper:
             # A session of its own: Ctrl-C in the terminal reaches the lab, and the lab says what becomes of the rest.
             # It inherits the lock: the directory is in use until the last server has ended.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "lab.keeper", *map(str, remove_at_end)],
+                [sys.executable, "-P", "-m", "bankrun.servers.keeper", *map(str, remove_at_end)],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -4,7 +4,7 @@ The lab can be killed at any moment. So it starts nothing itself: it tells the k
 the pipe closes the lab is gone, and the keeper ends everything it started, with or without a goodbye. On Linux the
 kernel does the same for the keeper: each child is sent a signal if the keeper itself is killed.
 
-    python -P -m lab.keeper [DIRECTORY …]       the directories are removed when everything has ended
+    python -P -m bankrun.servers.keeper [DIRECTORY …]       the directories are removed when everything has ended
 
 It reads one command a line from stdin, JSON, and writes one reply a line to stdout:
 

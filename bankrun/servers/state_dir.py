@@ -93,7 +93,7 @@ def own(path: Path, *, for_servers: bool) -> Iterator[StateDir]:
     Raises CannotStart if it cannot be used: another lab does, it belongs to someone else, everyone can write in it, or
     (``for_servers``, as root) the servers' user cannot reach it.
     """
-    import fcntl  # not on Windows, where lab.stack refuses before this
+    import fcntl  # not on Windows, where bankrun.servers.embedded refuses before this
 
     user = _servers_user() if for_servers else None
     try:

@@ -15,10 +15,10 @@ import pytest
 from pydantic import SecretStr
 
 from bank.settings import Settings
-from lab.cli import app
-from lab.experiment import Lab
-from lab.session import open_lab, open_servers
-from lab.stack import Endpoints, Keeper
+from bankrun.cli import app
+from bankrun.runs.comparison import Lab
+from bankrun.runs.session import open_lab, open_servers
+from bankrun.servers.embedded import Endpoints, Keeper
 
 SECONDS_MAX = 110
 Bankrun = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -26,7 +26,7 @@ Bankrun = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def command(*words: str) -> list[str]:
     """Return the command line of bankrun."""
-    return [sys.executable, "-P", "-m", "lab", *words]
+    return [sys.executable, "-P", "-m", "bankrun", *words]
 
 
 def environment(state_dir: Path, **extra: str) -> dict[str, str]:

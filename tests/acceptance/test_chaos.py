@@ -16,15 +16,15 @@ import pytest
 from bank.errors import BankError, CannotStart
 from bank.settings import Settings
 from bank.strategies import STRATEGIES
-from lab.chaos import cells as chaos
-from lab.chaos.cells import CHAOS_LOAD, ChaosCell, ChaosPlan, run_cell
-from lab.chaos.faults import FAULTS
-from lab.chaos.soak import SoakPlan
-from lab.chaos.stage import Stage, open_stage
-from lab.cli.chaos import _chosen_strategies
-from lab.topology import Topology
+from bankrun.chaos import cells as chaos
+from bankrun.chaos.cells import CHAOS_LOAD, ChaosCell, ChaosPlan, run_cell
+from bankrun.chaos.faults import FAULTS
+from bankrun.chaos.soak import SoakPlan
+from bankrun.chaos.targets import Stage, open_stage
+from bankrun.cli.chaos import _chosen_strategies
+from bankrun.results.topology import Topology
 from tests.acceptance.conftest import Bankrun, processes_of, wait_until
-from workers.failpoints import Failpoint
+from workers.control.failpoints import Failpoint
 
 SEED = 3
 
@@ -176,8 +176,8 @@ def test_a_failpoint_needs_the_key_that_its_instance_was_started_with(stage: Sta
 
 def test_an_instance_that_is_asked_to_end_finishes_what_it_has_in_hand(stage: Stage) -> None:
     from bank.audit import audit
-    from bank.schema import open_bank
-    from lab.workload import Workload
+    from bank.postgres.schema import open_bank
+    from bankrun.results.workload import Workload
     from workers.submission import Submission, accept, publish
 
     names = sorted(stage.infos)

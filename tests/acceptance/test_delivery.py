@@ -11,13 +11,13 @@ import pytest
 
 from bank.audit import Audit, audit
 from bank.orders import Order
-from bank.schema import open_bank
-from lab.experiment import Lab
-from lab.workload import Workload
+from bank.postgres.schema import open_bank
+from bankrun.results.workload import Workload
+from bankrun.runs.comparison import Lab
 from tests.acceptance.conftest import wait_until
-from workers.affinity import cores_for
 from workers.app import TASK
-from workers.jobs import message
+from workers.broker.messages import message
+from workers.process.affinity import cores_for
 from workers.submission import Submission, accept, publish
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.starter import STRATEGY, TEST
+from bank.outside.template import STRATEGY, TEST
 from tests.acceptance.conftest import SECONDS_MAX, environment
 from tests.acceptance.test_own import edit
 

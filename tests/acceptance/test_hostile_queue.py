@@ -7,8 +7,8 @@ from uuid import uuid4
 
 from bank.audit import audit
 from bank.orders import Order
-from bank.schema import open_bank
-from lab.experiment import Lab
+from bank.postgres.schema import open_bank
+from bankrun.runs.comparison import Lab
 from tests import hostile
 from tests.acceptance.conftest import wait_until
 from workers.submission import Submission, accept, publish

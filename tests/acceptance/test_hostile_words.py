@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lab import session
-from lab.cli import app
+from bankrun.cli import app
+from bankrun.runs import session
 
 EXAMPLES = 1_000
 BUSY = {"new", "page"}
@@ -37,7 +37,7 @@ def wrong(
         raise Started
 
     # All are imported before anything is replaced: one that is imported later would keep what it finds there.
-    modules = [session, *(import_module(f"lab.cli.{name}") for name in app.COMMANDS)]
+    modules = [session, *(import_module(f"bankrun.cli.{name}") for name in app.COMMANDS)]
     for module in modules:
         for starter in STARTERS & vars(module).keys():
             monkeypatch.setattr(module, starter, start)

@@ -10,14 +10,14 @@ from pydantic import SecretStr
 
 from bank.errors import BankError, Rejected
 from bank.settings import Settings
-from lab.experiment import Lab, Plan
-from lab.progress import Silence
-from lab.session import open_lab, open_servers
-from lab.stack import Endpoints, Keeper
-from lab.topology import Topology
-from lab.workload import Workload
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.comparison import Lab, Plan
+from bankrun.runs.progress import Silence
+from bankrun.runs.session import open_lab, open_servers
+from bankrun.servers.embedded import Endpoints, Keeper
 from tests.acceptance.conftest import wait_until
-from workers.interruption import PAUSE_SECONDS_MAX, Interruptions
+from workers.control.interruption import PAUSE_SECONDS_MAX, Interruptions
 
 KEY = "a key of this test"
 

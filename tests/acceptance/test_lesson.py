@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from bank.errors import CannotStart
-from lab.cli import lesson as command_module
-from lab.lessons import FOLDER, LESSONS
+from bankrun.cli import lesson as command_module
+from bankrun.runs.lessons import FOLDER, LESSONS
 from tests.acceptance.conftest import Bankrun, command, environment, processes_of, wait_until
 
 
@@ -87,7 +87,7 @@ def test_a_wheel_has_every_lesson_where_the_lab_looks_for_it(tmp_path: Path) -> 
     subprocess.run([sys.executable, *words], cwd=FOLDER.parent, capture_output=True, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"lab/lessons.py", *(f"lessons/{path.name}" for path in FOLDER.glob("*.py"))} <= names
+    assert {"bankrun/runs/lessons.py", *(f"lessons/{path.name}" for path in FOLDER.glob("*.py"))} <= names
 
 
 def test_a_plain_file_runs_anywhere_without_bankrun(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_what_is_no_regular_file_is_written_to_and_never_replaced(bankrun: Bankr
 
 
 def test_what_is_meant_for_others_changes_nothing(bankrun: Bankrun, tmp_path: Path) -> None:
-    for package in ("bank", "workers", "lab"):
+    for package in ("bank", "workers", "bankrun"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise RuntimeError('the wrong one')\n")
     done = bankrun(

@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 
 from bank.errors import CannotStart
-from lab.starter import write_starter
+from bank.outside.template import write_starter
 from tests.acceptance.conftest import SECONDS_MAX, Bankrun, environment
 
 PAIR = ("--case", "same-pair")
@@ -84,7 +84,7 @@ def test_a_start_never_overwrites(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["class", "match", "list", "json", "bank", "lab", "redis", "My", "my-lock", "test_x", "../x", "", "_x", "x.y"],
+    ["class", "match", "list", "json", "bank", "bankrun", "redis", "My", "my-lock", "test_x", "../x", "", "_x", "x.y"],
 )
 def test_a_name_that_would_not_do_is_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
     with pytest.raises(CannotStart, match=r"choose another name|is no name for a module"):
@@ -95,7 +95,7 @@ def test_a_name_that_would_not_do_is_refused_in_one_sentence(tmp_path: Path, nam
 def test_under_load_each_fault_is_named_and_the_next_strategy_is_measured(bankrun: Bankrun, tmp_path: Path) -> None:
     """In a folder that also holds a stranger's own bank, workers and lab: ours are the ones that run."""
     (tmp_path / "mine.py").write_text(dedent(CODE))
-    for package in ("bank", "workers", "lab"):
+    for package in ("bank", "workers", "bankrun"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise RuntimeError('the wrong one')\n")
     names = ("mine:FailsAtThree", "mine:ExitsAtThree", "mine:HangsAtThree", "mine:Right")
@@ -161,7 +161,8 @@ def test_a_users_own_tests_pass_and_fail_with_the_shortest_story(cli_state: Path
 
 def test_the_plugin_costs_other_suites_one_small_import() -> None:
     code = (
-        "import sys, pytest; known = set(sys.modules); import bankrun_pytest; print(*sorted(set(sys.modules) - known))"
+        "import sys, pytest; known = set(sys.modules); import bankrun.pytest_plugin;"
+        " print(*sorted(set(sys.modules) - known))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["bankrun_pytest"]
+    assert done.stdout.split() == ["bankrun", "bankrun.pytest_plugin"]

@@ -14,9 +14,9 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from bank.database import Database, psql_url
-from bank.schema import bank_id, create_schema, open_for_lab
-from lab.stack import Endpoints, Keeper
+from bank.postgres.database import Database, psql_url
+from bank.postgres.schema import bank_id, create_schema, open_for_lab
+from bankrun.servers.embedded import Endpoints, Keeper
 from tests.acceptance.conftest import Bankrun, command, environment, processes_of
 
 AS_ROOT = os.geteuid() == 0

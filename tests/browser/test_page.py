@@ -42,7 +42,7 @@ class Server:
         # NiceGUI serves otherwise where it finds itself in a test.
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("BANKRUN_", "PYTEST_"))}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lab", "page", "--port", str(self.port)],
+            [sys.executable, "-P", "-m", "bankrun", "page", "--port", str(self.port)],
             env={**clean, "BANKRUN_STATE_DIR": str(self.state_dir), "PYTHONWARNINGS": "ignore"},
             stdin=subprocess.DEVNULL,
         )

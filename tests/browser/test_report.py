@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from lab.interleavings import CaseResult
-from lab.report import report
-from lab.saved import Proof, Source
+from bankrun.proof.interleavings import CaseResult
+from bankrun.render.html import report
+from bankrun.results.store import Proof, Source
 from tests.results import cell, comparison, run
 
 PLOTS = 5

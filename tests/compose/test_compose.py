@@ -95,7 +95,7 @@ def test_verdicts_and_json_are_those_of_the_embedded_stack_but_for_what_a_host_i
         state = Path(f"/var/tmp/{stack.project}")
     try:
         embedded = subprocess.run(
-            [sys.executable, "-P", "-m", "lab", "compare", *COMPARISON],
+            [sys.executable, "-P", "-m", "bankrun", "compare", *COMPARISON],
             cwd=tmp_path,
             env=environment | {"BANKRUN_STATE_DIR": str(state)},
             capture_output=True,

@@ -21,11 +21,11 @@ from docker.models.containers import Container
 from pydantic import SecretStr
 
 from bank.audit import audit
-from bank.database import Database
 from bank.errors import BankError, NotReady
-from bank.schema import create_schema, open_bank, open_for_lab
+from bank.postgres.database import Database
+from bank.postgres.schema import create_schema, open_bank, open_for_lab
 from bank.settings import Settings
-from lab.workload import Workload
+from bankrun.results.workload import Workload
 from tests.compose.conftest import Compose, wait_until
 from workers.app import QUEUE, create_app
 from workers.submission import Submission, accept, publish
@@ -197,7 +197,7 @@ def test_every_transfer_takes_effect_once_though(
     capsys: pytest.CaptureFixture[str],
     record_property: Callable[[str, object], None],
 ) -> None:
-    open_bank(bank.database, accounts=WORKLOAD.accounts, opening=WORKLOAD.opening)
+    open_bank(bank.postgres.database, accounts=WORKLOAD.accounts, opening=WORKLOAD.opening)
     for strategy in STRATEGIES:
         bank.send(strategy, WORKLOAD.transfers)
     total = len(STRATEGIES) * WORKLOAD.transfers
@@ -208,7 +208,7 @@ def test_every_transfer_takes_effect_once_though(
     left = bank.pending
     assert wait_until(lambda: not bank.pending, RECOVERY_SECONDS_MAX), f"{bank.pending} are pending"
     seconds = time.monotonic() - over
-    found = audit(bank.database)
+    found = audit(bank.postgres.database)
     assert found.passed, found.findings
     assert (found.transfers["applied"], found.duplicates, found.entries) == (total, 0, 2 * total)
     record_property("recovery_s", round(seconds, 1))
@@ -225,4 +225,4 @@ def test_every_transfer_takes_effect_once_though(
 
     assert wait_until(all_take_part, 45)
     assert len(everybody) == 3
-    assert audit(bank.database).passed
+    assert audit(bank.postgres.database).passed

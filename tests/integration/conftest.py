@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from bank.database import Database
 from bank.orders import Order
-from bank.schema import open_bank
+from bank.postgres.database import Database
+from bank.postgres.schema import open_bank
 from bank.settings import Settings
 from bank.strategies import Strategy, strategy_named
 from bank.teller import Receipt, Teller

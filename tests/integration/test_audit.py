@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from bank.audit import Audit, audit
-from bank.database import Database
 from bank.orders import Order
+from bank.postgres.database import Database
 from tests.integration.conftest import BranchMaker, balances
 
 Accepted = Callable[..., Order]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from bank.database import Database
-from lab.lessons import LESSONS
+from bank.postgres.database import Database
+from bankrun.runs.lessons import LESSONS
 
 RUNS = 100
 

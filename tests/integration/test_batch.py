@@ -12,14 +12,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from bank.audit import audit
-from bank.database import Database
 from bank.errors import Rejected
 from bank.orders import Order
-from bank.schema import open_bank
+from bank.postgres.database import Database
+from bank.postgres.schema import open_bank
 from bank.settings import Settings
 from bank.strategies import ChunkStrategy
 from bank.teller import ChunkReceipt, Fate
-from lab.workload import Workload
+from bankrun.results.workload import Workload
 from tests.integration.conftest import Branch, BranchMaker, balances, order
 from workers.submission import Submission, accept
 

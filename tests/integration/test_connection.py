@@ -10,9 +10,9 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from bank.connection import LeanConnection
-from bank.database import Database, psql_url
 from bank.errors import OutcomeUnknown
+from bank.postgres.connection import LeanConnection
+from bank.postgres.database import Database, psql_url
 from tests.integration.conftest import BranchMaker
 
 

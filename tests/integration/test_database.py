@@ -10,10 +10,18 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from bank import schema
-from bank.database import Database
 from bank.errors import CannotStart, Conflict, OutcomeUnknown
-from bank.schema import bank_id, check_connection_budget, create_schema, drop_schema, only_lab, open_bank, open_for_lab
+from bank.postgres import schema
+from bank.postgres.database import Database
+from bank.postgres.schema import (
+    bank_id,
+    check_connection_budget,
+    create_schema,
+    drop_schema,
+    only_lab,
+    open_bank,
+    open_for_lab,
+)
 from bank.settings import Settings
 from tests.acceptance.conftest import wait_until
 

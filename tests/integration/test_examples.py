@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from bank.audit import audit
-from bank.database import Database
+from bank.outside import calling as outside
+from bank.postgres.database import Database
 from bank.settings import Settings
-from bank.strategies import Claim, outside
-from lab.interleavings import CASES, THREE, Prover
-from lab.own import user_strategy
-from lab.scheduler import Step
+from bank.strategies import Claim
+from bankrun.proof.interleavings import CASES, THREE, Prover
+from bankrun.proof.scheduler import Step
+from bankrun.runs.rehearsal import user_strategy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOUND = {

@@ -9,14 +9,14 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from bank.database import Database
 from bank.errors import Rejected
 from bank.orders import Order
+from bank.postgres.database import Database
 from bank.settings import Settings
 from bank.strategies import STRATEGIES
-from workers.failpoints import Failpoint, Failpoints
-from workers.instance import Instance
-from workers.jobs import Job, message
+from workers.broker.messages import Job, message
+from workers.control.failpoints import Failpoint, Failpoints
+from workers.process.instance import Instance
 from workers.submission import Submission, accept
 
 KEY = "a key"

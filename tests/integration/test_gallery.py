@@ -16,24 +16,24 @@ import pytest
 from pydantic import SecretStr
 
 from bank.audit import audit
-from bank.database import Database, Transaction
 from bank.errors import CannotStart, NotAcquired
 from bank.orders import Order
-from bank.schema import bank_id, create_schema, open_bank
+from bank.postgres.database import Database, Transaction
+from bank.postgres.schema import bank_id, create_schema, open_bank
 from bank.settings import Settings
 from bank.strategies import STRATEGIES, Guard, Lease, Strategy, strategy_named
 from bank.strategies.file_lock import FileLock, lock_directory
 from bank.strategies.redis_lock import redis_url
 from bank.strategies.redis_lock_fenced import RedisLockFenced
 from bank.teller import Pace, Receipt
-from lab.experiment import Lab, Plan
-from lab.progress import Silence
-from lab.topology import Topology
-from lab.workload import Workload
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.comparison import Lab, Plan
+from bankrun.runs.progress import Silence
 from tests.integration.conftest import Branch, BranchMaker, balances, order
 from workers.app import QUEUE
 from workers.fleet import InstanceInfo
-from workers.instance import file_lock_host
+from workers.process.instance import file_lock_host
 from workers.submission import Submission, accept
 
 Accepted = Callable[..., Order]
@@ -547,7 +547,9 @@ def test_a_single_writers_cell_goes_to_one_instance_with_one_thread(
             pass
 
     infos = [InstanceInfo(f"w{n}@bankrun", f"w{n}", n, 4, "h", "h", "3", True, None) for n in (1, 2)]
-    monkeypatch.setattr("lab.experiment.publish", lambda app, orders, sent, **_: told.update(threads=sent.threads))
+    monkeypatch.setattr(
+        "bankrun.runs.comparison.publish", lambda app, orders, sent, **_: told.update(threads=sent.threads)
+    )
     lab = Lab(database, None, Fleet(), infos)  # type: ignore[arg-type]
     for name, instances, threads in (("single-writer", ["w1"], 1), ("row-lock", ["w1", "w2"], 4)):
         plan = Plan((name,), (Topology(2, 4),), Workload(transfers=2), 1, warmup=0)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from bank.audit import audit
-from bank.database import Database
 from bank.orders import Order
-from lab.history import SAMPLES, read_history, read_scene
+from bank.postgres.database import Database
+from bankrun.results.timeline import SAMPLES, read_history, read_scene
 from tests.integration.conftest import BranchMaker
 
 Accepted = Callable[..., Order]

@@ -13,16 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bank.audit import audit
-from bank.database import Database
 from bank.errors import Rejected
 from bank.orders import Order
+from bank.postgres.database import Database
 from bank.settings import Settings
 from tests import hostile
 from tests.integration.conftest import balances
-from workers import envelope
 from workers.app import NOOP_TASK, TASK
-from workers.instance import Instance
-from workers.jobs import Job
+from workers.broker import envelope
+from workers.broker.messages import Job
+from workers.process.instance import Instance
 from workers.submission import Submission, accept
 
 LINE_MAX = 600

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 import pytest
 
-from bank.database import Database, Transaction
 from bank.errors import StrategyFault
 from bank.orders import Order, Posting
+from bank.postgres.database import Database, Transaction
 from bank.settings import Settings
 from bank.strategies import STRATEGIES, Claim, Strategy
-from lab.interleavings import CASES, CHUNKS, INSTANCES, THREE, CaseResult, Prover, applies, canonical
-from lab.replay import parse_id, psql_script, steps_table
-from lab.scheduler import Step
+from bankrun.proof.interleavings import CASES, CHUNKS, INSTANCES, THREE, CaseResult, Prover, applies, canonical
+from bankrun.proof.replay import parse_id, psql_script, steps_table
+from bankrun.proof.scheduler import Step
 from tests.acceptance.conftest import wait_until
 
 PAIR, OPPOSITE, DRAIN, TWICE, PAUSED = (

@@ -11,13 +11,14 @@ from textwrap import dedent
 
 import pytest
 
-from bank.database import Database
 from bank.errors import CannotStart, DoesNotFit, StrategyFault
+from bank.outside import calling as outside
+from bank.postgres.database import Database
 from bank.settings import Settings
-from bank.strategies import STRATEGIES, Claim, outside, strategy_named
-from lab import scheduler
-from lab.interleavings import CASES, Prover
-from lab.own import user_strategy
+from bank.strategies import STRATEGIES, Claim, strategy_named
+from bankrun.proof import scheduler
+from bankrun.proof.interleavings import CASES, Prover
+from bankrun.runs.rehearsal import user_strategy
 
 PAIR = CASES["same-pair"]
 HEAD = """
@@ -232,14 +233,14 @@ def test_connections_that_are_not_given_back_are_named(
 
         class Theirs(Right):
             def prepare(self, database, order):
-                from bank.database import psql_url
+                from bank.postgres.database import psql_url
                 KEPT.append(psycopg.connect(psql_url(database.url)))
 
         KEPT = []
         """
     name = write(code)
     ours, theirs = user_strategy(f"{name}:Ours"), user_strategy(f"{name}:Theirs")
-    monkeypatch.setattr("bank.database.POOL_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("bank.postgres.database.POOL_TIMEOUT_SECONDS", 0.2)
     with Prover(database, settings) as prover:
         with pytest.raises(StrategyFault, match=r"leaks a connection of its own: 2 are open after its close\(\)"):
             prover.rehearse(theirs)
@@ -291,7 +292,7 @@ def test_only_what_was_announced_is_loaded(write: Write, tmp_path: Path) -> None
 
 def test_a_folder_of_the_user_comes_last_on_the_path(write: Write) -> None:
     name = write("")
-    for ours in ("bank", "workers", "lab", "json"):
+    for ours in ("bank", "workers", "bankrun", "json"):
         Path(ours).mkdir()
         (Path(ours) / "__init__.py").write_text("raise RuntimeError('the wrong one')\n")
     user_strategy(f"{name}:Right")

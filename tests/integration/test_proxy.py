@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from bank.database import Database, psql_url
-from lab.chaos.proxy import Proxy
+from bank.postgres.database import Database, psql_url
+from bankrun.chaos.network import Proxy
 
 NAME = ".s.PGSQL.5432"
 

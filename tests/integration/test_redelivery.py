@@ -17,18 +17,18 @@ import pytest
 from celery import Celery
 
 from bank.audit import audit
-from bank.database import Database
 from bank.errors import OutcomeUnknown, Transient, Unavailable
 from bank.orders import Order
-from bank.schema import open_bank
+from bank.postgres.database import Database
+from bank.postgres.schema import open_bank
+from bank.postgres.watchdog import Watchdog
 from bank.settings import Settings
 from bank.strategies import STRATEGIES, Strategy
-from bank.watchdog import Watchdog
-from workers import reconciler as reconcilers
 from workers.app import TASK, create_app
-from workers.instance import Instance
-from workers.jobs import Job, message
-from workers.reconciler import Reconciler
+from workers.broker.messages import Job, message
+from workers.process import reconciler as reconcilers
+from workers.process.instance import Instance
+from workers.process.reconciler import Reconciler
 from workers.submission import Submission, abandon, accept
 
 

@@ -10,10 +10,10 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import make_url
 
 from bank.audit import audit
-from bank.database import Database, psql_url
 from bank.errors import CannotStart
-from bank.models import metadata
-from bank.roles import (
+from bank.postgres.database import Database, psql_url
+from bank.postgres.models import metadata
+from bank.postgres.roles import (
     LAB_ROLE,
     RIGHTS,
     SEQUENCES,
@@ -25,7 +25,7 @@ from bank.roles import (
     missing,
     set_up_server,
 )
-from bank.schema import create_schema, drop_schema, open_bank, open_for_lab
+from bank.postgres.schema import create_schema, drop_schema, open_bank, open_for_lab
 from tests.integration.conftest import BranchMaker, balances, order
 from workers.submission import Submission, accept
 

@@ -20,14 +20,14 @@ import pytest
 from kombu import Connection
 
 from bank.errors import BankError, CannotStart
-from lab import servers
-from lab.stack import Endpoints, Keeper, embedded_stack, keeper_only
-from lab.state_dir import own
+from bankrun.servers import binaries as servers
+from bankrun.servers.embedded import Endpoints, Keeper, embedded_stack, keeper_only
+from bankrun.servers.state_dir import own
 
 LAB = """
 import signal, sys, time
 from pathlib import Path
-from lab.stack import embedded_stack
+from bankrun.servers.embedded import embedded_stack
 
 state_dir = Path(sys.argv[1])
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -410,9 +410,9 @@ def test_a_stopped_process_is_ended_all_the_same(fresh: Path) -> None:
 
 
 def test_a_keeper_that_hangs_is_killed_and_so_is_what_it_owns(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lab.stack.SHUTDOWN_SECONDS", 0.2)
-    monkeypatch.setattr("lab.stack.REPLY_SECONDS", 0.2)
-    monkeypatch.setattr("lab.stack.ABANDON_SECONDS", 0.2)
+    monkeypatch.setattr("bankrun.servers.embedded.SHUTDOWN_SECONDS", 0.2)
+    monkeypatch.setattr("bankrun.servers.embedded.REPLY_SECONDS", 0.2)
+    monkeypatch.setattr("bankrun.servers.embedded.ABANDON_SECONDS", 0.2)
     with keeper_only(fresh) as keeper:
         pid = run(keeper, fresh, "sleep", "600")
         os.kill(keeper.pid, signal.SIGSTOP)
@@ -446,7 +446,10 @@ def test_a_malformed_command_gets_an_error_and_harms_nothing() -> None:
         b'{"id": 7, "do": "status"}',
     ]
     answered = subprocess.run(
-        [sys.executable, "-P", "-m", "lab.keeper"], input=b"\n".join(commands) + b"\n", capture_output=True, check=True
+        [sys.executable, "-P", "-m", "bankrun.servers.keeper"],
+        input=b"\n".join(commands) + b"\n",
+        capture_output=True,
+        check=True,
     )
     *refused, last = [json.loads(line) for line in answered.stdout.splitlines()]
     assert ["error" in reply for reply in refused] == [True] * (len(commands) - 1)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from bank.database import Database
 from bank.errors import CannotStart
+from bank.postgres.database import Database
 from bank.settings import Settings
-from lab.interleavings import Prover
-from lab.stepping import Position, step
+from bankrun.proof.interleavings import Prover
+from bankrun.proof.stepper import Position, step
 
 
 @pytest.fixture(scope="module")

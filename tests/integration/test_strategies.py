@@ -9,13 +9,13 @@ from collections.abc import Callable
 import pytest
 
 from bank.audit import Audit, audit
-from bank.connection import LeanConnection
-from bank.database import Database, Transaction
 from bank.errors import Rejected
 from bank.orders import Order
-from bank.schema import open_bank
+from bank.postgres.connection import LeanConnection
+from bank.postgres.database import Database, Transaction
+from bank.postgres.schema import open_bank
 from bank.strategies import STRATEGIES
-from lab.workload import Workload
+from bankrun.results.workload import Workload
 from tests.integration.conftest import Branch, BranchMaker, balances, order
 from workers.submission import Submission, accept
 

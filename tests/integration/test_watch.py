@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from bank.database import Database
 from bank.orders import Order
-from lab.watch import LOOK_SECONDS, Watch
+from bank.postgres.database import Database
+from bankrun.runs.sampling import LOOK_SECONDS, Watch
 from tests.integration.conftest import BranchMaker
 
 Accepted = Callable[..., Order]

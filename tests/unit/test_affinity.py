@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from bank.errors import CannotStart
-from workers import affinity
-from workers.affinity import cores_for, stay_on, usable_cores
+from workers.process import affinity
+from workers.process.affinity import cores_for, stay_on, usable_cores
 
 NAMES = ["w1", "w2", "w3"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import Any
 
-from lab.bench import page
-from lab.bench.costmap import cheapest
-from lab.bench.pgbench import PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE
-from lab.bench.rates import NOOP, Contestant, Rates, Row
-from lab.topology import Topology
+from bankrun.bench.costmap import cheapest
+from bankrun.bench.pgbench import PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE
+from bankrun.bench.rates import NOOP, Contestant, Rates, Row
+from bankrun.render import benchmarks as page
+from bankrun.results.topology import Topology
 
 SHAPE = Topology(2, 4)
 

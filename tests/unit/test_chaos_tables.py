@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from bank.strategies import STRATEGIES
-from lab.chaos.cells import ChaosCell
-from lab.chaos.tables import chaos_tables
+from bankrun.chaos.cells import ChaosCell
+from bankrun.render.fault_matrix import chaos_tables
 
 FAULTS = ("kill-between-writes", "cut")
 

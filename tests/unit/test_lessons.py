@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bank.errors import BankError
-from lab.lessons import FOLDER, LESSONS, Lesson, run
+from bankrun.runs.lessons import FOLDER, LESSONS, Lesson, run
 
 RUNS = 100
 ALONE = [one.name for one in LESSONS.values() if not one.needs_postgres]
@@ -138,7 +138,7 @@ def test_every_lesson_is_whole(load: Any, name: str) -> None:
 
 def test_a_lesson_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hangs.py").write_text("import time; time.sleep(60)")
-    monkeypatch.setattr("lab.lessons.SECONDS_MAX", 0.3)
+    monkeypatch.setattr("bankrun.runs.lessons.SECONDS_MAX", 0.3)
     with pytest.raises(BankError, match="the lesson hangs did not end in"):
         run(Lesson("hangs", str(tmp_path / "hangs.py"), ""))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bank.teller import Receipt
-from workers.meter import Meter, Readings
+from workers.process.meter import Meter, Readings
 
 
 def readings(*receipts: Receipt) -> Readings:

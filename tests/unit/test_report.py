@@ -15,13 +15,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bank.errors import CannotStart
-from lab.diff import CHANGED, EXACT, NOISE, SAME, TOO_FEW, changes, circumstances, missing, probability, repeats_needed
-from lab.drawing import fault_matrix, proof_matrix, space_time
-from lab.figures import comparison_figures
-from lab.interleavings import CaseResult
-from lab.report import report
-from lab.results import Comparison
-from lab.saved import FaultCell, Faults, Proof, Source, read
+from bankrun.proof.interleavings import CaseResult
+from bankrun.render.figures import comparison_figures
+from bankrun.render.html import report
+from bankrun.render.svg import fault_matrix, proof_matrix, space_time
+from bankrun.results.diff import (
+    CHANGED,
+    EXACT,
+    NOISE,
+    SAME,
+    TOO_FEW,
+    changes,
+    circumstances,
+    missing,
+    probability,
+    repeats_needed,
+)
+from bankrun.results.models import Comparison
+from bankrun.results.store import FaultCell, Faults, Proof, Source, read
 from tests.results import cell, comparison, posting, run
 
 HOSTILE = '</script><script>alert("a")</script><b>&'

@@ -15,9 +15,9 @@ from bank.errors import CannotStart, Rejected
 from bank.orders import Order
 from bank.settings import read_settings, without_password
 from bank.strategies import STRATEGIES, Claim, strategy_named
-from lab.topology import Topology
-from lab.workload import Workload
-from workers.jobs import Job, message
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from workers.broker.messages import Job, message
 
 ID = UUID(int=7)
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bank.errors import Rejected
 from workers.app import NOOP_TASK, TASK
-from workers.jobs import first_fault
+from workers.broker.messages import first_fault
 
 BODY_MAX = 4_000_000
 """The longest body, in characters of base64: twice that of a job with as many orders as it may have."""

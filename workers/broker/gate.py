@@ -14,8 +14,8 @@ from queue import Empty
 from typing import Any
 
 from bank.errors import Rejected, one_line
-from workers import envelope, transport
-from workers.jobs import REASON_MAX
+from workers.broker import envelope, transport
+from workers.broker.messages import REASON_MAX
 
 logger = logging.getLogger("bankrun")
 

@@ -7,9 +7,9 @@ from typing import Any
 from celery.worker.control import control_command, inspect_command
 
 from bank.errors import Rejected
-from bank.strategies import outside
-from workers.failpoints import Failpoint
-from workers.tasks import current_instance
+from bank.outside import calling as outside
+from workers.control.failpoints import Failpoint
+from workers.process.tasks import current_instance
 
 
 @inspect_command(name="bankrun_describe")  # type: ignore[untyped-decorator]

@@ -20,8 +20,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from pydantic import SecretStr
 
-from bank.connection import LeanConnection, Rows
 from bank.errors import Rejected
+from bank.postgres.connection import LeanConnection, Rows
 
 Point = Literal["claim", "after-read", "between-writes", "before-commit", "after-commit"]
 """``after-read`` is after the first statement that touches an account, which may write it too; ``between-writes`` after

@@ -17,21 +17,22 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from bank.borrowed import Borrowed
-from bank.connection import LeanConnection
-from bank.database import Database
 from bank.errors import BankError, CannotStart, Rejected, StrategyFault, Transient
 from bank.orders import Order
-from bank.redelivery import Redeliveries
-from bank.schema import bank_id
+from bank.outside import calling as outside
+from bank.outside.leaks import Borrowed
+from bank.postgres.connection import LeanConnection
+from bank.postgres.database import Database
+from bank.postgres.schema import bank_id
 from bank.settings import Settings
-from bank.strategies import STRATEGIES, ChunkStrategy, Strategy, outside, strategy_named
+from bank.strategies import STRATEGIES, ChunkStrategy, Strategy, strategy_named
 from bank.strategies.file_lock import lock_directory
 from bank.teller import Teller
-from workers.failpoints import Failpoints
-from workers.interruption import Interruptions
-from workers.jobs import Job
-from workers.meter import Meter
+from workers.broker.messages import Job
+from workers.control.failpoints import Failpoints
+from workers.control.interruption import Interruptions
+from workers.process.meter import Meter
+from workers.process.redelivery import Redeliveries
 
 METERS_MAX = 100
 READING_WAIT_SECONDS = 2.0

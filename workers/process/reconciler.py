@@ -12,9 +12,9 @@ from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from bank.database import Database, Transaction
 from bank.errors import BankError
 from bank.orders import Order
+from bank.postgres.database import Database, Transaction
 from workers.submission import Submission, publish
 
 LOCK_KEY = 0x7265636F  # "reco": one reconciler at a time per database

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import LiteralString
 from uuid import UUID
 
-from bank.database import Database
 from bank.errors import BankError, NotAcquired, OutcomeUnknown, Rejected, Transient
+from bank.postgres.database import Database
 
 BEGIN: LiteralString = """
     UPDATE transfers SET redeliveries = redeliveries + 1

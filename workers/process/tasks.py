@@ -13,11 +13,11 @@ from celery.signals import worker_init, worker_shutdown
 
 from bank.errors import BankError, CannotStart, Rejected, one_line
 from bank.settings import read_settings
-from workers.affinity import stay_on
 from workers.app import NOOP_TASK, TASK
-from workers.instance import Instance
-from workers.jobs import REASON_MAX, Job
-from workers.reconciler import Reconciler
+from workers.broker.messages import REASON_MAX, Job
+from workers.process.affinity import stay_on
+from workers.process.instance import Instance
+from workers.process.reconciler import Reconciler
 
 RETRY_SECONDS_MAX = 2.0
 FAULTS_MAX = 100

@@ -14,12 +14,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from bank.errors import BankError
-from bank.schema import open_bank
-from lab.bench.outcome import check_kept, until_decided, waited
-from lab.experiment import Lab
-from lab.session import Servers, cores_of, worker_environment
-from lab.topology import Topology
-from lab.workload import Workload
+from bank.postgres.schema import open_bank
+from bankrun.bench.outcome import check_kept, until_decided, waited
+from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
+from bankrun.runs.comparison import Lab
+from bankrun.runs.session import Servers, cores_of, worker_environment
 from workers.fleet import instance_environment
 from workers.submission import Submission, accept
 
@@ -61,7 +61,7 @@ def rate(servers: Servers, lab: Lab, name: str, topology: Topology, workload: Wo
             arguments = [place, name, str(number), str(topology.instances), str(topology.threads)]
             servers.keeper.spawn(
                 process,
-                [sys.executable, "-P", "-m", "lab.bench.peers.process", *arguments],
+                [sys.executable, "-P", "-m", "bankrun.bench.peers.process", *arguments],
                 env={**environment, **instance_environment(process, cores)},
                 cwd=servers.state_dir,
                 log=servers.state_dir / "logs" / f"{name}.log",

@@ -1,4 +1,4 @@
-"""One process of a peer: `python -m lab.bench.peers.process PLACE NAME NUMBER INSTANCES THREADS`.
+"""One process of a peer: `python -m bankrun.bench.peers.process PLACE NAME NUMBER INSTANCES THREADS`.
 
 The first one sends the messages. All say that they are ready with a file, and begin when there is a file `go`.
 """
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from bank.database import Database
 from bank.orders import Order
+from bank.postgres.database import Database
 from bank.settings import Settings, read_settings
 from bank.strategies import strategy_named
 from bank.teller import Teller
-from lab.bench.peers import STRATEGY, redis_url
-from workers.affinity import stay_on
+from bankrun.bench.peers import STRATEGY, redis_url
+from workers.process.affinity import stay_on
 
 Legs = tuple[str, int, int, int]
 Apply = Callable[[str, int, int, int], None]
