@@ -14,10 +14,12 @@ import pytest
 from pydantic import SecretStr
 
 from bank.postgres.database import Database
+from bank.postgres.roles import WORKER_ROLE, set_up_server
 from bank.postgres.schema import create_schema, open_for_lab
 from bank.settings import Settings
 from bankrun.runs.lessons import FOLDER
-from bankrun.servers.embedded import Endpoints, Keeper, embedded_stack
+from bankrun.servers.embedded import Endpoints, embedded_stack
+from bankrun.servers.keeper_client import Keeper
 
 DEAR = {"comparison", "lab", "browser"}
 """Fixtures that take seconds: all tests that use one of them run in the same process, where it is made once."""
@@ -55,7 +57,7 @@ def state_dir() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def stack(state_dir: Path) -> Iterator[tuple[Keeper, Endpoints]]:
     """A real Postgres and a real Valkey."""
-    with embedded_stack(state_dir) as running:
+    with embedded_stack(state_dir, worker_user=WORKER_ROLE, set_up=set_up_server) as running:
         yield running
 
 

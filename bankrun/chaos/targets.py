@@ -38,9 +38,10 @@ from bank.postgres.schema import check_connection_budget
 from bank.settings import Settings
 from bank.strategies.redis_lock import redis_url
 from bankrun.chaos.network import Proxy
+from bankrun.errors import BankrunError
 from bankrun.runs.session import Servers, cores_of, hold_bank, open_servers, worker_environment
 from bankrun.servers import binaries as embedded
-from bankrun.servers.embedded import Keeper
+from bankrun.servers.keeper_client import Keeper
 from workers.control.failpoints import Action, Failpoint, Point
 from workers.fleet import InstanceInfo, start_instances
 from workers.submission import Submission
@@ -61,7 +62,7 @@ STEP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.02
 FREEZE_SECONDS_MAX = 20
 
-TRIES_AGAIN = (BankError, DBAPIError, psycopg.Error, KombuError, RedisError, OSError)
+TRIES_AGAIN = (BankError, BankrunError, DBAPIError, psycopg.Error, KombuError, RedisError, OSError)
 """What the lab itself meets while servers are away."""
 
 T = TypeVar("T")
@@ -350,7 +351,7 @@ def open_stage(
 
 
 def _stop(keeper: Keeper, names: list[str]) -> None:
-    with suppress(BankError):  # those that never ran, or have ended
+    with suppress(BankrunError):  # those that never ran, or have ended
         keeper.stop(names, grace_seconds=2)
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from bank.errors import BankError, CannotStart, one_line
+from bankrun import errors
 from bankrun.results import files
 
 COMMANDS = (
@@ -120,12 +121,12 @@ def run() -> int:
         return 128 + signal.SIGINT
     except Terminated:
         return 128 + signal.SIGTERM
-    except (typer.TyperException, CannotStart) as error:
+    except (typer.TyperException, CannotStart, errors.CannotStart) as error:
         # Typer's own errors, for which only this method puts the parameter's name into the sentence.
         message = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
         print(f"bankrun: {one_line(message, SENTENCE_MAX)}", file=sys.stderr)
         return CANNOT_START
-    except BankError as error:
+    except (BankError, errors.BankrunError) as error:
         return _failed(error, str(error))
     except Exception as error:
         # A lost server raises its driver's errors, wherever we happen to be.

@@ -28,6 +28,7 @@ from sqlalchemy.exc import DBAPIError
 from bank.errors import BankError, CannotStart, Occupied
 from bank.postgres.database import first_line
 from bank.settings import Settings
+from bankrun.errors import BankrunError
 from bankrun.proof.interleavings import Prover
 from bankrun.proof.stepper import Position, Stepped, step
 from bankrun.results import files
@@ -38,7 +39,7 @@ from bankrun.runs.comparison import Lab, Plan, judged
 from bankrun.runs.provenance import begin_comparison
 from bankrun.runs.sampling import View, Watch
 from bankrun.runs.session import Servers, hold_bank, open_lab, open_servers
-from bankrun.servers.embedded import default_state_dir
+from bankrun.servers.state_dir import default_state_dir
 from workers.control.interruption import PAUSE_SECONDS_MAX
 from workers.fleet import InstanceInfo
 
@@ -53,7 +54,7 @@ LAST = "page-last.json"
 IDLE = "Nothing runs."
 
 State = Literal["idle", "waiting", "starting", "running", "stopping"]
-LOST_SERVER = (BankError, DBAPIError, psycopg.Error, KombuError, RedisError, OSError)
+LOST_SERVER = (BankError, BankrunError, DBAPIError, psycopg.Error, KombuError, RedisError, OSError)
 
 
 def check_free(host: str, port: int) -> None:

@@ -19,11 +19,13 @@ from pydantic import SecretStr
 from bank.errors import BankError, CannotStart, NotReady
 from bank.outside import calling as outside
 from bank.postgres.database import Database
-from bank.postgres.roles import check_worker_roles
+from bank.postgres.roles import WORKER_ROLE, check_worker_roles, set_up_server
 from bank.postgres.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
 from bank.settings import Settings
 from bankrun.runs.comparison import Lab
-from bankrun.servers.embedded import Endpoints, Keeper, default_state_dir, embedded_stack, keeper_only
+from bankrun.servers.embedded import Endpoints, embedded_stack, keeper_only
+from bankrun.servers.keeper_client import Keeper
+from bankrun.servers.state_dir import default_state_dir
 from workers.app import create_app
 from workers.fleet import Fleet, InstanceInfo, start_instances
 from workers.process.affinity import cores_for
@@ -58,7 +60,11 @@ def open_servers(settings: Settings, *, max_connections: int = 200) -> Iterator[
     with ExitStack() as stack:
         keeper: Keeper | None = None
         if given == (None, None):
-            keeper, endpoints = stack.enter_context(embedded_stack(state_dir, max_connections=max_connections))
+            keeper, endpoints = stack.enter_context(
+                embedded_stack(
+                    state_dir, max_connections=max_connections, worker_user=WORKER_ROLE, set_up=set_up_server
+                )
+            )
         elif settings.database_url is None or settings.broker_url is None:
             missing = "BANKRUN_DATABASE_URL" if settings.database_url is None else "BANKRUN_BROKER_URL"
             raise CannotStart(f"{missing} is not set: give both addresses, or neither for the embedded servers")

@@ -1,7 +1,7 @@
 """The two embedded servers, from pip wheels: how each is prepared, launched, and found to be ready.
 
 No TCP: both listen on a socket in a directory that only one user can enter, which is why Postgres can trust whoever
-comes through it. Nothing here starts a server: the keeper does (see `bankrun.servers.embedded`).
+comes through it. Nothing here starts a server: the keeper does (see `bankrun.servers.keeper_client`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bank.errors import CannotStart
+from bankrun.errors import CannotStart
 
 DATABASE = USER = "bankrun"
 PORT = "5432"  # a part of the socket's name, no more; said everywhere, since PGPORT would change the default

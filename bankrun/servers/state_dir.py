@@ -27,7 +27,7 @@ from pathlib import Path
 
 import platformdirs
 
-from bank.errors import CannotStart
+from bankrun.errors import CannotStart
 
 ROOT_STATE_DIR = Path("/var/lib/bankrun")
 SOCKET_DIRECTORY_BYTES_MAX = 80  # sun_path is 104 bytes on macOS, and Postgres needs some for the file's name
@@ -113,15 +113,48 @@ def own(path: Path, *, for_servers: bool) -> Iterator[StateDir]:
             raise PermissionError("its logs cannot be written")
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except (OSError, RuntimeError, ValueError) as error:
-        raise CannotStart(
-            f"cannot use {path} as the state directory: {_why(error)}; set BANKRUN_STATE_DIR to another"
-        ) from error
+        raise _cannot_use(path, error) from error
     try:
         _take(lock, path)
         yield StateDir(path, lock, user)
         fcntl.flock(lock, fcntl.LOCK_UN)
     finally:
         os.close(lock)
+
+
+def make_root(path: Path) -> Path:
+    """Make the state directory if need be, without keeping anybody out of it, and return its whole path.
+
+    For what lies in a directory of its own below it. Raises CannotStart where ``own`` would.
+    """
+    try:
+        path = path.expanduser()
+        if path.is_symlink() and path.lstat().st_uid != os.geteuid():
+            raise PermissionError("it is a link made by someone else")
+        path = path.resolve()
+        _make_ours(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _cannot_use(path, error) from error
+    return path
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove the state directories below ``root`` whose process has ended; one that is in use stays."""
+    import fcntl
+
+    for directory in root.iterdir():
+        try:
+            lock = os.open(directory / "lock", os.O_RDWR)
+        except OSError:  # not ours to judge: it is being made, or somebody else's
+            continue
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
+
+
+def _cannot_use(path: Path, error: Exception) -> CannotStart:
+    return CannotStart(f"cannot use {path} as the state directory: {_why(error)}; set BANKRUN_STATE_DIR to another")
 
 
 def _why(error: Exception) -> str:

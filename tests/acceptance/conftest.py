@@ -18,7 +18,8 @@ from bank.settings import Settings
 from bankrun.cli import app
 from bankrun.runs.comparison import Lab
 from bankrun.runs.session import open_lab, open_servers
-from bankrun.servers.embedded import Endpoints, Keeper
+from bankrun.servers.embedded import Endpoints
+from bankrun.servers.keeper_client import Keeper
 
 SECONDS_MAX = 110
 Bankrun = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -15,7 +15,8 @@ from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Lab, Plan
 from bankrun.runs.progress import Silence
 from bankrun.runs.session import open_lab, open_servers
-from bankrun.servers.embedded import Endpoints, Keeper
+from bankrun.servers.embedded import Endpoints
+from bankrun.servers.keeper_client import Keeper
 from tests.acceptance.conftest import wait_until
 from workers.control.interruption import PAUSE_SECONDS_MAX, Interruptions
 

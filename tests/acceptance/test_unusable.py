@@ -16,7 +16,8 @@ from sqlalchemy import make_url
 
 from bank.postgres.database import Database, psql_url
 from bank.postgres.schema import bank_id, create_schema, open_for_lab
-from bankrun.servers.embedded import Endpoints, Keeper
+from bankrun.servers.embedded import Endpoints
+from bankrun.servers.keeper_client import Keeper
 from tests.acceptance.conftest import Bankrun, command, environment, processes_of
 
 AS_ROOT = os.geteuid() == 0

@@ -19,9 +19,10 @@ import psycopg
 import pytest
 from kombu import Connection
 
-from bank.errors import BankError, CannotStart
+from bankrun.errors import BankrunError, CannotStart
 from bankrun.servers import binaries as servers
-from bankrun.servers.embedded import Endpoints, Keeper, embedded_stack, keeper_only
+from bankrun.servers.embedded import Endpoints, embedded_stack, keeper_only, private_postgres
+from bankrun.servers.keeper_client import Keeper
 from bankrun.servers.state_dir import own
 
 LAB = """
@@ -212,7 +213,7 @@ def test_a_killed_keeper_takes_servers_and_workers_with_it(used: Path) -> None:
         os.kill(keeper.pid, signal.SIGKILL)
         only_the_zombie = lambda: not [line for line in processes_of(used) if "defunct" not in line]  # noqa: E731
         assert seconds_until(only_the_zombie) < 2
-        with pytest.raises(BankError, match=r"the keeper .* has ended"):
+        with pytest.raises(BankrunError, match=r"the keeper .* has ended"):
             keeper.returncode("worker")
     with embedded_stack(used):
         pass
@@ -382,7 +383,7 @@ def test_a_process_gets_its_environment_and_its_code_and_output_are_kept(
 
 def test_a_name_can_be_used_again_once_its_process_has_ended(keeper: Keeper, fresh: Path) -> None:
     first = run(keeper, fresh, "sleep", "600")
-    with pytest.raises(BankError, match="child is already running"):
+    with pytest.raises(BankrunError, match="child is already running"):
         run(keeper, fresh, "sleep", "600")
     keeper.signal("child", signal.SIGKILL)
     assert returned(keeper) == -signal.SIGKILL
@@ -410,13 +411,13 @@ def test_a_stopped_process_is_ended_all_the_same(fresh: Path) -> None:
 
 
 def test_a_keeper_that_hangs_is_killed_and_so_is_what_it_owns(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bankrun.servers.embedded.SHUTDOWN_SECONDS", 0.2)
-    monkeypatch.setattr("bankrun.servers.embedded.REPLY_SECONDS", 0.2)
-    monkeypatch.setattr("bankrun.servers.embedded.ABANDON_SECONDS", 0.2)
+    monkeypatch.setattr("bankrun.servers.keeper_client.SHUTDOWN_SECONDS", 0.2)
+    monkeypatch.setattr("bankrun.servers.keeper_client.REPLY_SECONDS", 0.2)
+    monkeypatch.setattr("bankrun.servers.keeper_client.ABANDON_SECONDS", 0.2)
     with keeper_only(fresh) as keeper:
         pid = run(keeper, fresh, "sleep", "600")
         os.kill(keeper.pid, signal.SIGSTOP)
-        with pytest.raises(BankError, match="does not answer"):
+        with pytest.raises(BankrunError, match="does not answer"):
             keeper.returncode("child")
     seconds_until(lambda: not Path(f"/proc/{pid}").exists())
 
@@ -426,7 +427,7 @@ def test_sigterm_to_the_keeper_ends_everything_in_order(keeper: Keeper, fresh: P
     seconds_until(lambda: "up" in (fresh / "child.log").read_text())
     os.kill(keeper.pid, signal.SIGTERM)
     seconds_until(lambda: "bye" in (fresh / "child.log").read_text())
-    with pytest.raises(BankError, match=r"has ended|being shut down"):
+    with pytest.raises(BankrunError, match=r"has ended|being shut down"):
         run(keeper, fresh, "true", name="late")
 
 
@@ -456,3 +457,21 @@ def test_a_malformed_command_gets_an_error_and_harms_nothing() -> None:
     assert refused[6]["error"] == "/no/such/program: No such file or directory"
     assert last == {"id": 7, "children": {}}
     assert answered.stderr == b""
+
+
+def test_several_private_postgres_run_at_once_and_leave_nothing(fresh: Path) -> None:
+    """What a killed one left is removed by the next; one that is in use stays."""
+    with private_postgres(fresh, {"fsync": "off"}) as one, private_postgres(fresh, {}) as other:
+        for server in (one, other):
+            with psycopg.connect(
+                host=str(server.host), port=server.port, user=server.user, dbname="bankrun"
+            ) as session:
+                assert session.execute("SELECT 1").fetchone() == (1,)
+        assert one.host != other.host
+        assert len(list((fresh / "private").iterdir())) == 2
+        abandoned = fresh / "private" / "1-killed"
+        abandoned.mkdir()
+        (abandoned / "lock").touch()
+        with private_postgres(fresh, {}):
+            assert not abandoned.exists()
+    assert list((fresh / "private").iterdir()) == []
