@@ -91,11 +91,7 @@ class Accounts:
 @contextmanager
 def open_accounts() -> Iterator[Accounts]:
     """Start or reach bankrun's Postgres for the block, with our table in it. Ends the process if that is impossible."""
-    from bankrun.api import (  # takes a second, and a second instance needs none of it
-        BankError,
-        CannotStart,
-        running_bank,
-    )
+    from bankrun import BankError, BankrunError, CannotStart, running_bank  # takes a second: not in a second instance
 
     try:
         with running_bank() as database, table_in(database.url) as accounts:
@@ -103,7 +99,7 @@ def open_accounts() -> Iterator[Accounts]:
     except CannotStart as problem:
         print(f"bankrun: {problem}", file=sys.stderr)
         sys.exit(2)
-    except (BankError, DBAPIError) as problem:
+    except (BankError, BankrunError, DBAPIError) as problem:
         sys.exit(f"bankrun: failed while running: {str(problem).splitlines()[0]}")
 
 

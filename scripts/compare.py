@@ -8,7 +8,7 @@ Without any servers:   .venv/bin/python scripts/compare.py     (starts its own, 
 import argparse
 import sys
 
-from bankrun.api import BankError, CannotStart, Plan, Silence, Topology, Workload, running_lab
+from bankrun import BankError, BankrunError, CannotStart, Plan, Silence, Topology, Workload, running_lab
 
 
 class Lines(Silence):
@@ -63,7 +63,7 @@ if __name__ == "__main__":
     except CannotStart as problem:
         print(f"compare: {problem}", file=sys.stderr)
         sys.exit(2)
-    except BankError as problem:
+    except (BankError, BankrunError) as problem:
         sys.exit(f"compare: {problem}")
     except KeyboardInterrupt:
         sys.exit(130)

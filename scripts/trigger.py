@@ -13,9 +13,10 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bankrun.api import (
+from bankrun import (
     Audit,
     BankError,
+    BankrunError,
     CannotStart,
     Lab,
     Workload,
@@ -100,7 +101,7 @@ if __name__ == "__main__":
     except CannotStart as problem:
         print(f"trigger: {problem}", file=sys.stderr)
         sys.exit(2)
-    except BankError as problem:
+    except (BankError, BankrunError) as problem:
         sys.exit(f"trigger: {problem}")
     except KeyboardInterrupt:
         print("trigger: stopped; what was accepted stays in the bank, and workers that run go on", file=sys.stderr)
