@@ -3,8 +3,8 @@
     def test_my_lock_is_safe_on_two_instances(bankrun):
         bankrun.prove("my_lock:MyLock")
 
-It is a package of its own, and imports nothing of bankrun until a test asks for the fixture: in suites that don't, it
-costs one small import, and it does not mind what other packages of theirs are called.
+It imports nothing else of bankrun until a test asks for the fixture: in suites that don't, it costs one small import,
+and their packages may be called `bank` or `workers` as ours are.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ class Bankrun:
         Deterministic, and a matter of seconds.
         """
         __tracebackhide__ = True
+        _check_packages()
         from bankrun.proof.verdicts import prove_on, why_broken
 
-        proof = self._asked(lambda: prove_on(self._open(), strategy, instances=instances, cases=cases))
+        proof = self._ask(lambda: prove_on(self._open(), strategy, instances=instances, cases=cases))
         if proof.broken:
             pytest.fail(why_broken(proof), pytrace=False)
         return proof
@@ -60,22 +61,24 @@ class Bankrun:
         two transfers cannot: many at once, and what happens in a broker and in a pool of threads.
         """
         __tracebackhide__ = True
+        _check_packages()
         from bankrun.proof.verdicts import stress_on, why_not_safe
         from bankrun.results.workload import Workload
 
-        workload = self._asked(lambda: Workload(accounts=accounts, transfers=transfers))
-        cell = self._asked(lambda: stress_on(self._open(), strategy, topology=topology, workload=workload, seed=seed))
+        workload = self._ask(lambda: Workload(accounts=accounts, transfers=transfers))
+        cell = self._ask(lambda: stress_on(self._open(), strategy, topology=topology, workload=workload, seed=seed))
         if cell.verdict != "safe":
             pytest.fail(why_not_safe(cell), pytrace=False)
         return cell
 
-    def _asked(self, ask: Callable[[], T]) -> T:
+    def _ask(self, ask: Callable[[], T]) -> T:
         __tracebackhide__ = True
         from bank.errors import BankError
+        from bankrun.errors import BankrunError
 
         try:
             return ask()
-        except BankError as error:
+        except (BankError, BankrunError) as error:
             # A fault of the strategy, or servers that do not start: a sentence, and no trace through our files.
             why = str(error)
         pytest.fail(why, pytrace=False)
@@ -94,6 +97,21 @@ class Bankrun:
                 settings = settings.model_copy(update={"state_dir": directory})
             self._servers = self._resources.enter_context(open_servers(settings))
         return self._servers
+
+
+def _check_packages() -> None:
+    """Fail the test, in a sentence, where the project's own packages stand in for ours."""
+    __tracebackhide__ = True
+    from bankrun.environ import check_packages
+    from bankrun.errors import CannotStart
+
+    try:
+        check_packages()
+    except CannotStart as error:
+        why = str(error)
+    else:
+        return
+    pytest.fail(why, pytrace=False)
 
 
 def _public_directory() -> str | None:

@@ -23,6 +23,12 @@ def run_python(code: str, *, cwd: Path, safe: bool = False) -> subprocess.Comple
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
 
 
+def run_pytest(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a project's tests, with its folder first on the path as pytest puts it there."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
 @pytest.fixture
 def own_bank(tmp_path: Path) -> Path:
     """A project that has a ``bank`` and a ``workers`` of its own."""
@@ -82,3 +88,15 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("bankrun.environ._find", lambda name: None)
     with pytest.raises(CannotStart, match="'bank' is missing beside bankrun itself"):
         check_packages()
+
+
+def test_the_fixture_says_so_too_and_other_tests_of_that_project_pass(own_bank: Path) -> None:
+    (own_bank / "conftest.py").touch()
+    (own_bank / "test_theirs.py").write_text(
+        "import bank\n\ndef test_of_theirs():\n    assert bank.IT_IS == 'theirs'\n\n"
+        "def test_of_ours(bankrun):\n    bankrun.prove('row-lock')\n"
+    )
+    done = run_pytest(own_bank)
+    assert "1 failed, 1 passed" in done.stdout
+    assert "this needs bankrun's own package 'bank'" in done.stdout
+    assert "Traceback" not in done.stdout
