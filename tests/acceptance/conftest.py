@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,13 +121,3 @@ def processes_of(state_dir: Path) -> list[str]:
         ):
             found.append(line)
     return found
-
-
-def wait_until(condition: Callable[[], object], seconds: float) -> bool:
-    """Return whether a condition became true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True

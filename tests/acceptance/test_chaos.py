@@ -23,7 +23,8 @@ from bankrun.chaos.soak import SoakPlan
 from bankrun.chaos.targets import Stage, open_stage
 from bankrun.cli.chaos import _chosen_strategies
 from bankrun.results.topology import Topology
-from tests.acceptance.conftest import Bankrun, processes_of, wait_until
+from tests.acceptance.conftest import Bankrun, processes_of
+from tests.waiting import wait_until
 from workers.control.failpoints import Failpoint
 
 SEED = 3

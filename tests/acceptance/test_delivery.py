@@ -14,7 +14,7 @@ from bank.orders import Order
 from bank.postgres.schema import open_bank
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Lab
-from tests.acceptance.conftest import wait_until
+from tests.waiting import wait_until
 from workers.app import TASK
 from workers.broker.messages import message
 from workers.process.affinity import cores_for

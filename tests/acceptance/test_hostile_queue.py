@@ -10,7 +10,7 @@ from bank.orders import Order
 from bank.postgres.schema import open_bank
 from bankrun.runs.comparison import Lab
 from tests import hostile
-from tests.acceptance.conftest import wait_until
+from tests.waiting import wait_until
 from workers.submission import Submission, accept, publish
 
 DRAWN = 400

@@ -17,7 +17,7 @@ from bankrun.runs.progress import Silence
 from bankrun.runs.session import open_lab, open_servers
 from bankrun.servers.embedded import Endpoints
 from bankrun.servers.keeper_client import Keeper
-from tests.acceptance.conftest import wait_until
+from tests.waiting import wait_until
 from workers.control.interruption import PAUSE_SECONDS_MAX, Interruptions
 
 KEY = "a key of this test"

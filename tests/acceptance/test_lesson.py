@@ -18,7 +18,8 @@ import pytest
 from bank.errors import CannotStart
 from bankrun.cli import lesson as command_module
 from bankrun.runs.lessons import FOLDER, LESSONS
-from tests.acceptance.conftest import Bankrun, command, environment, processes_of, wait_until
+from tests.acceptance.conftest import Bankrun, command, environment, processes_of
+from tests.waiting import wait_until
 
 
 def test_the_list_names_every_lesson_within_80_columns(bankrun: Bankrun) -> None:

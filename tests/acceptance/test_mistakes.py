@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Bankrun, command, environment, processes_of, wait_until
+from tests.acceptance.conftest import Bankrun, command, environment, processes_of
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize(

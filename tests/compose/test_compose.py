@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.compose.conftest import ROOT, Compose, wait_until
+from tests.compose.conftest import ROOT, Compose
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -26,7 +26,8 @@ from bank.postgres.database import Database
 from bank.postgres.schema import create_schema, open_bank, open_for_lab
 from bank.settings import Settings
 from bankrun.results.workload import Workload
-from tests.compose.conftest import Compose, wait_until
+from tests.compose.conftest import Compose
+from tests.waiting import wait_until
 from workers.app import QUEUE, create_app
 from workers.submission import Submission, accept, publish
 

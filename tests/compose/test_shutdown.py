@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.compose.conftest import Compose, wait_until
+from tests.compose.conftest import Compose
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -23,7 +23,7 @@ from bank.postgres.schema import (
     open_for_lab,
 )
 from bank.settings import Settings
-from tests.acceptance.conftest import wait_until
+from tests.waiting import wait_until
 
 
 @pytest.fixture

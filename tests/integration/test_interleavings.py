@@ -16,7 +16,7 @@ from bank.strategies import STRATEGIES, Claim, Strategy
 from bankrun.proof.interleavings import CASES, CHUNKS, INSTANCES, THREE, CaseResult, Prover, applies, canonical
 from bankrun.proof.replay import parse_id, psql_script, steps_table
 from bankrun.proof.scheduler import Step
-from tests.acceptance.conftest import wait_until
+from tests.waiting import wait_until
 
 PAIR, OPPOSITE, DRAIN, TWICE, PAUSED = (
     CASES[name] for name in ("same-pair", "opposite", "drain", "duplicate", "paused-holder")
