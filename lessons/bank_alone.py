@@ -1,6 +1,6 @@
-"""One thread makes the talk's four transfers, one after the other: nobody reads while another writes.
+"""One thread makes the talk's four transfers, one after the other: none reads while another writes.
 
-The total is right, and everybody waits for everybody: while one transfer waits for the disk, the others stand in line.
+The total is right, and the transfers wait for each other: while one waits for the disk, the others stand in line.
 """
 
 from stage import Outcome, Stage

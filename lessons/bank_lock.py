@@ -1,6 +1,6 @@
 """A `threading.Lock` around the whole transfer, COMMIT included, lets only one thread at a time read and write.
 
-It mends this process, and this process alone: the lock is a variable in its memory.
+It repairs this process, and only this one: the lock is a variable in its memory.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -38,7 +38,7 @@ LESSON = Lesson(
     safe=(with_lock,),
     props=open_accounts,
     question="What happens if the lock is given back just before session.commit()?",
-    in_earnest="bank/strategies/thread_lock.py; what the question asks is thread_lock_early.py. "
+    in_earnest="bank/strategies/thread_lock.py; the question is bank/strategies/thread_lock_early.py. "
     "`bankrun compare --strategy thread-lock --topology 1x8` holds.",
 )
 

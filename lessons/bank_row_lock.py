@@ -1,6 +1,6 @@
 """A row lock lives where the balances live, in Postgres: every instance that locks the row before it reads waits there.
 
-It costs one call, with_for_update(), and whoever comes second reads what the first one committed.
+It costs one call, with_for_update(), and the second transfer reads what the first one committed.
 """
 
 from functools import partial

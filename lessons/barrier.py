@@ -1,6 +1,6 @@
-"""A Barrier holds everybody back until all are there: no one begins phase two while another is still in phase one.
+"""A Barrier holds all threads back until the last one is there: none begins phase two while another is in phase one.
 
-Without it, whoever is quick uses what the slow one has not made yet.
+Without it, a quick thread uses what a slow one has not made yet.
 """
 
 import threading
@@ -53,7 +53,7 @@ LESSON = Lesson(
     idea=__doc__,
     unsafe=(without,),
     safe=(with_barrier,),
-    question="One of the threads fails in phase 1. What becomes of those who wait, and what can it do for them?",
+    question="One of the threads fails in phase 1. What happens to those that wait, and what can it do for them?",
     in_earnest="bankrun/runs/comparison.py accepts and publishes all transfers before the first instance may take one.",
 )
 

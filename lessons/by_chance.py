@@ -1,4 +1,4 @@
-"""What happens when nobody forces anything: measured where it runs, different each time, and so never tested for."""
+"""What happens when no order is forced: measured where it runs, different each time, and so never tested for."""
 
 import sys
 import threading

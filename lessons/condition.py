@@ -1,6 +1,6 @@
 """A Condition lets a thread wait until something about shared data is true, and gives the lock back meanwhile.
 
-To be woken is not to have been promised anything, another may have been quicker: so look again, in a loop.
+A thread that is woken has been promised nothing, another may have been quicker: so look again, in a loop.
 """
 
 import threading
@@ -44,7 +44,7 @@ def consume(stage: Stage, *, look_again: bool) -> Outcome:
             settled.acquire(timeout=stage.seconds_max)
             with not_empty:  # and so those who settled to wait do wait
                 queue.append(item)
-                stage.say(f"puts {item} there and wakes everybody")
+                stage.say(f"puts {item} there and wakes all")
                 not_empty.notify_all()
         return "tea and cake"
 
@@ -57,8 +57,8 @@ LESSON = Lesson(
     idea=__doc__,
     unsafe=(look_once,),
     safe=(look_again,),
-    question="notify() wakes one. When is that enough, and whom does it wake if the two wait for different things?",
-    in_earnest="workers/process/meter.py: a reading waits until nobody works. wait_for() there is this very loop.",
+    question="notify() wakes one thread. When is that enough? Which one is it if they wait for different things?",
+    in_earnest="workers/process/meter.py: a reading waits until no thread works. wait_for() there is this very loop.",
 )
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Python takes the turn away from a thread every few milliseconds, and whenever it waits: between any two steps.
 
-Whoever runs next sees what is half done; a lock does not stop the switch, it keeps the others out until all is done.
+The thread that runs next sees what is half done; a lock does not stop the switch, it keeps the others out meanwhile.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""A Lock does not know who holds it: a thread that takes it twice waits for itself, and everybody else waits for it.
+"""A Lock does not know who holds it: a thread that takes it twice waits for itself, and all others wait for it.
 
-Nothing is raised and nothing is used up, so nothing tells you; look at where the threads stand.
+No error is raised and no CPU is used, so no sign tells you; look at where the threads stand.
 """
 
 from stage import Deadlock, Outcome, Stage, ToldLock
@@ -58,8 +58,8 @@ LESSON = Lesson(
     idea=__doc__,
     unsafe=(taken_twice,),
     safe=(taken_once,),
-    question="Two locks, and two threads that take them in opposite order: who could notice that, and how?",
-    in_earnest="bank/strategies/row_lock_unordered.py: Postgres looks for circles and ends one of those who wait. "
+    question="Two threads take two locks in opposite order: what could notice that, and how?",
+    in_earnest="bank/strategies/row_lock_unordered.py: Postgres looks for circles and ends one of those in it. "
     "In a hung process of your own, faulthandler.dump_traceback_later() shows these frames.",
 )
 

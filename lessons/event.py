@@ -1,4 +1,4 @@
-"""An Event is a flag to wait for: set() wakes everybody who waits, and whoever comes later does not wait at all.
+"""An Event is a flag to wait for: set() wakes all threads that wait, and one that comes later does not wait at all.
 
 A worker that does not wait looks once, finds nothing, and never learns that the data came a moment later.
 """
@@ -52,7 +52,7 @@ LESSON = Lesson(
     unsafe=(look_once,),
     safe=(wait_for_event,),
     question="Who clears the event before the next data, and what if a worker is slow and has not looked yet?",
-    in_earnest="workers/process/reconciler.py waits on an event, not asleep, and so ends when the worker does.",
+    in_earnest="workers/process/reconciler.py waits for an event and does not sleep, so it ends when the worker does.",
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A float holds binary fractions, and 0.10 is none: sums are not quite what you meant, and depend on the order.
+"""A float holds binary fractions, and 0.10 is not one: sums are slightly wrong, and depend on the order.
 
 Balances are whole numbers of the smallest unit, cents; they are exact, and comparing them means something.
 """
@@ -53,7 +53,7 @@ LESSON = Lesson(
     idea=__doc__,
     unsafe=(ten_dimes, order_of_adding, a_cent_too_many),
     safe=(in_cents,),
-    question="Decimal is exact for 0.10 too. What must still be agreed on before 10.00 is divided by three?",
+    question="Decimal is exact for 0.10 too. What do you still have to decide before you divide 10.00 by three?",
     in_earnest="bank/postgres/models.py: balances are BIGINT; bank/orders.py refuses what JSON could not carry.",
 )
 

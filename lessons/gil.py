@@ -59,7 +59,7 @@ def two_deposits(stage: Stage, lock: AbstractContextManager[None]) -> Outcome:
 
 
 def nobody_forces_it() -> list[str]:
-    """Say how many deposits are lost if nobody forces it, and why."""
+    """Say how many deposits are lost if no order is forced, and why."""
     steps = [one.opname for one in dis.get_instructions(deposit) if one.opname in STEPS]
     made, lost = deposits()
     if getattr(sys, "_is_gil_enabled", lambda: True)():

@@ -1,4 +1,4 @@
-"""A Lock lets one thread at a time into a critical section; whoever comes second waits until it is given back.
+"""A Lock lets one thread at a time into a critical section; a second thread waits until it is given back.
 
 `with` gives it back however the section ends; with acquire() and release() that is what `finally` is for.
 """
@@ -58,7 +58,7 @@ LESSON = Lesson(
     unsafe=(without,),
     safe=(with_lock,),
     question="What happens to all the others if the section raises, and there is no `finally`?",
-    in_earnest="ThreadGuard in bank/strategies/base.py, with a time limit: in production no wait is without one.",
+    in_earnest="ThreadGuard in bank/strategies/base.py, with a time limit: in production every wait needs one.",
 )
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """`print` writes the message first and its end afterwards: two steps, and another thread's line can come in between.
 
-Anything made of two steps on something shared needs a lock, a screen too.
+Two steps on anything shared need a lock, and a screen is shared too.
 """
 
 import io
@@ -52,7 +52,7 @@ LESSON = Lesson(
     unsafe=(without,),
     safe=(with_lock,),
     question="Would print(message + end, end='') be safe without a lock? On which kinds of output?",
-    in_earnest="bankrun/results/files.py writes a result beside its place, then moves it: nobody reads half of it.",
+    in_earnest="bankrun/results/files.py writes a result beside its place, then moves it: no reader finds half of it.",
 )
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ LESSON = Lesson(
     idea=__doc__,
     unsafe=(with_lock,),
     safe=(with_rlock,),
-    question="Once you have an RLock, can you rely on what it protects being whole? Who may have called you?",
+    question="When you hold an RLock, is the data under it always consistent? Which function may have called you?",
     in_earnest="bank/strategies/file_lock.py: a FileLock is re-entrant too, and a shared one would let all threads in; "
     "each transfer opens its own.",
 )

@@ -1,6 +1,6 @@
-"""A Semaphore counts free places: acquire() takes one, or waits until somebody gives one back.
+"""A Semaphore counts free places: acquire() takes one, or waits until one is given back.
 
-With as many as the database has connections, nobody is ever refused one.
+With as many places as the database has connections, no thread is ever refused one.
 """
 
 from contextlib import AbstractContextManager, nullcontext

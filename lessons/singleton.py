@@ -1,4 +1,4 @@
-"""Two threads look whether the one instance exists, both find that it does not, and both make it.
+"""Two threads check whether the one instance exists, both find that it does not, and both make it.
 
 Double-checked locking looks again under the lock; the first look, without it, only saves the lock from then on.
 """

@@ -1,8 +1,8 @@
 """A stage: real threads that take turns, in an order that can be given, and tell what they do.
 
 Only one actor moves at a time, from one `say` to its next; one that waits for a lock is passed over. So what needs an
-unlucky order happens each time, and when nobody can go on any more, that is a deadlock, noticed at once.
-`bankrun/proof/scheduler.py` does the same to transfers in Postgres. From the standard library alone.
+unlucky order happens each time, and when no actor can go on, that is a deadlock, noticed at once.
+`bankrun prove` does the same to transfers in Postgres. From the standard library alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECONDS_MAX = 10.0
 
 T = TypeVar("T")
 Tell = Callable[[str, str, float], None]
-"""Show one line: who (or nobody), what, and when, in milliseconds."""
+"""Show one line: which actor (or none), what, and when, in milliseconds."""
 
 
 class Outcome(NamedTuple):
@@ -43,10 +43,10 @@ class Waiting(NamedTuple):
 
 
 class Deadlock(Exception):
-    """Everybody waits for somebody: without us this would hang for ever."""
+    """Each actor waits for another: without us this would hang for ever."""
 
     def __init__(self, waiting: list[Waiting]) -> None:
-        super().__init__(f"deadlock: {', '.join(one.who for one in waiting)} wait, and nobody can go on")
+        super().__init__(f"deadlock: {', '.join(one.who for one in waiting)} wait, and none can go on")
         self.waiting = waiting
 
 
@@ -137,7 +137,7 @@ class Stage:
         return self._run(parts, self._listen, stands=False)
 
     def say(self, text: str) -> None:
-        """Tell what was just done, and let somebody else go on. Nobody's line if no actor says it."""
+        """Tell what was just done, and let another actor go on. The line has no name if no actor says it."""
         who = getattr(self._me, "who", "")
         if not who:
             self._show(_Line(who, text, self._ms()))

@@ -1,4 +1,4 @@
-"""How a lesson is told: by time and thread, in colours on a terminal, one key a step if wanted, and never for ever."""
+"""How a lesson is told: by time and thread, in colours on a terminal, within a time limit, one key a step if wanted."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class Teller:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colours and text else text
 
     def _wait_for_key(self) -> None:
-        """With --step, wait, in the main thread, so that Ctrl-C ends it; whoever thinks about a step is not hurried."""
+        """With --step, wait, in the main thread, so that Ctrl-C ends it; the time limit does not run meanwhile."""
         if not self.step:
             return
         faulthandler.cancel_dump_traceback_later()

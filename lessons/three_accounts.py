@@ -1,7 +1,7 @@
 """The talk's bank: John, Jane and Alice in a table of Postgres, and the transfer that every bank lesson uses.
 
 The table lives in bankrun's own schema for as long as the lesson runs; the accounts of `bankrun compare` are others.
-Balances are whole numbers: why, shows `float_money.py`.
+Balances are whole numbers: `float_money.py` shows why.
 """
 
 import sys
