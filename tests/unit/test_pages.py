@@ -10,6 +10,7 @@ import pytest
 
 from bank.settings import OF_COMPOSE, PREFIX, Settings
 from bank.strategies import STRATEGIES
+from bankrun.cli.app import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -49,6 +50,10 @@ def test_the_page_of_settings_has_those_of_compose() -> None:
     assert example == used | of_both
 
 
+def test_the_page_of_commands_has_every_one_in_the_order_of_the_help() -> None:
+    assert re.findall(r"^\| `bankrun ([\w-]+)[^`]*` \| ", read("docs/commands.md"), re.MULTILINE) == list(COMMANDS)
+
+
 def test_the_readme_has_a_row_for_every_strategy() -> None:
     assert re.findall(r"^\| `([\w-]+)` \| ", read("README.md"), re.MULTILINE) == list(STRATEGIES)
 
@@ -81,5 +86,7 @@ def test_what_a_page_points_to_is_there(page: Path) -> None:
             headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
             assert anchor in anchors, f"{page.name} points to {target}"
-    for file in re.findall(r"`((?:bank|workers|bankrun|scripts|tests|tools|examples|lessons|deploy)/[\w./-]+\.\w+)`", text):
+    for file in re.findall(
+        r"`((?:bank|workers|bankrun|scripts|tests|tools|examples|lessons|deploy)/[\w./-]+\.\w+)`", text
+    ):
         assert (ROOT / file).is_file(), f"{page.name} names {file}"
