@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -56,6 +57,12 @@ def test_the_page_of_commands_has_every_one_in_the_order_of_the_help() -> None:
 
 def test_the_readme_has_a_row_for_every_strategy() -> None:
     assert re.findall(r"^\| `([\w-]+)` \| ", read("README.md"), re.MULTILINE) == list(STRATEGIES)
+
+
+def test_the_strategy_in_contributing_is_as_its_file_has_it() -> None:
+    (shown,) = re.findall(r"^ *```python\n(.*?)^ *```", read("CONTRIBUTING.md"), re.MULTILINE | re.DOTALL)
+    lines = read("bank/strategies/serializable.py").splitlines()
+    assert not [line for line in textwrap.dedent(shown).splitlines() if line not in lines]
 
 
 def test_the_readme_is_short_enough_to_be_read() -> None:
