@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,21 @@ def test_a_wheel_has_every_lesson_where_the_lab_looks_for_it(tmp_path: Path) -> 
     subprocess.run([sys.executable, *words], cwd=FOLDER.parent, capture_output=True, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"bankrun/runs/lessons.py", *(f"lessons/{path.name}" for path in FOLDER.glob("*.py"))} <= names
+    assert {"bankrun/runs/lessons.py", *(f"bankrun/lessons/{path.name}" for path in FOLDER.glob("*.py"))} <= names
+    metadata = (
+        f"bankrun-{tomllib.loads((FOLDER.parent / 'pyproject.toml').read_text())['project']['version']}.dist-info"
+    )
+    assert {name.partition("/")[0] for name in names} == {"bank", "workers", "bankrun", metadata}
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "bankrun", "lesson", "lock"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed"), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_plain_file_runs_anywhere_without_bankrun(tmp_path: Path) -> None:
