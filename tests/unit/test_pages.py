@@ -59,6 +59,16 @@ def test_the_readme_has_a_row_for_every_strategy() -> None:
     assert re.findall(r"^\| `([\w-]+)` \| ", read("README.md"), re.MULTILINE) == list(STRATEGIES)
 
 
+def test_the_map_in_contributing_has_every_room() -> None:
+    rooms = {
+        f"{path.parent.relative_to(ROOT).as_posix()}/"
+        for package in ("bank", "workers", "bankrun")
+        for path in [*ROOT.glob(f"{package}/__init__.py"), *ROOT.glob(f"{package}/*/__init__.py")]
+    }
+    shown = re.findall(r"^\| `((?:bank|workers|bankrun)/\w*/?)` \| ", read("CONTRIBUTING.md"), re.MULTILINE)
+    assert {*shown, "bankrun/"} == rooms
+
+
 def test_the_strategy_in_contributing_is_as_its_file_has_it() -> None:
     (shown,) = re.findall(r"^ *```python\n(.*?)^ *```", read("CONTRIBUTING.md"), re.MULTILINE | re.DOTALL)
     lines = read("bank/strategies/serializable.py").splitlines()
