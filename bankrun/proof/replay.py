@@ -18,6 +18,7 @@ from rich.text import Text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateSequence, CreateTable
 
+from bank import ledger
 from bank.audit import Audit
 from bank.errors import CannotStart
 from bank.postgres import models
@@ -25,9 +26,11 @@ from bankrun.proof.interleavings import ACCOUNTS, CASES, CHUNKS, INSTANCES, OPEN
 from bankrun.proof.scheduler import CLOCK, Event, Execution
 
 BRIEF = {
-    "UPDATE transfers SET status = 'applied'": "claims its transfer",
-    "UPDATE transfers SET status = 'refused'": "refuses it",
-    "INSERT INTO entries": "writes its two entries",
+    ledger.CLAIM.name: "claims its transfer",
+    ledger.CLAIM_ALL.name: "claims its transfer",
+    ledger.REFUSE.name: "refuses it",
+    ledger.REFUSE_ALL.name: "refuses it",
+    ledger.RECORD.name: "writes its two entries",
 }
 """What the teller does for every strategy alike, in few words."""
 
@@ -79,10 +82,10 @@ def _said(event: Event) -> Iterator[Text]:
     if event.kind == "begin":
         yield Text("begins", style="bold")
         return
-    for begin, brief in BRIEF.items():
-        if event.text.startswith(begin):
-            yield Text(brief + (f": {event.result}" if event.result.startswith("fails") else ""))
-            return
+    brief = BRIEF.get(ledger.name_of(event.text) or "")
+    if brief is not None:
+        yield Text(brief + (f": {event.result}" if event.result.startswith("fails") else ""))
+        return
     yield Text(statement(event.text, event.parameters), style="bold" if event.kind in ("commit", "rollback") else "")
     if event.waited_for:
         then = ", then goes on:" if event.result else ""

@@ -40,6 +40,7 @@ def reached(instance: Instance, bank: Database, strategy: str, monkeypatch: pyte
             found.append(point)
 
     monkeypatch.setattr(instance.failpoints, "reach", note)
+    instance.failpoints.arm(KEY, Failpoint("claim", "kill"))
     order = Order(uuid4(), 1, 2, 10)
     accept(bank, [order], Submission(f"test-{strategy}", strategy, "test"), forgettable=True)
     with ThreadPoolExecutor(1) as thread:

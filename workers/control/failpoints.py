@@ -8,12 +8,11 @@ from __future__ import annotations
 import hmac
 import logging
 import os
-import re
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, LiteralString, Self, get_args
+from typing import Any, Literal, Self, get_args
 from uuid import UUID
 
 import psycopg
@@ -21,21 +20,28 @@ from psycopg.pq import TransactionStatus
 from pydantic import SecretStr
 
 from bank.errors import Rejected
-from bank.postgres.connection import LeanConnection, Rows
+from bank.ledger import CLAIM, CLAIM_ALL, Statement
+from bank.postgres.connection import LeanConnection, Parameters, Query, Rows
+from bank.postgres.models import SCHEMA
+from bank.strategies.single_statement import SingleStatement
 
 Point = Literal["claim", "after-read", "between-writes", "before-commit", "after-commit"]
-"""``after-read`` is after the first statement that touches an account, which may write it too; ``between-writes`` after
+"""``after-read`` is after the first statement that reads an account, which may write it too; ``between-writes`` after
 the first that writes one, which may write both. Where one statement is the whole transfer, ``claim`` is before it, and
 the others are after its COMMIT."""
 Action = Literal["kill", "stop", "exit"]
 """SIGKILL, SIGSTOP, or an end of the process as after a fault in an extension module."""
 
-READS = re.compile(r"\bFROM\s+(ONLY\s+)?(bankrun\.)?accounts\b", re.IGNORECASE)
-WRITES = re.compile(r"\bUPDATE\s+(ONLY\s+)?(bankrun\.)?accounts\b", re.IGNORECASE)
-CLAIMS = re.compile(
-    r"\bUPDATE\s+transfers\s+SET\s+status\s*=\s*'applied'|\bFROM\s+transfers\b.*\bFOR\s+NO\s+KEY\s+UPDATE\b",
-    re.IGNORECASE | re.DOTALL,
-)
+CLAIMS = {statement.name for statement in (CLAIM, CLAIM_ALL, SingleStatement.AT_ONCE)}
+READ_LOCKS = {"AccessShareLock", "RowShareLock"}
+WRITE_LOCK = "RowExclusiveLock"
+LOCKS = """
+    SELECT mode FROM pg_catalog.pg_locks
+    WHERE pid = pg_backend_pid() AND locktype = 'relation' AND relation = %(accounts)s::regclass
+"""
+"""What this session has done to the accounts, by the locks that it has until its transaction ends, whatever the SQL was
+(manual, section 13.3.1): a SELECT takes the first of the read locks, with FOR UPDATE the second; an UPDATE the write
+lock."""
 EXIT_STATUS = 70
 
 logger = logging.getLogger("bankrun")
@@ -52,7 +58,7 @@ class Failpoint:
 
 
 class Failpoints:
-    """What is armed in one instance. Whoever arms something shows the key that the instance was started with.
+    """What is armed in one instance. Arming takes the key that the instance was started with.
 
     So a message to the broker is not enough to stop an instance by it. Thread-safe.
     """
@@ -73,6 +79,11 @@ class Failpoints:
         with self._lock:
             self._armed = failpoint
 
+    @property
+    def is_armed(self) -> bool:
+        """Whether it is worth looking where a transaction stands."""
+        return self._armed is not None
+
     def reach(self, point: Point, transfer: str | None = None) -> None:
         """Do what is armed for this point, if anything is."""
         with self._lock:
@@ -92,64 +103,73 @@ class Failpoints:
     def connect(self, *arguments: Any, **options: Any) -> psycopg.Connection[Any]:
         """Open a connection that reaches failpoints: for ``Database``."""
         connection = Connection.connect(*arguments, **options, cursor_factory=Cursor)
-        connection.reach = self.reach
+        connection.failpoints = self
         return connection
 
 
 class Connection(LeanConnection):
     """A worker's connection that looks at what goes through it. Each failpoint is reached once in a transaction."""
 
-    reach: Callable[..., None]
+    failpoints: Failpoints
     read = written = False
 
-    def run_as_is(self, sql: LiteralString, parameters: Mapping[str, Any] | None = None) -> Rows:
-        """Run a statement, then reach what it leads to: of ``run`` too, which ends in this."""
+    def run_as_is(self, query: Query, parameters: Parameters | None = None) -> Rows:
+        """Run a query, then reach what it leads to: of ``run`` too, which ends in this."""
+        claimed = _claimed_transfers(query, parameters)
         commits_itself = self.pgconn.transaction_status == TransactionStatus.IDLE
         if commits_itself:
-            self.look_at_claim(sql, parameters)
-        rows = super().run_as_is(sql, parameters)
+            self._reach_claims(claimed)
+        rows = super().run_as_is(query, parameters)
         if not commits_itself:
-            self.look_at_claim(sql, parameters)
-        self.look_at(sql)
+            self._reach_claims(claimed)
+            self.look()
+        elif claimed and rows.rowcount:
+            for point in ("after-read", "between-writes", "before-commit", "after-commit"):
+                self.failpoints.reach(point)
         return rows
 
-    def look_at_claim(self, sql: str, parameters: Mapping[str, Any] | None) -> None:
-        """Reach the failpoint of each transfer that a statement claims."""
-        if CLAIMS.search(sql) and parameters is not None:
-            for transfer in _claimed(parameters):
-                self.reach("claim", transfer)
-
-    def look_at(self, sql: str) -> None:
-        """Reach the failpoints that are behind a statement that touches an account."""
-        writes = WRITES.search(sql) is not None
-        if (writes or READS.search(sql)) and not self.read:
+    def look(self) -> None:
+        """Reach the failpoints that are behind what the transaction has done to the accounts by now."""
+        if not self.failpoints.is_armed or self.written:
+            return
+        if self.pgconn.transaction_status != TransactionStatus.INTRANS:
+            return
+        modes = {mode for (mode,) in super().run_as_is(LOCKS, {"accounts": f"{SCHEMA}.accounts"})}
+        writes = WRITE_LOCK in modes
+        if (writes or modes & READ_LOCKS) and not self.read:
             self.read = True
-            self.reach("after-read")
-        if writes and not self.written:
+            self.failpoints.reach("after-read")
+        if writes:
             self.written = True
-            self.reach("between-writes")
+            self.failpoints.reach("between-writes")
 
     def commit(self) -> None:
         """Commit, and reach the failpoints before and after it; those of transactions that moved no money are none."""
         moved = self.written
         if moved:
-            self.reach("before-commit")
+            self.failpoints.reach("before-commit")
         super().commit()
         self._begin_anew()
         if moved:
-            self.reach("after-commit")
+            self.failpoints.reach("after-commit")
 
     def rollback(self) -> None:
         """Roll back."""
         self._begin_anew()
         super().rollback()
 
+    def _reach_claims(self, transfers: list[str]) -> None:
+        for transfer in transfers:
+            self.failpoints.reach("claim", transfer)
+
     def _begin_anew(self) -> None:
         self.read = self.written = False
 
 
-def _claimed(parameters: Mapping[str, Any]) -> list[str]:
-    """Return the transfers of a claim: one, or a message's."""
+def _claimed_transfers(query: Query, parameters: Parameters | None) -> list[str]:
+    """Return the transfers that a statement claims: one, or a message's."""
+    if not isinstance(query, Statement) or query.name not in CLAIMS or not isinstance(parameters, Mapping):
+        return []
     given = [str(parameters["id"])] if "id" in parameters else str(parameters["ids"]).strip("{}").split(",")
     return [str(UUID(one)) for one in given]
 
@@ -160,14 +180,14 @@ class Cursor(psycopg.Cursor[Any]):
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """Run a statement, then reach what it leads to."""
         result = super().execute(query, params, **options)
-        self._look_at(query)
+        self._look()
         return result
 
     def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
         """Run a statement several times, then reach what it leads to: the ORM writes both accounts like this."""
         super().executemany(query, params_seq, **options)
-        self._look_at(query)
+        self._look()
 
-    def _look_at(self, query: Any) -> None:
+    def _look(self) -> None:
         assert isinstance(self.connection, Connection)
-        self.connection.look_at(query.decode() if isinstance(query, bytes) else str(query))
+        self.connection.look()

@@ -6,24 +6,11 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import LiteralString
 from uuid import UUID
 
+from bank import ledger
 from bank.errors import BankError, NotAcquired, OutcomeUnknown, Rejected, Transient
 from bank.postgres.database import Database
-
-BEGIN: LiteralString = """
-    UPDATE transfers SET redeliveries = redeliveries + 1
-    WHERE id = %(id)s AND status = 'pending'
-    RETURNING redeliveries, reason
-"""
-FORGIVE: LiteralString = "UPDATE transfers SET redeliveries = redeliveries - 1 WHERE id = %(id)s AND redeliveries > 0"
-NOTE: LiteralString = "UPDATE transfers SET reason = %(reason)s WHERE id = %(id)s AND status = 'pending'"
-FAIL: LiteralString = """
-    UPDATE transfers SET status = 'failed', reason = %(reason)s, instance = %(instance)s, thread = %(thread)s,
-           decided_at = clock_timestamp()
-    WHERE id = %(id)s AND status = 'pending' AND (%(strategy)s::text IS NULL OR strategy = %(strategy)s)
-"""
 
 logger = logging.getLogger("bankrun")
 
@@ -31,7 +18,7 @@ logger = logging.getLogger("bankrun")
 class Redeliveries:
     """Counts, for each transfer, the repeated deliveries that never came to an end; past ``maximum`` it has failed.
 
-    A delivery is counted before it begins, in a transaction of its own, since nobody is left to count it after the
+    A delivery is counted before it begins, in a transaction of its own, since no thread is left to count it after the
     instance has died. One that ends undecided is forgiven, unless it ended with a fault: a conflict, a lock, a lost
     connection or an outage, however long, is nothing that the transfer did. An instance delivers one such transfer at a
     time, so that those that are innocent do not die with the one that is not. Thread-safe.
@@ -46,7 +33,7 @@ class Redeliveries:
         self._owed: list[UUID] = []  # to be forgiven, once Postgres is back
 
     @contextmanager
-    def counted(self, transfer: UUID) -> Iterator[None]:
+    def count(self, transfer: UUID) -> Iterator[None]:
         """Count the delivery of one transfer, which is the block. Past the maximum the transfer has failed before it.
 
         Raises NotAcquired if the turn does not come, and Transient if the delivery cannot be counted.
@@ -55,7 +42,7 @@ class Redeliveries:
             raise NotAcquired(f"transfer {transfer} waits for other repeated deliveries")
         try:
             while self._owed:
-                self._execute(FORGIVE, id=self._owed[-1])
+                self._execute(ledger.FORGIVE, id=self._owed[-1])
                 self._owed.pop()
             try:
                 self._begin(transfer)
@@ -73,16 +60,16 @@ class Redeliveries:
 
     def note(self, transfer: UUID, reason: str) -> None:
         """Remember why a delivery did not come to an end: the reason, if the transfer fails."""
-        self._execute(NOTE, id=transfer, reason=reason)
+        self._execute(ledger.NOTE, id=transfer, reason=reason)
 
     def fail(self, transfer: UUID, reason: str, *, strategy: str | None = None) -> None:
         """Decide that a pending transfer has failed; with ``strategy``, only one that was accepted for it."""
         values = {"instance": self._instance, "thread": threading.current_thread().name, "strategy": strategy}
-        self._execute(FAIL, id=transfer, reason=reason, **values)
+        self._execute(ledger.FAIL, id=transfer, reason=reason, **values)
 
     def _begin(self, transfer: UUID) -> None:
         with self._database.transaction() as transaction:
-            row = transaction.execute(BEGIN, {"id": transfer}).fetchone()
+            row = transaction.execute(ledger.COUNT, {"id": transfer}).fetchone()
         if row is not None and row[0] > self._maximum:
             why = row[1] or "its instance ended each time"
             logger.warning("transfer %s has failed: %s", transfer, why)
@@ -90,10 +77,10 @@ class Redeliveries:
 
     def _forgive(self, transfer: UUID) -> None:
         try:
-            self._execute(FORGIVE, id=transfer)
+            self._execute(ledger.FORGIVE, id=transfer)
         except BankError:
             self._owed.append(transfer)
 
-    def _execute(self, statement: LiteralString, **values: object) -> None:
+    def _execute(self, statement: ledger.Statement, **values: object) -> None:
         with self._database.transaction() as transaction:
             transaction.execute(statement, values)
