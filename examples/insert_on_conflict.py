@@ -1,4 +1,4 @@
-"""Locks as rows: INSERT … ON CONFLICT is atomic, people say, so whoever inserts the row has the lock.
+"""Locks as rows: INSERT … ON CONFLICT is atomic, people say, so the transfer that inserts the row has the lock.
 
     bankrun prove --strategy insert_on_conflict:DoNothing                  two transfers: nothing is found
     bankrun prove --strategy insert_on_conflict:DoNothing --transfers 3    three: it is broken
@@ -9,15 +9,15 @@ People reach for it because it also locks what does not exist yet, as no SELECT 
 
 from __future__ import annotations
 
-from bank.orders import Order, Snapshot
+from bank.orders import Snapshot
 from bank.postgres.database import Transaction
-from bank.strategies import Claim, Strategy
+from bank.strategies import Attempt, Claim, Strategy
 
 
 class DoUpdate(Strategy):
     """One row for each account, inserted or updated before the read, in id order; COMMIT frees it.
 
-    Claims everywhere, and holds: ``DO UPDATE`` locks the row that it finds, also one that somebody else is just
+    Claims everywhere, and holds: ``DO UPDATE`` locks the row that it finds, also one that another is just
     inserting (manual, INSERT, "ON CONFLICT Clause"). The price is a dead row version for each lock taken.
     """
 
@@ -29,17 +29,17 @@ class DoUpdate(Strategy):
         ON CONFLICT (name) DO UPDATE SET fence = fences.fence + 1
     """
 
-    def read(self, transaction: Transaction, order: Order) -> tuple[Snapshot, Snapshot]:
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
         """Take both rows, then read."""
-        for account in order.accounts:
+        for account in attempt.order.accounts:
             transaction.execute(self.LOCK, {"account": account})
-        return super().read(transaction, order)
+        return super().read(transaction, attempt)
 
 
 class DoNothing(DoUpdate):
     """The same with DO NOTHING, which looks the more careful of the two.
 
-    Claims everywhere, and is refuted. It holds the *first* time: whoever comes second waits until the first has
+    Claims everywhere, and is refuted. It holds the *first* time: the second transfer waits until the first has
     committed its new row. From then on the row is there, DO NOTHING does nothing to it, and that includes locking it.
     So two transfers in an empty bank never go wrong, and the proof of two finds nothing. It takes a third, or load.
     """

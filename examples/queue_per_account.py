@@ -11,11 +11,11 @@ from collections import defaultdict, deque
 from bank.errors import NotAcquired
 from bank.orders import Order, Snapshot
 from bank.postgres.database import Transaction
-from bank.strategies import Claim, Guard, Strategy
+from bank.strategies import Attempt, Claim, Guard, Strategy
 
 
 class Queues:
-    """A queue for each account: whoever is at the head of all of its queues may go."""
+    """A queue for each account: a transfer at the head of both of its queues may go."""
 
     def __init__(self) -> None:
         self.moved = threading.Condition()
@@ -30,7 +30,7 @@ class Place:
         self._accounts = accounts
 
     def enter(self, timeout_seconds: float) -> None:
-        """Queue up at both, at once, and wait until nobody is before us in either."""
+        """Queue up at both, at once, and wait until no other is before us in either."""
         with self._queues.moved:
             for account in self._accounts:
                 self._queues.waiting[account].append(self)
@@ -92,8 +92,8 @@ class QueueInPostgres(Strategy):
 
     QUEUE = "SELECT pg_advisory_xact_lock(7, %(account)s)"
 
-    def read(self, transaction: Transaction, order: Order) -> tuple[Snapshot, Snapshot]:
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
         """Queue up at both accounts, in id order, then read."""
-        for account in order.accounts:
+        for account in attempt.order.accounts:
             transaction.execute(self.QUEUE, {"account": account})
-        return super().read(transaction, order)
+        return super().read(transaction, attempt)

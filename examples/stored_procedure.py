@@ -5,15 +5,15 @@ It is one statement, and two of them still overwrite each other.
     bankrun prove --strategy stored_procedure:StoredProcedure --strategy stored_procedure:LockingProcedure
 
 A function may only be made in the bank's own schema, and workers may not make anything: the lab runs ``install`` as the
-owner of that schema, before the first transfer. The function runs with the rights of whoever calls it.
+owner of that schema, before the first transfer. The function runs with the rights of its caller.
 """
 
 from __future__ import annotations
 
 from bank.errors import InsufficientFunds, UnknownAccount
-from bank.orders import Order, Posting
+from bank.orders import Posting
 from bank.postgres.database import Transaction
-from bank.strategies import Claim, Strategy
+from bank.strategies import Attempt, Claim, Strategy
 
 
 class StoredProcedure(Strategy):
@@ -64,17 +64,18 @@ class StoredProcedure(Strategy):
         """Make the function, in the schema that is first on the path: the bank's."""
         transaction.execute(cls.FUNCTION)
 
-    def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:
+    def move(self, transaction: Transaction, attempt: Attempt) -> None:
         """Call it, and write the journal from what it says it read."""
-        transaction.think()
+        attempt.think()
+        order, (debit_entry, credit_entry) = attempt.order, attempt.entry_ids
         rows = transaction.execute(
             self.CALL,
             {
                 "debit": order.debit,
                 "credit": order.credit,
                 "amount": order.amount,
-                "entry": entry_ids[0],
-                "other_entry": entry_ids[1],
+                "entry": debit_entry,
+                "other_entry": credit_entry,
             },
         ).fetchall()
         if any(account is None for account, *_ in rows):

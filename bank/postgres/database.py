@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, LiteralString
+from typing import Any, Literal
 
 import psycopg
 from psycopg import errors as pg
@@ -21,11 +21,13 @@ from bank.errors import (
     Conflict,
     InsufficientFunds,
     OutcomeUnknown,
+    Refused,
     Unavailable,
 )
-from bank.orders import Order, Posting
+from bank.ledger import POST, RECORD, legs
+from bank.orders import Posting
 from bank.postgres import models
-from bank.postgres.connection import LeanConnection, Rows
+from bank.postgres.connection import LeanConnection, Parameters, Query, Rows
 from bank.postgres.watchdog import Watchdog
 from bank.settings import Settings
 
@@ -33,7 +35,8 @@ BALANCE_CHECK = "balance_is_not_negative"
 POOL_TIMEOUT_SECONDS = 5
 BACKSLASH = chr(92)
 
-ISOLATION_LEVELS = {
+Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+ISOLATION_LEVELS: dict[Isolation, psycopg.IsolationLevel | None] = {
     "READ COMMITTED": None,  # what the session's own settings say
     "REPEATABLE READ": psycopg.IsolationLevel.REPEATABLE_READ,
     "SERIALIZABLE": psycopg.IsolationLevel.SERIALIZABLE,
@@ -50,10 +53,9 @@ CONFLICTS = {
 TIMED_OUT = ("25P03", "25P04", "57P05")
 """The server ended the session because it was idle, or its transaction took too long."""
 
-
 UNAVAILABLE_CLASSES = ("53", "58")
 UNAVAILABLE = ("25006", "42501", "42P01", "3F000")
-"""What the server answers while it has no resources, or is a standby, or while somebody changes its schema or rights:
+"""What the server answers while it has no resources, or is a standby, or while its schema or rights are being changed:
 not the transfer's fault, so it is tried again (manual, appendix A)."""
 
 
@@ -124,7 +126,7 @@ class Database:
             self._watchdog.close()
 
     @contextmanager
-    def transaction(self, isolation: str = "READ COMMITTED") -> Iterator[Transaction]:
+    def transaction(self, isolation: Isolation = "READ COMMITTED") -> Iterator[Transaction]:
         """Run one transaction: COMMIT at the end of the block, ROLLBACK if it raises.
 
         Raises Conflict where another transaction was in the way and running the whole block again is right;
@@ -145,14 +147,14 @@ class Database:
             yield transaction
             transaction.commit()
         except BaseException as error:
-            named = _named(error)
+            named = name_error(error)
             try:
                 transaction.raw.rollback()
             except psycopg.Error as lost:
                 if isinstance(error, Exception):  # an interruption stays one
                     named = named or OutcomeUnknown(f"the connection died: {first_line(lost)}")
             self._release(ticket)
-            if (transaction.is_lost or transaction.holds_session_locks) and pooled.is_valid:
+            if (transaction.is_lost or transaction.closes_if_it_fails) and pooled.is_valid:
                 pooled.invalidate()
             if named is not None:
                 raise named from error
@@ -170,11 +172,10 @@ class Transaction:
     """One database transaction, as a strategy sees it.
 
     ``statements_seconds`` is the time its statements took, waiting for locks included, ``commit_seconds`` that of the
-    COMMIT; ``prepared`` is what the strategy's ``prepare`` returned. ``holds_session_locks`` says that a ROLLBACK would
-    not free everything: if the transaction fails, its connection is closed.
+    COMMIT. ``raw`` is the driver's connection.
     """
 
-    def __init__(self, engine: Engine, pooled: PoolProxiedConnection, isolation: str) -> None:
+    def __init__(self, engine: Engine, pooled: PoolProxiedConnection, isolation: Isolation) -> None:
         self._engine = engine
         self._pooled = pooled
         driver = pooled.driver_connection
@@ -187,29 +188,28 @@ class Transaction:
         self._run_alone = driver.run_as_is if isinstance(driver, LeanConnection) else self._run
         self.statements_seconds = 0.0
         self.commit_seconds = 0.0
-        self.think: Callable[[], None] = lambda: None
-        self.prepared: object = None
-        self.holds_session_locks = False
+        self._closes_if_it_fails = False
 
-    def execute(
-        self, sql: LiteralString, parameters: Mapping[str, Any] | None = None
-    ) -> psycopg.Cursor[tuple[Any, ...]] | Rows:
-        """Run one statement with bound parameters, ``%(name)s``. Its rows are gone when the next one is run."""
+    def execute(self, query: Query, parameters: Parameters | None = None) -> psycopg.Cursor[tuple[Any, ...]] | Rows:
+        """Run one statement with bound parameters, ``%(name)s`` or ``%s``; without any, it may be several.
+
+        Its rows are gone when the next one is run.
+        """
         started = time.perf_counter()
         try:
-            return self._run(sql, parameters)
+            return self._run(query, parameters)
         finally:
             self.statements_seconds += time.perf_counter() - started
 
     def execute_alone(
-        self, sql: LiteralString, parameters: Mapping[str, Any] | None = None
+        self, query: Query, parameters: Parameters | None = None
     ) -> psycopg.Cursor[tuple[Any, ...]] | Rows:
         """Run the first statement of the block, which is to be committed at once, without BEGIN and COMMIT around it.
 
         Where the connection cannot do that, the block's end commits it. Its isolation is READ COMMITTED.
         """
         with self.timed():
-            return self._run_alone(sql, parameters)
+            return self._run_alone(query, parameters)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -238,7 +238,7 @@ class Transaction:
 
     def record(self, postings: tuple[Posting, Posting], transfer_id: uuid.UUID) -> None:
         """Write the entries. Call it after the accounts were written, never before: it draws their ``seq``."""
-        self.execute(RECORD, _both(postings, transfer_id))
+        self.execute(RECORD, legs(postings, transfer_id))
 
     def post_locked(self, postings: tuple[Posting, Posting], transfer_id: uuid.UUID) -> None:
         """Write both accounts and both entries in one statement.
@@ -246,7 +246,7 @@ class Transaction:
         Only for accounts whose rows this transaction has locked: the order in which the statement writes them is not
         defined. An entry is inserted, and draws its ``seq``, after its account was written (manual, section 7.8.4).
         """
-        self.execute(POST_LOCKED, _both(postings, transfer_id))
+        self.execute(POST, legs(postings, transfer_id))
 
     def orm_session(self) -> Session:
         """Return an ORM session inside this transaction. Flush it; the commit stays with the teller."""
@@ -254,65 +254,32 @@ class Transaction:
         connection.begin()  # a session that began the transaction itself would roll it back when it closes
         return Session(bind=connection, autoflush=False, expire_on_commit=False, join_transaction_mode="rollback_only")
 
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Undo what the block wrote if it raises Refused: a refusal is committed, and what came before it with it."""
+        self.execute("SAVEPOINT move")
+        try:
+            yield
+        except Refused:
+            self.execute("ROLLBACK TO SAVEPOINT move")
+            raise
+
+    def close_if_it_fails(self) -> None:
+        """Close the connection if the transaction fails: for what a ROLLBACK does not free, as a session's locks."""
+        self._closes_if_it_fails = True
+
+    @property
+    def closes_if_it_fails(self) -> bool:
+        """Whether the connection goes down with the transaction."""
+        return self._closes_if_it_fails
+
     @property
     def is_lost(self) -> bool:
         """Whether the connection is gone."""
         return self.raw.closed or self.raw.info.transaction_status == TransactionStatus.UNKNOWN
 
 
-RECORD: LiteralString = """
-    INSERT INTO entries (id, transfer_id, account_id, delta, before, after, previous_entry, read_at)
-    VALUES (%(id_1)s, %(transfer)s, %(account_1)s, %(delta_1)s, %(before_1)s, %(after_1)s, %(previous_1)s, %(read_1)s),
-           (%(id_2)s, %(transfer)s, %(account_2)s, %(delta_2)s, %(before_2)s, %(after_2)s, %(previous_2)s, %(read_2)s)
-"""
-POST_LOCKED: LiteralString = """
-    WITH posting (id, account_id, delta, before, after, previous_entry, read_at) AS (VALUES
-        (%(id_1)s::bigint, %(account_1)s::int, %(delta_1)s::bigint, %(before_1)s::bigint, %(after_1)s::bigint,
-         %(previous_1)s::bigint, %(read_1)s::timestamptz),
-        (%(id_2)s, %(account_2)s, %(delta_2)s, %(before_2)s, %(after_2)s, %(previous_2)s, %(read_2)s)
-    ), written AS (
-        UPDATE accounts SET balance = posting.after, last_entry = posting.id
-        FROM posting WHERE accounts.id = posting.account_id RETURNING posting.*
-    )
-    INSERT INTO entries (id, transfer_id, account_id, delta, before, after, previous_entry, read_at)
-    SELECT id, %(transfer)s, account_id, delta, before, after, previous_entry, read_at FROM written
-"""
-
-
-def array(values: Iterable[object]) -> str:
-    """Return values as the text of a Postgres array, to be bound as one parameter: ``%(ids)s::bigint[]``.
-
-    For numbers, ids and None. The driver's own way calls Python for every element, which a chunk of orders would feel.
-    """
-    return "{" + ",".join(map(str, values)).replace("None", "NULL") + "}"
-
-
-def columns(orders: Sequence[Order]) -> dict[str, str]:
-    """Return orders as four arrays to be bound: ``ids``, ``debits``, ``credits`` and ``amounts``."""
-    return {
-        "ids": array([order.id.hex for order in orders]),
-        "debits": array([order.debit for order in orders]),
-        "credits": array([order.credit for order in orders]),
-        "amounts": array([order.amount for order in orders]),
-    }
-
-
-def _both(postings: tuple[Posting, Posting], transfer_id: uuid.UUID) -> dict[str, object]:
-    parameters: dict[str, object] = {"transfer": transfer_id}
-    for number, posting in enumerate(postings, start=1):
-        parameters |= {
-            f"id_{number}": posting.entry_id,
-            f"account_{number}": posting.account_id,
-            f"delta_{number}": posting.delta,
-            f"before_{number}": posting.before,
-            f"after_{number}": posting.after,
-            f"previous_{number}": posting.previous_entry,
-            f"read_{number}": posting.read_at,
-        }
-    return parameters
-
-
-def _named(error: BaseException) -> BankError | None:
+def name_error(error: BaseException) -> BankError | None:
     """Return what a driver's error means to the bank, or None if it means nothing special."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     if not isinstance(cause, psycopg.Error):

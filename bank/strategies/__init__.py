@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from bank.errors import CannotStart, unknown
-from bank.outside import calling as outside
 from bank.strategies.advisory_lock import AdvisoryLock
 from bank.strategies.advisory_lock_early import AdvisoryLockEarly
 from bank.strategies.atomic_update import AtomicUpdate
-from bank.strategies.base import ChunkStrategy, Claim, Guard, Lease, Strategy, ThreadGuard
+from bank.strategies.base import (
+    Attempt,
+    ChunkAttempt,
+    ChunkStrategy,
+    Claim,
+    Guard,
+    Lease,
+    Strategy,
+    ThreadGuard,
+    in_order,
+    takes_chunks,
+)
 from bank.strategies.batch import Batch
 from bank.strategies.check_then_debit import CheckThenDebit
 from bank.strategies.file_lock import FileLock
@@ -35,14 +44,17 @@ from bank.strategies.version_check import VersionCheck
 __all__ = [
     "CONTROL",
     "STRATEGIES",
+    "Attempt",
+    "ChunkAttempt",
     "ChunkStrategy",
     "Claim",
     "Guard",
     "Lease",
+    "RowLock",
     "Strategy",
     "ThreadGuard",
-    "known_strategy",
-    "strategy_named",
+    "in_order",
+    "takes_chunks",
 ]
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -85,27 +97,3 @@ STRATEGIES: dict[str, type[Strategy]] = {
 
 CONTROL = NoLock.name
 """The strategy that must lose money for any other to have proved something."""
-
-
-def strategy_named(name: str) -> type[Strategy]:
-    """Return a strategy's class: one of ours, ``package.module:Class``, or the name of an installed package's.
-
-    Raises CannotStart for a name that does not exist, with the nearest that does; and its DoesNotFit for a class from
-    outside that is no strategy. This is the one place where a name becomes a class.
-    """
-    if name in STRATEGIES:
-        return STRATEGIES[name]
-    if ":" in name:
-        if not outside.is_reference(name):
-            raise CannotStart(f"{name!r} is no strategy: one of your own is written package.module:Class")
-        return outside.load(name)
-    offered = outside.installed()
-    if name in offered:
-        return outside.load(name, offered[name].value)
-    also = "; one of your own is written package.module:Class"
-    raise unknown("strategy", name, [*STRATEGIES, *offered], also)
-
-
-def known_strategy(name: str) -> type[Strategy] | None:
-    """Return the class of a name that this process knows already: nothing is imported for it."""
-    return STRATEGIES.get(name) or outside.loaded(name)

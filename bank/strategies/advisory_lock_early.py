@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, LiteralString
+from typing import ClassVar
 
 from bank.errors import Refused
 from bank.orders import Order
 from bank.postgres.database import Transaction
-from bank.strategies.base import Claim, Strategy
+from bank.strategies.base import Attempt, Claim, Strategy
 
 
 class AdvisoryLockEarly(Strategy):
@@ -24,22 +24,21 @@ class AdvisoryLockEarly(Strategy):
     summary = "almost right: unlocked before COMMIT"
     claim = Claim.NOTHING
 
-    LOCK: ClassVar[LiteralString] = "SELECT pg_advisory_lock(2, %(account)s)"
-    UNLOCK: ClassVar[LiteralString] = "SELECT pg_advisory_unlock(2, %(account)s)"
+    LOCK: ClassVar[str] = "SELECT pg_advisory_lock(2, %(account)s)"
+    UNLOCK: ClassVar[str] = "SELECT pg_advisory_unlock(2, %(account)s)"
 
-    def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:
+    def move(self, transaction: Transaction, attempt: Attempt) -> None:
         """Lock, move the money, unlock."""
-        transaction.holds_session_locks = True
-        for account in order.accounts:
+        transaction.close_if_it_fails()
+        for account in attempt.order.accounts:
             transaction.execute(self.LOCK, {"account": account})
         try:
-            super().move(transaction, order, entry_ids)
+            super().move(transaction, attempt)
         except Refused:
-            self._unlock(transaction, order)
+            self._unlock(transaction, attempt.order)
             raise
-        self._unlock(transaction, order)
+        self._unlock(transaction, attempt.order)
 
     def _unlock(self, transaction: Transaction, order: Order) -> None:
         for account in order.accounts:
             transaction.execute(self.UNLOCK, {"account": account})
-        transaction.holds_session_locks = False

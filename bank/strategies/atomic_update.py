@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, LiteralString, NoReturn
+from typing import ClassVar, NoReturn
 
 from bank.errors import InsufficientFunds, UnknownAccount
-from bank.orders import Order, Posting
+from bank.orders import Posting
 from bank.postgres.database import Transaction
-from bank.strategies.base import Claim, Strategy
+from bank.strategies.base import Attempt, Claim, Strategy
 
 
 class AtomicUpdate(Strategy):
@@ -21,18 +21,22 @@ class AtomicUpdate(Strategy):
     name = "atomic-update"
     summary = "UPDATE … SET balance = balance + delta"
     claim = Claim.EVERYWHERE
-    refuses_after_write = True
 
-    ADD: ClassVar[LiteralString] = """
+    ADD: ClassVar[str] = """
         UPDATE accounts SET balance = balance + %(delta)s, last_entry = %(entry_id)s
         WHERE id = %(account_id)s AND (%(delta)s > 0 OR balance + %(delta)s >= 0)
         RETURNING old.balance, new.balance, old.last_entry, clock_timestamp()
     """
 
-    def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:
-        """Change both balances in place."""
-        transaction.think()
-        legs = [(order.debit, -order.amount, entry_ids[0]), (order.credit, order.amount, entry_ids[1])]
+    def move(self, transaction: Transaction, attempt: Attempt) -> None:
+        """Change both balances in place: both, or none if the second one refuses."""
+        with transaction.savepoint():
+            self._add_both(transaction, attempt)
+
+    def _add_both(self, transaction: Transaction, attempt: Attempt) -> None:
+        attempt.think()
+        order, (debit_entry, credit_entry) = attempt.order, attempt.entry_ids
+        legs = [(order.debit, -order.amount, debit_entry), (order.credit, order.amount, credit_entry)]
         postings = []
         for account_id, delta, entry_id in sorted(legs):
             row = transaction.execute(

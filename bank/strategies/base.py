@@ -1,18 +1,44 @@
-"""What a strategy is: the naive transfer of the talk, and the four places where a strategy may differ from it."""
+"""What a strategy is: the naive transfer of the talk, and the places where a strategy may differ from it."""
 
 from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, LiteralString, Protocol, Self, runtime_checkable
+from typing import ClassVar, Protocol, Self, TypeGuard, overload, runtime_checkable
 from uuid import UUID
 
 from bank.errors import InsufficientFunds, NotAcquired, Refused, UnknownAccount
 from bank.orders import Order, Posting, Snapshot
-from bank.postgres.database import Database, Transaction
+from bank.postgres.database import Database, Isolation, Transaction
 from bank.settings import Settings
+
+Think = Callable[[], None]
+"""Stands for what an application does between reading a balance and writing it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a transfer that is claimed: all that its move is about, but for the transaction.
+
+    ``entry_ids`` are those of the debit's and the credit's entry; ``prepared`` is what the strategy's ``prepare``
+    returned.
+    """
+
+    order: Order
+    entry_ids: tuple[int, int]
+    think: Think
+    prepared: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkAttempt:
+    """One attempt at all claimed transfers of a message."""
+
+    orders: Sequence[Order]
+    think: Think
 
 
 class Claim(StrEnum):
@@ -53,7 +79,10 @@ class Guard(Protocol):
 
 @runtime_checkable
 class Lease(Guard, Protocol):
-    """A guard that another can take once its time is over, whether or not its holder has noticed."""
+    """A guard that can run out: another can take it once its time is over, whether or not its holder has noticed.
+
+    A strategy whose guard is one says by ``survives_pause`` what then becomes of its claim.
+    """
 
     def expire(self) -> None:
         """Do to the lease what running out of time does. Its holder learns nothing of it."""
@@ -83,35 +112,26 @@ class Strategy:
     """Read both balances, compute, write both: the talk's transfer, with nothing to keep others out.
 
     One object lives in each instance, so a lock it holds is an in-process lock by construction. Override ``guard``,
-    ``isolation``, ``read`` or ``write`` — or ``move``, if the strategy does not read before it writes; ``AT_ONCE``
-    can save it all of them. Claiming, retrying and measuring are the teller's.
+    ``isolation``, ``read`` or ``write`` — or ``move``, if the strategy does not read before it writes. Claiming,
+    retrying and measuring are the teller's.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     """One line for the table of strategies."""
     claim: ClassVar[Claim] = Claim.NOTHING
-    survives_pause: ClassVar[bool] = True
-    """Whether the claim also holds when a holder stops for longer than any lease, and then goes on."""
-    isolation: ClassVar[str] = "READ COMMITTED"
-    refuses_after_write: ClassVar[bool] = False
-    """Whether a refusal can come after an account was written; the move then runs under a savepoint."""
-    guards_commit: ClassVar[bool] = True
-    """Whether the guard is held until after COMMIT. If not, it is given back as soon as everything is written."""
-    has_lease: ClassVar[bool] = False
-    """Whether its guard is a Lease."""
+    survives_pause: ClassVar[bool | None] = None
+    """Whether the claim also holds when a holder stops for longer than its lease, and then goes on. None: its guard is
+    no Lease."""
     routed_to_one: ClassVar[bool] = False
     """Whether the claim rests on routing: all of its transfers go to one instance, one at a time."""
-    AT_ONCE: ClassVar[LiteralString | None] = None
-    """A statement that is a whole transfer, its claim included, and commits itself; it inserts the entries last. One
-    that changes nothing leaves the transfer to the usual way. Its parameters: ``id``, ``debit``, ``credit``,
-    ``amount``, ``strategy``, ``instance``, ``thread``, ``attempts``."""
+    isolation: ClassVar[Isolation] = "READ COMMITTED"
 
-    READ: ClassVar[LiteralString] = """
+    READ: ClassVar[str] = """
         SELECT id, balance, last_entry, version, clock_timestamp() FROM accounts
         WHERE id IN (%(debit)s, %(credit)s) ORDER BY id
     """
-    WRITE: ClassVar[LiteralString] = (
+    WRITE: ClassVar[str] = (
         "UPDATE accounts SET balance = %(after)s, last_entry = %(entry_id)s WHERE id = %(account_id)s"
     )
 
@@ -142,35 +162,52 @@ class Strategy:
     def prepare(self, database: Database, order: Order) -> object:
         """Do what must be done under the guard before the transaction begins, in transactions of its own.
 
-        What it returns is the transaction's ``prepared``.
+        What it returns is the attempt's ``prepared``.
         """
         return None
 
-    def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:
-        """Move the money of one claimed order. Raises Refused if it may not move, Conflict to be run again."""
-        debit, credit = self.read(transaction, order)
-        if debit.balance < order.amount:
-            raise InsufficientFunds(f"account {debit.id} holds {debit.balance}, less than {order.amount}")
-        transaction.think()
-        postings = (debit.post(entry_ids[0], -order.amount), credit.post(entry_ids[1], order.amount))
-        self.post(transaction, postings, order)
+    def apply_at_once(self, transaction: Transaction, parameters: Mapping[str, object], think: Think) -> bool:
+        """Apply a whole transfer, its claim included, by one statement that commits itself; return whether it did so.
 
-    def read(self, transaction: Transaction, order: Order) -> tuple[Snapshot, Snapshot]:
+        It inserts the entries last. One that changes nothing, or none at all as here, leaves the transfer to the usual
+        way. ``parameters`` are ``id``, ``debit``, ``credit``, ``amount``, ``strategy``, ``instance``, ``thread`` and
+        ``attempts``.
+        """
+        return False
+
+    def move(self, transaction: Transaction, attempt: Attempt) -> None:
+        """Move the money of one claimed order. Raises Refused if it may not move, Conflict to be run again.
+
+        A refusal that comes after an account was written has to undo the write: see ``Transaction.savepoint``.
+        """
+        debit, credit = self.read(transaction, attempt)
+        amount = attempt.order.amount
+        if debit.balance < amount:
+            raise InsufficientFunds(f"account {debit.id} holds {debit.balance}, less than {amount}")
+        attempt.think()
+        debit_entry, credit_entry = attempt.entry_ids
+        self.post(transaction, (debit.post(debit_entry, -amount), credit.post(credit_entry, amount)), attempt)
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
         """Return the debit and the credit account as they are now."""
+        order = attempt.order
         rows = transaction.execute(self.READ, {"debit": order.debit, "credit": order.credit}).fetchall()
         return in_order(order, [Snapshot._make(row) for row in rows])
 
-    def post(self, transaction: Transaction, postings: tuple[Posting, Posting], order: Order) -> None:
+    def post(self, transaction: Transaction, postings: tuple[Posting, Posting], attempt: Attempt) -> None:
         """Write both balances, then the entries."""
         # In id order, as SQLAlchemy's unit of work flushes them in the talk: an UPDATE locks its row until COMMIT, so
-        # another order could end in a deadlock even without a lock that anybody asked for.
+        # another order could end in a deadlock even without a lock that was asked for.
         for posting in sorted(postings, key=_account_id):
             self.write(transaction, posting)
-        transaction.record(postings, order.id)
+        transaction.record(postings, attempt.order.id)
 
     def write(self, transaction: Transaction, posting: Posting) -> None:
         """Write one account's new balance."""
         transaction.execute(self.WRITE, posting._asdict())
+
+    def before_commit(self, leave_guard: Callable[[], None]) -> None:
+        """Do what is left when everything is written, and not committed. The guard is given back after the COMMIT."""
 
 
 class ChunkStrategy(Strategy, ABC):
@@ -184,11 +221,20 @@ class ChunkStrategy(Strategy, ABC):
     in line for them, and keep Postgres from clearing away the versions that those before it leave behind."""
 
     @abstractmethod
-    def move_all(self, transaction: Transaction, orders: Sequence[Order]) -> Mapping[UUID, Refused]:
+    def move_all(self, transaction: Transaction, attempt: ChunkAttempt) -> Mapping[UUID, Refused]:
         """Move the money of claimed orders, as if one after another, and return those that may not move, with why.
 
         Raises Conflict to be run again, all of them.
         """
+
+
+@overload
+def takes_chunks(strategy: Strategy) -> TypeGuard[ChunkStrategy]: ...
+@overload
+def takes_chunks(strategy: type[Strategy]) -> TypeGuard[type[ChunkStrategy]]: ...
+def takes_chunks(strategy: Strategy | type[Strategy]) -> bool:
+    """Whether a strategy applies all orders of a message in one transaction."""
+    return issubclass(strategy if isinstance(strategy, type) else type(strategy), ChunkStrategy)
 
 
 def in_order(order: Order, found: list[Snapshot]) -> tuple[Snapshot, Snapshot]:

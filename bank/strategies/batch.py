@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import chain
-from typing import ClassVar, LiteralString
+from typing import ClassVar
 from uuid import UUID
 
 from bank.errors import InsufficientFunds, Refused, UnknownAccount
+from bank.ledger import array, columns
 from bank.orders import Order
-from bank.postgres.database import Transaction, array, columns
-from bank.strategies.base import ChunkStrategy, Claim
+from bank.postgres.database import Transaction
+from bank.strategies.base import ChunkAttempt, ChunkStrategy, Claim
 
 
 class Batch(ChunkStrategy):
@@ -20,7 +21,7 @@ class Batch(ChunkStrategy):
     Claims everywhere, as ``row-lock`` does: what was read stays locked until COMMIT. One statement posts all orders,
     each from what the one before it left, so outcomes and entries are those of one by one; if an account would be
     overdrawn on the way, the orders are decided in memory first, in their order. Each account is written once, however
-    many entries it gets. The price: whoever shares an account with a message waits for all of
+    many entries it gets. The price: a transfer that shares an account with a message waits for all of
     it, one COMMIT stands for all of it, and a conflict undoes all of it. It is for messages of hundreds of orders.
     """
 
@@ -29,14 +30,14 @@ class Batch(ChunkStrategy):
     claim = Claim.EVERYWHERE
 
     # The rows are locked as they leave the sort; the clock is read when all of them are.
-    LOCK: ClassVar[LiteralString] = """
+    LOCK: ClassVar[str] = """
         SELECT count(*), clock_timestamp()
         FROM (SELECT FROM accounts JOIN unnest(%(accounts)s::int[]) AS wanted (id) USING (id)
               ORDER BY accounts.id FOR UPDATE OF accounts) AS locked
     """
     # All of it or nothing: nothing if somewhere on the way an account would be overdrawn. An account's entries draw
-    # their seq in the orders' order: nobody else can have written it meanwhile.
-    POST: ClassVar[LiteralString] = """
+    # their seq in the orders' order: no other transaction can have written it meanwhile.
+    POST: ClassVar[str] = """
         WITH leg AS (
             SELECT nextval('entry_ids') AS id, sent.id AS transfer_id, account_id, delta, position
             FROM unnest(%(ids)s::uuid[], %(debits)s::int[], %(credits)s::int[], %(amounts)s::bigint[])
@@ -59,15 +60,16 @@ class Batch(ChunkStrategy):
         FROM posting WHERE (SELECT is_so FROM lawful)
         ORDER BY account_id, position
     """
-    BALANCES: ClassVar[LiteralString] = "SELECT id, balance FROM accounts WHERE id = ANY(%(accounts)s::int[])"
+    BALANCES: ClassVar[str] = "SELECT id, balance FROM accounts WHERE id = ANY(%(accounts)s::int[])"
 
-    def move_all(self, transaction: Transaction, orders: Sequence[Order]) -> Mapping[UUID, Refused]:
-        """Lock every account, find out who has to be refused if somebody has, and post the others at once."""
+    def move_all(self, transaction: Transaction, attempt: ChunkAttempt) -> Mapping[UUID, Refused]:
+        """Lock every account, find out which orders have to be refused, if any, and post the others at once."""
+        orders = attempt.orders
         accounts = array(sorted(set(chain.from_iterable(order.accounts for order in orders))))
         found = transaction.execute(self.LOCK, {"accounts": accounts}).fetchone()
         assert found is not None
         locked, read_at = found
-        transaction.think()
+        attempt.think()
         if locked == accounts.count(",") + 1 and self._post(transaction, orders, read_at):
             return {}
         refusals = _refusals(orders, dict(transaction.execute(self.BALANCES, {"accounts": accounts}).fetchall()))

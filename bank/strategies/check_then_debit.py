@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, LiteralString
+from typing import ClassVar
 
 from bank.errors import InsufficientFunds
 from bank.orders import Order
 from bank.postgres.database import Database, Transaction
 from bank.strategies.atomic_update import AtomicUpdate
-from bank.strategies.base import Claim
+from bank.strategies.base import Attempt, Claim
 
 
 class CheckThenDebit(AtomicUpdate):
@@ -25,7 +25,7 @@ class CheckThenDebit(AtomicUpdate):
     summary = "almost right: funds checked too early"
     claim = Claim.NOTHING
 
-    CHECK: ClassVar[LiteralString] = "SELECT balance FROM accounts WHERE id = %(id)s"
+    CHECK: ClassVar[str] = "SELECT balance FROM accounts WHERE id = %(id)s"
     ADD = """
         UPDATE accounts SET balance = balance + %(delta)s, last_entry = %(entry_id)s WHERE id = %(account_id)s
         RETURNING old.balance, new.balance, old.last_entry, clock_timestamp()
@@ -37,9 +37,9 @@ class CheckThenDebit(AtomicUpdate):
             row = transaction.execute(self.CHECK, {"id": order.debit}).fetchone()
         return None if row is None else row[0]
 
-    def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:
+    def move(self, transaction: Transaction, attempt: Attempt) -> None:
         """Believe what ``prepare`` saw, and change both balances in place."""
-        seen = transaction.prepared
+        order, seen = attempt.order, attempt.prepared
         if isinstance(seen, int) and seen < order.amount:
             raise InsufficientFunds(f"account {order.debit} holds {seen}, less than {order.amount}")
-        super().move(transaction, order, entry_ids)
+        super().move(transaction, attempt)

@@ -19,9 +19,9 @@ POLL_SECONDS = 0.005  # the library's own default, 50 ms, is ten transfers long
 
 
 def lock_directory() -> Path:
-    """Return the directory of the lock file, made if it is missing: private, since whoever can open it can block us.
+    """Return the directory of the lock file, made if it is missing: private, since a user who can open it can block us.
 
-    Raises CannotStart if somebody else's is in its place.
+    Raises CannotStart if another user's is in its place.
     """
     path = Path(tempfile.gettempdir()) / f"bankrun-{os.getuid()}"
     try:

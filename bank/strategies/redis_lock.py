@@ -44,7 +44,7 @@ class RedisLease:
             raise NotAcquired(f"{KEY} was not free within {timeout_seconds:g} s")
 
     def try_enter(self) -> bool:
-        """Take the key if nobody has it."""
+        """Take the key if it is free."""
         return self._acquire(blocking=False)
 
     def leave(self) -> None:
@@ -64,7 +64,7 @@ class RedisLease:
 
 
 class RedisLock(Strategy):
-    """redis-py's ``Lock``: one key for all accounts, ``SET … NX PX``, deleted only by whoever set it.
+    """redis-py's ``Lock``: one key for all accounts, ``SET … NX PX``, deleted only by the holder that set it.
 
     Claims everywhere, as long as a holder is faster than its lease. The time to live frees the key of a holder that
     died, and cannot tell that one from a holder that is merely slow: paused (a garbage collection, SIGSTOP, a virtual
@@ -75,7 +75,6 @@ class RedisLock(Strategy):
     name = "redis-lock"
     summary = "redis-py's Lock, a key that expires"
     claim = Claim.EVERYWHERE
-    has_lease = True
     survives_pause = False
 
     def __init__(self, client: redis.Redis, ttl_seconds: float) -> None:

@@ -1,13 +1,13 @@
-"""The lock in Redis, and a fence in Postgres for whoever comes back too late."""
+"""The lock in Redis, and a fence in Postgres against a holder that comes back too late."""
 
 from __future__ import annotations
 
-from typing import ClassVar, LiteralString
+from typing import ClassVar
 
 from bank.errors import Conflict
 from bank.orders import Order, Snapshot
 from bank.postgres.database import Database, Transaction
-from bank.strategies.base import Claim
+from bank.strategies.base import Attempt, Claim
 from bank.strategies.redis_lock import RedisLock
 
 
@@ -27,12 +27,12 @@ class RedisLockFenced(RedisLock):
     claim = Claim.EVERYWHERE
     survives_pause = True
 
-    REGISTER: ClassVar[LiteralString] = """
+    REGISTER: ClassVar[str] = """
         INSERT INTO fences (name, fence) VALUES (%(name)s, nextval('fence_tokens'))
         ON CONFLICT (name) DO UPDATE SET fence = excluded.fence WHERE fences.fence < excluded.fence
         RETURNING fence
     """
-    HOLD: ClassVar[LiteralString] = "SELECT fence FROM fences WHERE name = %(name)s FOR SHARE"
+    HOLD: ClassVar[str] = "SELECT fence FROM fences WHERE name = %(name)s FOR SHARE"
 
     def prepare(self, database: Database, order: Order) -> object:
         """Draw a token and register it. Raises Conflict if a later holder was faster."""
@@ -42,8 +42,8 @@ class RedisLockFenced(RedisLock):
             raise Conflict("a later holder of the lease has registered already")
         return registered[0]
 
-    def read(self, transaction: Transaction, order: Order) -> tuple[Snapshot, Snapshot]:
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
         """Hold the fence, then read. Raises Conflict if it is no longer ours."""
-        if transaction.execute(self.HOLD, {"name": self.name}).fetchone() != (transaction.prepared,):
+        if transaction.execute(self.HOLD, {"name": self.name}).fetchone() != (attempt.prepared,):
             raise Conflict("the lease ran out, and a later holder has registered")
-        return super().read(transaction, order)
+        return super().read(transaction, attempt)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, LiteralString
+from typing import ClassVar
 
 from bank.errors import Conflict
 from bank.orders import Order, Posting
 from bank.postgres.database import Database, Transaction
-from bank.strategies.base import Claim
+from bank.strategies.base import Attempt, Claim
 from bank.strategies.redis_lock import RedisLock
 
 
@@ -25,8 +25,8 @@ class RedisLockFencedLate(RedisLock):
     summary = "almost right: fenced on write only"
     claim = Claim.NOTHING
 
-    DRAW: ClassVar[LiteralString] = "SELECT nextval('fence_tokens')"
-    MARK: ClassVar[LiteralString] = """
+    DRAW: ClassVar[str] = "SELECT nextval('fence_tokens')"
+    MARK: ClassVar[str] = """
         INSERT INTO fences (name, fence) VALUES (%(name)s, %(token)s)
         ON CONFLICT (name) DO UPDATE SET fence = excluded.fence WHERE fences.fence < excluded.fence
         RETURNING fence
@@ -39,9 +39,9 @@ class RedisLockFencedLate(RedisLock):
         assert drawn is not None
         return drawn[0]
 
-    def post(self, transaction: Transaction, postings: tuple[Posting, Posting], order: Order) -> None:
+    def post(self, transaction: Transaction, postings: tuple[Posting, Posting], attempt: Attempt) -> None:
         """Pass the fence, then write. Raises Conflict if a later holder has passed it."""
-        passed = transaction.execute(self.MARK, {"name": self.name, "token": transaction.prepared}).fetchone()
+        passed = transaction.execute(self.MARK, {"name": self.name, "token": attempt.prepared}).fetchone()
         if passed is None:
             raise Conflict("the lease ran out, and a later holder has written")
-        super().post(transaction, postings, order)
+        super().post(transaction, postings, attempt)

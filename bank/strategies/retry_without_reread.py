@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, LiteralString
+from typing import ClassVar
 
 from bank.errors import Conflict
 from bank.orders import Posting
@@ -24,7 +24,7 @@ class RetryWithoutReread(VersionCheck):
     summary = "almost right: retries the write only"
     claim = Claim.NOTHING
 
-    VERSION: ClassVar[LiteralString] = "SELECT version FROM accounts WHERE id = %(id)s"
+    VERSION: ClassVar[str] = "SELECT version FROM accounts WHERE id = %(id)s"
 
     def write(self, transaction: Transaction, posting: Posting) -> None:
         """Write the new balance; if the version has moved, take the one that is there and write it again."""

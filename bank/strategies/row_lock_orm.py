@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from sqlmodel import col, select
 
 from bank.errors import InsufficientFunds
-from bank.orders import Order, Snapshot
+from bank.orders import Snapshot
 from bank.postgres.database import Transaction
 from bank.postgres.models import Account
-from bank.strategies.base import Claim, Strategy, in_order
+from bank.strategies.base import Attempt, Claim, Strategy, in_order
 
 
 class RowLockOrm(Strategy):
@@ -24,8 +24,9 @@ class RowLockOrm(Strategy):
     summary = "the same through SQLModel's session"
     claim = Claim.EVERYWHERE
 
-    def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:
+    def move(self, transaction: Transaction, attempt: Attempt) -> None:
         """Load both accounts with a row lock, change the objects, flush."""
+        order = attempt.order
         with transaction.orm_session() as session:
             statement = (
                 select(Account).where(col(Account.id).in_(order.accounts)).order_by(col(Account.id)).with_for_update()
@@ -38,8 +39,9 @@ class RowLockOrm(Strategy):
             )
             if debit.balance < order.amount:
                 raise InsufficientFunds(f"account {debit.id} holds {debit.balance}, less than {order.amount}")
-            transaction.think()
-            postings = (debit.post(entry_ids[0], -order.amount), credit.post(entry_ids[1], order.amount))
+            attempt.think()
+            debit_entry, credit_entry = attempt.entry_ids
+            postings = (debit.post(debit_entry, -order.amount), credit.post(credit_entry, order.amount))
             for posting in postings:
                 accounts[posting.account_id].balance = posting.after
                 accounts[posting.account_id].last_entry = posting.entry_id

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from bank.ledger import Statement
+from bank.postgres.database import Transaction
+from bank.strategies.base import Think
 from bank.strategies.row_lock import RowLock
 
 
@@ -20,7 +25,9 @@ class SingleStatement(RowLock):
 
     # Each part needs what the one before it returns, so they run in this order: the claim when both rows are locked,
     # the accounts when it is claimed, an entry when its account was written (manual, section 7.8.4).
-    AT_ONCE = """
+    AT_ONCE = Statement(
+        "apply at once",
+        """
         WITH locked AS (
             SELECT id, balance, last_entry FROM accounts
             WHERE id IN (%(debit)s, %(credit)s) ORDER BY id FOR UPDATE
@@ -42,4 +49,10 @@ class SingleStatement(RowLock):
         )
         INSERT INTO entries (id, transfer_id, account_id, delta, before, after, previous_entry, read_at)
         SELECT id, transfer_id, account_id, delta, balance, balance + delta, last_entry, read_at FROM written
-    """
+        """,
+    )
+
+    def apply_at_once(self, transaction: Transaction, parameters: Mapping[str, object], think: Think) -> bool:
+        """Run the one statement; nothing is read before it that could be thought about."""
+        think()
+        return transaction.execute_alone(self.AT_ONCE, parameters).rowcount > 0

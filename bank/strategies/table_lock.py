@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, LiteralString
+from typing import ClassVar
 
-from bank.orders import Order, Posting, Snapshot
+from bank.orders import Posting, Snapshot
 from bank.postgres.database import Transaction
-from bank.strategies.base import Claim, Strategy
+from bank.strategies.base import Attempt, Claim, Strategy
 
 
 class TableLock(Strategy):
@@ -22,13 +22,13 @@ class TableLock(Strategy):
     summary = "LOCK TABLE accounts: one queue for all"
     claim = Claim.EVERYWHERE
 
-    LOCK: ClassVar[LiteralString] = "LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE"
+    LOCK: ClassVar[str] = "LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE"
 
-    def read(self, transaction: Transaction, order: Order) -> tuple[Snapshot, Snapshot]:
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
         """Lock the table, then read."""
         transaction.execute(self.LOCK)
-        return super().read(transaction, order)
+        return super().read(transaction, attempt)
 
-    def post(self, transaction: Transaction, postings: tuple[Posting, Posting], order: Order) -> None:
-        """Write everything at once: nobody else can write to this table any more."""
-        transaction.post_locked(postings, order.id)
+    def post(self, transaction: Transaction, postings: tuple[Posting, Posting], attempt: Attempt) -> None:
+        """Write everything at once: no other transaction can write to this table any more."""
+        transaction.post_locked(postings, attempt.order.id)

@@ -1,5 +1,7 @@
 """Almost right: the lock covers the code, and not the COMMIT."""
 
+from collections.abc import Callable
+
 from bank.strategies.base import Claim
 from bank.strategies.thread_lock import ThreadLock
 
@@ -10,10 +12,13 @@ class ThreadLockEarly(ThreadLock):
     Claims nothing, not even in one process. People believe in it because it looks right on the page: ``with lock:``
     stands around the read and the write. But the transaction is around *that* (a session from a ``with`` further out, a
     framework that commits after the view), and between the two the next one enters, reads the old balance, because
-    nobody sees what is not committed (manual, section 13.2.1), waits for the row, and writes over it.
+    no transaction sees what is not committed (manual, section 13.2.1), waits for the row, and writes over it.
     """
 
     name = "thread-lock-early"
     summary = "almost right: released before COMMIT"
     claim = Claim.NOTHING
-    guards_commit = False
+
+    def before_commit(self, leave_guard: Callable[[], None]) -> None:
+        """Give the lock back: everything is written."""
+        leave_guard()

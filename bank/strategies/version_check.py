@@ -1,4 +1,4 @@
-"""Optimistic: write only if nobody else has written since the read."""
+"""Optimistic: write only if the row has not been written since the read."""
 
 from bank.errors import Conflict
 from bank.orders import Posting

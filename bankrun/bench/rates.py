@@ -11,8 +11,9 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from bank.errors import BankError
+from bank.outside import known_strategy
 from bank.postgres.schema import open_bank
-from bank.strategies import ChunkStrategy, Claim, known_strategy
+from bank.strategies import Claim, takes_chunks
 from bankrun.bench import peers
 from bankrun.bench.outcome import check_kept, until_decided, waited
 from bankrun.bench.pgbench import PGBENCH, PGBENCH_ACCEPTED, SCRIPTS, pgbench_rate
@@ -138,7 +139,7 @@ def measured_from(name: str) -> str:
 def is_chunk_strategy(name: str) -> bool:
     """Whether a strategy applies whole messages."""
     strategy = known_strategy(name)
-    return strategy is not None and issubclass(strategy, ChunkStrategy)
+    return strategy is not None and takes_chunks(strategy)
 
 
 def measure(

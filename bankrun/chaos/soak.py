@@ -15,11 +15,13 @@ from typing import Any
 
 from bank.audit import audit
 from bank.errors import CannotStart
+from bank.outside import strategy_named
 from bank.postgres.schema import open_bank
-from bank.strategies import Claim, strategy_named
-from bankrun.chaos.targets import TRIES_AGAIN, Missed, Stage
+from bank.strategies import Claim
+from bankrun.chaos.targets import Missed, Stage
 from bankrun.results.models import SCHEMA, Provenance
 from bankrun.results.workload import Workload
+from bankrun.runs.boundary import LOST_SERVER
 from workers.submission import Submission, accept, publish
 
 QUIET_FRACTION = 0.05
@@ -51,7 +53,7 @@ class SoakPlan:
         strategy = strategy_named(self.strategy)
         if strategy.claim is not Claim.EVERYWHERE or strategy.routed_to_one:
             raise CannotStart(f"{self.strategy} does not claim to hold on whatever instances are there: use another")
-        if self.pauses and not strategy.survives_pause:
+        if self.pauses and strategy.survives_pause is False:
             raise CannotStart(f"{self.strategy} does not survive a paused holder: give --pauses 0, or another strategy")
         _ = self.workload  # which refuses what makes no bank
 
@@ -141,7 +143,7 @@ def run_soak(stage: Stage, plan: SoakPlan, result: Soak, tell: Callable[[int, st
 
 def _publish(stage: Stage, orders: list[Any], submission: Submission) -> None:
     """Publish until Redis goes away for the first time: the rest, the reconcilers will find."""
-    with suppress(*TRIES_AGAIN):
+    with suppress(*LOST_SERVER):
         publish(stage.app, orders, submission)
 
 

@@ -16,9 +16,9 @@ from bank.errors import Rejected
 from bank.orders import Order
 from bank.postgres.database import Database
 from bank.postgres.schema import open_bank
+from bank.receipts import ChunkReceipt, Fate
 from bank.settings import Settings
 from bank.strategies import ChunkStrategy
-from bank.teller import ChunkReceipt, Fate
 from bankrun.results.workload import Workload
 from tests.integration.conftest import Branch, BranchMaker, balances, order
 from workers.submission import Submission, accept

@@ -18,14 +18,16 @@ from pydantic import SecretStr
 from bank.audit import audit
 from bank.errors import CannotStart, NotAcquired
 from bank.orders import Order
+from bank.outside import strategy_named
 from bank.postgres.database import Database, Transaction
 from bank.postgres.schema import bank_id, create_schema, open_bank
+from bank.receipts import Receipt
 from bank.settings import Settings
-from bank.strategies import STRATEGIES, Guard, Lease, Strategy, strategy_named
+from bank.strategies import STRATEGIES, Attempt, Guard, Lease, Strategy
 from bank.strategies.file_lock import FileLock, lock_directory
 from bank.strategies.redis_lock import redis_url
 from bank.strategies.redis_lock_fenced import RedisLockFenced
-from bank.teller import Pace, Receipt
+from bank.teller import Pace
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Lab, Plan
@@ -33,7 +35,7 @@ from bankrun.runs.progress import Silence
 from tests.integration.conftest import Branch, BranchMaker, balances, order
 from workers.app import QUEUE
 from workers.fleet import InstanceInfo
-from workers.process.instance import file_lock_host
+from workers.process.instance import find_file_lock_host
 from workers.submission import Submission, accept
 
 Accepted = Callable[..., Order]
@@ -169,8 +171,8 @@ def test_an_advisory_lock_released_before_commit_loses_a_posting(
     read, second_done = threading.Event(), []
 
     class Directed(early):  # type: ignore[misc, valid-type]
-        def move(self, transaction: Transaction, transfer: Order, entry_ids: tuple[int, int]) -> None:
-            super().move(transaction, transfer, entry_ids)
+        def move(self, transaction: Transaction, attempt: Attempt) -> None:
+            super().move(transaction, attempt)
             # It has unlocked. COMMIT comes next.
             second_done.append(start(two, second))
             assert read.wait(SECONDS_MAX)
@@ -486,7 +488,7 @@ def test_the_lock_files_directory_is_private_and_is_what_an_instance_calls_its_h
     directory = lock_directory()
     assert directory == lock_directory() == temporary / f"bankrun-{os.getuid()}"
     assert directory.stat().st_mode & 0o777 == 0o700
-    assert file_lock_host(directory).endswith(f":{directory.stat().st_ino}")
+    assert find_file_lock_host(directory).endswith(f":{directory.stat().st_ino}")
 
 
 @pytest.mark.parametrize("what", ["open to all", "a link", "a file"])

@@ -9,10 +9,10 @@ from typing import ClassVar
 import pytest
 
 from bank.errors import StrategyFault
-from bank.orders import Order, Posting
+from bank.orders import Posting
 from bank.postgres.database import Database, Transaction
 from bank.settings import Settings
-from bank.strategies import STRATEGIES, Claim, Strategy
+from bank.strategies import STRATEGIES, Attempt, Claim, Strategy
 from bankrun.proof.interleavings import CASES, CHUNKS, INSTANCES, THREE, CaseResult, Prover, applies, canonical
 from bankrun.proof.replay import parse_id, psql_script, steps_table
 from bankrun.proof.scheduler import Step
@@ -38,9 +38,9 @@ class LocksOneRow(Strategy):
     claim = Claim.EVERYWHERE
     LOCK: ClassVar[str] = "SELECT id FROM accounts WHERE id = %(debit)s FOR UPDATE"
 
-    def move(self, transaction: Transaction, order: Order, entry_ids: tuple[int, int]) -> None:
-        transaction.execute(self.LOCK, {"debit": order.debit})  # type: ignore[arg-type]
-        super().move(transaction, order, entry_ids)
+    def move(self, transaction: Transaction, attempt: Attempt) -> None:
+        transaction.execute(self.LOCK, {"debit": attempt.order.debit})
+        super().move(transaction, attempt)
 
 
 class Raises(Strategy):

@@ -23,7 +23,7 @@ from bank.postgres.database import Database
 from bank.postgres.schema import open_bank
 from bank.postgres.watchdog import Watchdog
 from bank.settings import Settings
-from bank.strategies import STRATEGIES, Strategy
+from bank.strategies import STRATEGIES, Attempt, Strategy
 from workers.app import TASK, create_app
 from workers.broker.messages import Job, message
 from workers.process import reconciler as reconcilers
@@ -109,10 +109,10 @@ def test_an_order_behind_a_faulty_one_in_the_same_message_is_applied_all_the_sam
     first, second = accepted(bank, "faulty", 2)
     moved = Faulty.move
 
-    def move(self: Faulty, transaction: object, order: Order, entry_ids: object) -> None:
-        if order.id == first.id:
+    def move(self: Faulty, transaction: object, attempt: Attempt) -> None:
+        if attempt.order.id == first.id:
             raise ZeroDivisionError
-        moved(self, transaction, order, entry_ids)
+        moved(self, transaction, attempt)
 
     monkeypatch.setattr(Faulty, "move", move)
     with pytest.raises(ZeroDivisionError):
@@ -144,7 +144,7 @@ def test_a_delivery_is_counted_before_it_begins_since_a_dead_instance_counts_not
 ) -> None:
     (order,) = accepted(bank, "row-lock")
     for count in (1, 2):
-        with pytest.raises(SystemExit), instance.redeliveries.counted(order.id):
+        with pytest.raises(SystemExit), instance.redeliveries.count(order.id):
             raise SystemExit  # as when the process ends: nothing is forgiven
         assert row(bank, order)[:2] == ("pending", count)
     instance.apply(job([order], "row-lock"))
@@ -165,14 +165,14 @@ def test_a_forgiveness_that_an_outage_prevents_is_made_up_for(
     (order,) = accepted(bank, "row-lock")
 
     def outage() -> None:
-        with monkeypatch.context() as patched, instance.redeliveries.counted(order.id):
+        with monkeypatch.context() as patched, instance.redeliveries.count(order.id):
             patched.setattr(instance.redeliveries, "_execute", raises(OutcomeUnknown()))
             raise Unavailable
 
     with pytest.raises(Unavailable):
         outage()
     assert row(bank, order)[1] == 1
-    with instance.redeliveries.counted(order.id):
+    with instance.redeliveries.count(order.id):
         assert row(bank, order)[1] == 1
 
 
@@ -207,7 +207,7 @@ def test_repeated_deliveries_take_turns_so_that_the_innocent_do_not_die_with_the
     instance: Instance, bank: Database
 ) -> None:
     guilty, innocent = accepted(bank, "row-lock", 2)
-    with instance.redeliveries.counted(guilty.id):
+    with instance.redeliveries.count(guilty.id):
         waiting = threading.Thread(target=instance.apply, args=(job([innocent], "row-lock"),))
         waiting.start()
         time.sleep(0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bank.teller import Receipt
+from bank.receipts import Receipt
 from workers.process.meter import Meter, Readings
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from hdrh.histogram import HdrHistogram
 
 from bank.errors import Rejected
-from bank.teller import ChunkReceipt, Cost, Receipt
+from bank.receipts import ChunkReceipt, Cost, Receipt
 
 MICROSECONDS_MAX = 3_600_000_000
 COSTS = ("guard", "move", "commit", "backoff")
