@@ -26,18 +26,22 @@ if TYPE_CHECKING:
     from bank.orders import Order as Order
     from bank.orders import Posting as Posting
     from bank.orders import Snapshot as Snapshot
+    from bank.outside import user_strategy as user_strategy
     from bank.postgres.database import Database as Database
     from bank.postgres.database import Transaction as Transaction
     from bank.postgres.database import psql_url as psql_url
     from bank.postgres.models import Account as Account
     from bank.settings import Settings as Settings
     from bank.strategies import STRATEGIES as STRATEGIES
+    from bank.strategies import Attempt as Attempt
+    from bank.strategies import ChunkAttempt as ChunkAttempt
     from bank.strategies import ChunkStrategy as ChunkStrategy
     from bank.strategies import Claim as Claim
     from bank.strategies import Guard as Guard
     from bank.strategies import Strategy as Strategy
     from bank.strategies.base import Lease as Lease
     from bank.strategies.base import ThreadGuard as ThreadGuard
+    from bank.strategies.base import in_order as in_order
     from bank.strategies.redis_lock import redis_url as redis_url
     from bank.strategies.row_lock import RowLock as RowLock
     from bankrun.errors import BankrunError as BankrunError
@@ -58,7 +62,6 @@ if TYPE_CHECKING:
     from bankrun.runs.comparison import Plan as Plan
     from bankrun.runs.comparison import Progress as Progress
     from bankrun.runs.progress import Silence as Silence
-    from bankrun.runs.rehearsal import user_strategy as user_strategy
     from bankrun.runs.running import compare as compare
     from bankrun.runs.running import running_bank as running_bank
     from bankrun.runs.running import running_lab as running_lab
@@ -68,11 +71,12 @@ _HOMES = {
     "bank.errors": "BankError Conflict InsufficientFunds NotAcquired OutcomeUnknown "
     "Refused StrategyFault Transient Unavailable UnknownAccount",
     "bank.orders": "Order Posting Snapshot",
+    "bank.outside": "user_strategy",
     "bank.postgres.database": "Database Transaction psql_url",
     "bank.settings": "Settings",
-    "bank.strategies": "STRATEGIES ChunkStrategy Claim Guard Strategy",
+    "bank.strategies": "STRATEGIES Attempt ChunkAttempt ChunkStrategy Claim Guard Strategy",
     "bank.postgres.models": "Account",
-    "bank.strategies.base": "Lease ThreadGuard",
+    "bank.strategies.base": "Lease ThreadGuard in_order",
     "bank.strategies.redis_lock": "redis_url",
     "bank.strategies.row_lock": "RowLock",
     "bankrun.errors": "BankrunError CannotStart",
@@ -83,7 +87,6 @@ _HOMES = {
     "bankrun.runs.adhoc": "accounts_in decided_by failures open_fresh_bank trigger watch",
     "bankrun.runs.comparison": "Lab Plan Progress",
     "bankrun.runs.progress": "Silence",
-    "bankrun.runs.rehearsal": "user_strategy",
     "bankrun.runs.running": "compare running_bank running_lab",
 }
 """Where each public name is made: what the block for type checkers says, for everyone else."""

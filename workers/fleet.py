@@ -13,8 +13,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import AuthenticationError
 
+from bank import outside
 from bank.errors import BankError, CannotStart, NotReady
-from bank.outside import calling as outside
 from bank.settings import without_password
 from workers.app import QUEUE
 from workers.control.failpoints import Failpoint

@@ -13,8 +13,8 @@ from celery import Celery
 
 from bank.errors import CannotStart
 from bank.orders import Order
+from bank.outside import known_strategy
 from bank.postgres.database import Database
-from bank.strategies import known_strategy
 from workers.app import QUEUE, TASK
 from workers.broker.messages import message
 

@@ -1,39 +1,19 @@
-"""Who holds a connection of the pool, and where it was taken: to name whoever does not give one back."""
+"""Who holds a connection of the pool, and where it was taken: to name the strategy that does not give one back."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import weakref
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, event
 
-STACK_MAX = 40
-
-
-class Spot(NamedTuple):
-    """A line of a stack. No frame: that would keep alive what its function had in its hands."""
-
-    module: str
-    file: str
-    line: int
-    function: str
-
-
-Stack = list[Spot]
-
-
-def stack_from(frame: Any) -> Stack:
-    """Return where a frame stands, and who called it, the innermost first."""
-    stack: Stack = []
-    while frame is not None and len(stack) < STACK_MAX:
-        code = frame.f_code
-        stack.append(Spot(frame.f_globals.get("__name__", ""), code.co_filename, frame.f_lineno, code.co_name))
-        frame = frame.f_back
-    return stack
+from bank.errors import StrategyFault
+from bank.outside.places import Stack, find_place, home_of, stack_from
+from bank.strategies.base import Strategy
 
 
 class Borrowed:
@@ -74,6 +54,12 @@ class Borrowed:
             if status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN):
                 psycopg.Connection.rollback(connection)  # in the proof its own would wait for its turn
                 self._left_open[thread] = stack
+
+
+def take_back(strategy: Strategy, borrowed: Borrowed) -> StrategyFault | None:
+    """Take back what a strategy has not given back in this thread, and return what to say of it; None if nothing."""
+    found = borrowed.take_back()
+    return found and StrategyFault(strategy.name, f"{found[0]} ({find_place(found[1], home_of(strategy))})")
 
 
 def _gone() -> None:

@@ -35,7 +35,7 @@ class $name(Strategy):
     claim = Claim.NOTHING
 
     # 2. What keeps others out. Here: the statement that reads both accounts. With FOR UPDATE after its last word,
-    # whoever comes second waits in it, and then reads what the first one has written.
+    # a second transfer waits in it, and then reads what the first one has written.
     READ = """
         SELECT id, balance, last_entry, version, clock_timestamp() FROM accounts
         WHERE id IN (%(debit)s, %(credit)s) ORDER BY id
@@ -48,11 +48,11 @@ class $name(Strategy):
     # def guard(self, order):                      a lock from before BEGIN until after COMMIT: a ThreadGuard(lock) made
     #     return self._guard                       in __init__, or enter(timeout_seconds), try_enter() and leave()
     #
-    # def read(self, transaction, order):          what is to come before the read
-    #     transaction.execute("SELECT pg_advisory_xact_lock(1, %(account)s)", {"account": order.debit})
-    #     return super().read(transaction, order)
+    # def read(self, transaction, attempt):        what is to come before the read
+    #     transaction.execute("SELECT pg_advisory_xact_lock(1, %(account)s)", {"account": attempt.order.debit})
+    #     return super().read(transaction, attempt)
     #
-    # def move(self, transaction, order, entry_ids):   all of it, if it does not read before it writes
+    # def move(self, transaction, attempt):        all of it, if it does not read before it writes
 ''')
 
 TEST = Template('''"""Is $module:$name safe on two instances? Needs pytest beside bankrun, which brings the fixture."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.schema import CreateColumn
@@ -115,24 +117,29 @@ def open_bank(database: Database, *, accounts: int, opening: int, constraint: bo
     with database.engine.begin() as connection:
         if not _refuse_strangers(connection, database.url):
             raise CannotStart(f"{without_password(database.url)} holds no bank yet")
-        # In the order in which reconcilers and tellers lock them: one still at work would otherwise deadlock with this.
-        connection.exec_driver_sql("TRUNCATE runs, transfers, accounts, entries, fences")
-        connection.exec_driver_sql("ALTER SEQUENCE entry_ids RESTART")
-        connection.exec_driver_sql("ALTER SEQUENCE entry_seq RESTART")
-        connection.exec_driver_sql("ALTER SEQUENCE fence_tokens RESTART")
-        connection.exec_driver_sql(f"ALTER TABLE accounts DROP CONSTRAINT IF EXISTS {BALANCE_CHECK}")
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        reset_bank(driver, range(1, accounts + 1), opening)
+        table = f"{models.SCHEMA}.accounts"
+        connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {BALANCE_CHECK}")
         if constraint:
-            connection.exec_driver_sql(f"ALTER TABLE accounts ADD CONSTRAINT {BALANCE_CHECK} CHECK (balance >= 0)")
-        connection.execute(
-            text(
-                "INSERT INTO accounts (id, opening, balance)"
-                " SELECT id, CAST(:opening AS bigint), CAST(:opening AS bigint)"
-                " FROM generate_series(1, :accounts) AS id"
-            ),
-            {"opening": opening, "accounts": accounts},
-        )
+            connection.exec_driver_sql(f"ALTER TABLE {table} ADD CONSTRAINT {BALANCE_CHECK} CHECK (balance >= 0)")
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("ANALYZE accounts, transfers, entries")
+        tables = ", ".join(f"{models.SCHEMA}.{name}" for name in ("accounts", "transfers", "entries"))
+        connection.exec_driver_sql(f"ANALYZE {tables}")
+
+
+def reset_bank(connection: psycopg.Connection[Any], accounts: Iterable[int], opening: int) -> None:
+    """Empty every table, begin every sequence anew and open the accounts, in the connection's transaction."""
+    # In the order in which reconcilers and tellers lock them: one still at work would otherwise deadlock with this.
+    tables = ", ".join(f"{models.SCHEMA}.{name}" for name in ("runs", "transfers", "accounts", "entries", "fences"))
+    connection.execute(f"TRUNCATE {tables}".encode())
+    for sequence in ("entry_ids", "entry_seq", "fence_tokens"):
+        connection.execute("SELECT setval(%s::regclass, 1, false)", [f"{models.SCHEMA}.{sequence}"])
+    connection.execute(
+        f"INSERT INTO {models.SCHEMA}.accounts (id, opening, balance) SELECT unnest(%s::int[]), %s, %s".encode(),
+        [list(accounts), opening, opening],
+    )
 
 
 @contextmanager

@@ -130,14 +130,10 @@ def run() -> int:
         return _failed(error, str(error))
     except Exception as error:
         # A lost server raises its driver's errors, wherever we happen to be.
-        from kombu.exceptions import KombuError
-        from psycopg import Error as PostgresError
-        from redis.exceptions import RedisError
-        from sqlalchemy.exc import DBAPIError
-
         from bank.postgres.database import first_line
+        from workers.errors import LOST_SERVER
 
-        if not isinstance(error, (DBAPIError, PostgresError, RedisError, KombuError, OSError)):
+        if not isinstance(error, LOST_SERVER):
             raise
         return _failed(error, f"failed while running: {first_line(error)}")
     return code if isinstance(code, int) else OK

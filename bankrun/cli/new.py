@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bank.outside.template import write_starter
+from bank.outside import write_starter
 from bankrun.cli.app import open_console
 
 

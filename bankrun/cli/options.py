@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bank.outside import user_strategy
 from bank.strategies import STRATEGIES
-from bankrun.runs.rehearsal import user_strategy
 
 ALL = ["all"]
 Strategies = Annotated[

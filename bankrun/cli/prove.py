@@ -11,10 +11,11 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from bank import outside
 from bank.errors import CannotStart, StrategyFault
-from bank.outside import calling as outside
+from bank.outside import strategy_named
 from bank.settings import read_settings
-from bank.strategies import Strategy, strategy_named
+from bank.strategies import Strategy
 from bankrun.cli.app import CONTRADICTED, FAILED, open_console
 from bankrun.cli.options import ALL, Strategies, chosen_strategies
 from bankrun.cli.replay import show_replay
@@ -25,6 +26,7 @@ from bankrun.render import tables
 from bankrun.results import files
 from bankrun.runs.environment import bankrun_version, environment
 from bankrun.runs.progress import Steps
+from bankrun.runs.rehearsal import rehearse
 from bankrun.runs.session import hold_bank, open_servers
 
 PREEMPTIONS_MAX = 10
@@ -107,9 +109,9 @@ def _proved(
         if one.name in faults:
             continue
         try:
-            if one.name not in rehearsed and outside.loaded(one.name):
+            if one.name not in rehearsed and outside.recall(one.name):
                 rehearsed.add(one.name)
-                prover.rehearse(one)
+                rehearse(prover.database, prover.settings, [one.name])
             results.append(prover.prove(one, where, meeting, preemptions_max=preemptions_max))
         except StrategyFault as fault:
             faults[one.name] = fault
@@ -161,7 +163,7 @@ def _show_proof(console: Console, results: Sequence[CaseResult]) -> None:
     truncated = sum(result.truncated for result in results)
     if truncated:
         console.print(f"warning: {truncated} were cut short after {RETRIES_MAX} retries", style="yellow")
-    for name in dict.fromkeys(result.strategy for result in results if outside.loaded(result.strategy)):
+    for name in dict.fromkeys(result.strategy for result in results if outside.recall(result.strategy)):
         _show_verdict(console, [result for result in results if result.strategy == name])
     for result in results:
         if result.contradicts:

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from bank.audit import Audit
+from bank.outside import user_strategy
 from bank.settings import read_settings
 from bankrun.cli.app import open_console
 from bankrun.proof.interleavings import Prover
@@ -15,7 +16,6 @@ from bankrun.proof.replay import money, parse_id, psql_script, steps_table
 from bankrun.proof.scheduler import Execution
 from bankrun.proof.verdicts import replayed
 from bankrun.results import files
-from bankrun.runs.rehearsal import user_strategy
 from bankrun.runs.session import hold_bank, open_servers
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bank.outside import user_strategy
 from bank.settings import WAITS, read_settings
 from bankrun.chaos.soak import Soak, SoakPlan, run_soak
 from bankrun.chaos.targets import open_stage
@@ -19,7 +20,7 @@ from bankrun.results import files
 from bankrun.results.topology import Topology
 from bankrun.runs.environment import bankrun_version, environment
 from bankrun.runs.progress import Amount
-from bankrun.runs.rehearsal import rehearse, user_strategy
+from bankrun.runs.rehearsal import rehearse
 
 DEFAULT = SoakPlan()
 

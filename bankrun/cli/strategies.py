@@ -9,9 +9,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from bank import outside
 from bank.errors import CannotStart
-from bank.outside import calling as outside
-from bank.strategies import STRATEGIES, strategy_named
+from bank.outside import strategy_named
+from bank.strategies import STRATEGIES
 from bankrun.cli.app import open_console
 from bankrun.render import tables
 from bankrun.results import files
@@ -33,7 +34,7 @@ def strategies(
     table = Table("name", "claims to hold", "how", box=None, pad_edge=False)
     for name, strategy in STRATEGIES.items():
         table.add_row(name, strategy.claim.value, strategy.summary)
-    for name in outside.installed():
+    for name in outside.find_installed():
         try:
             strategy = strategy_named(name)
         except CannotStart as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,15 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from uuid import UUID
 
-import psycopg
-
+from bank import outside
 from bank.audit import Audit, audit
-from bank.errors import CannotStart, StrategyFault
+from bank.errors import CannotStart
 from bank.orders import Order
-from bank.outside import calling as outside
 from bank.postgres.database import Database
+from bank.postgres.schema import reset_bank
 from bank.settings import Settings
-from bank.strategies import ChunkStrategy, Strategy
+from bank.strategies import Strategy, takes_chunks
 from bankrun.proof.scheduler import Choose, Execution, Scheduler, Step
 
 ACCOUNTS = (101, 102, 103)
@@ -206,7 +204,7 @@ class Prover:
 
     def __init__(self, database: Database, settings: Settings, *, transfers: int = 2) -> None:
         self.database = database
-        self._settings = settings
+        self.settings = settings
         self._names = "ABC"[:transfers]
         self._installed: set[str] = set()
         self._scheduler = Scheduler(database.url, settings, self._names)
@@ -233,7 +231,7 @@ class Prover:
         """
         started = time.perf_counter()
         covered = strategy.claim.covers(instances=1 + (instances == "two"), threads=2, hosts=1)
-        safe = covered and (strategy.survives_pause or not case.leases_expire)
+        safe = covered and (not case.leases_expire or strategy.survives_pause is True)
         result = CaseResult(
             strategy.name, instances, case.name, len(case.legs), strategy.claim.value, "safe" if safe else "unsafe"
         )
@@ -262,23 +260,6 @@ class Prover:
         result.seconds = round(time.perf_counter() - started, 3)
         return result
 
-    def rehearse(self, strategy: type[Strategy]) -> None:
-        """Run two transfers in one instance, neither of which has to wait for the other.
-
-        Raises StrategyFault for a strategy that fails even then, or that does not apply both. What became of the money
-        is not looked at.
-        """
-        connections = _connections()
-        made = outside.opened(strategy, self._settings)
-        outside.check_guard(made, CASES["same-pair"].orders()["A"])
-        outside.closed(made)
-        execution = self.run(strategy, "same", CASES["same-pair"], lambda able, depth: min(able))
-        statuses = audit(self.database).transfers
-        if statuses["applied"] != len(CASES["same-pair"].legs):
-            raise StrategyFault(strategy.name, f"does not apply two transfers that could both be: {_why(execution)}")
-        if (more := _connections() - connections) > 0:
-            raise StrategyFault(strategy.name, f"leaks a connection of its own: {more} are open after its close()")
-
     def run(self, strategy: type[Strategy], instances: str, case: Case, choose: Choose) -> Execution:
         """Run one execution on a bank that looks the same each time."""
         messages = case.messages()
@@ -294,14 +275,14 @@ class Prover:
                     if instances == "same" and first is not None:
                         strategies[name] = first
                         continue
-                    made = outside.opened(outside.as_imported_by(strategy, number), self._settings)
-                    opened.callback(outside.closed, made)
+                    made = outside.open_strategy(outside.as_imported_by(strategy, number), self.settings)
+                    opened.callback(outside.close_strategy, made)
                     strategies[name] = made
                 return self._scheduler.run(messages, strategies, ACCOUNTS, choose, leases_expire=case.leases_expire)
         finally:
             if self._scheduler.is_spent:
                 self._scheduler.__exit__()
-                self._scheduler = Scheduler(self.database.url, self._settings, self._names)
+                self._scheduler = Scheduler(self.database.url, self.settings, self._names)
 
     def replay(self, strategy: type[Strategy], instances: str, case: Case, choices: str) -> tuple[Execution, Audit]:
         """Run exactly one interleaving again. Raises CannotStart if these choices are not possible."""
@@ -317,14 +298,7 @@ class Prover:
 
     def _reset(self, messages: Mapping[str, Sequence[Order]], strategy: str) -> None:
         with self.database.transaction() as transaction:
-            transaction.execute("TRUNCATE accounts, transfers, entries, fences")
-            transaction.execute(
-                "SELECT setval('entry_ids', 1, false), setval('entry_seq', 1, false), setval('fence_tokens', 1, false)"
-            )
-            transaction.execute(
-                "INSERT INTO accounts (id, opening, balance) SELECT unnest(%(ids)s::int[]), %(opening)s, %(opening)s",
-                {"ids": list(ACCOUNTS), "opening": OPENING},
-            )
+            reset_bank(transaction.raw, ACCOUNTS, OPENING)
             for order in {order.id: order for message in messages.values() for order in message}.values():
                 transaction.execute(
                     "INSERT INTO transfers (id, debit, credit, amount, strategy)"
@@ -337,13 +311,6 @@ class Prover:
                         "strategy": strategy,
                     },
                 )
-
-
-def _connections() -> int:
-    """Return how many connections to any Postgres are open in this process."""
-    gc.collect()
-    # Not isinstance(), which would wake up whatever is lazy here, as Celery's proxies are.
-    return sum(1 for one in gc.get_objects() if issubclass(type(one), psycopg.Connection) and not one.closed)
 
 
 def outcome(found: Audit) -> str:
@@ -359,9 +326,9 @@ def interleaving_id(strategy: str, instances: str, case: Case, choices: str) -> 
 
 def applies(strategy: type[Strategy], case: Case) -> bool:
     """Whether a case says anything about a strategy: only a lease can run out, and only some take two at once."""
-    if case.then and not issubclass(strategy, ChunkStrategy):
+    if case.then and not takes_chunks(strategy):
         return False
-    return strategy.has_lease or not case.leases_expire
+    return strategy.survives_pause is not None or not case.leases_expire
 
 
 def as_json(result: CaseResult) -> dict[str, Any]:
@@ -388,11 +355,3 @@ def as_json(result: CaseResult) -> dict[str, Any]:
 def length(interleaving: str) -> tuple[int, str]:
     """Return what an id is sorted by: how many steps it has, whatever the names before them."""
     return len(interleaving.rpartition("/")[2]), interleaving
-
-
-def _why(execution: Execution) -> str:
-    """Return what the last statement of an execution failed with, or what its transfers ended as."""
-    failed = [event for event in execution.events if event.result.startswith("fails")]
-    if failed:
-        return f"{failed[-1].text} {failed[-1].result}"
-    return "they are refused, or left pending"

@@ -20,14 +20,15 @@ from typing import Any, Self
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from bank import outside
 from bank.errors import BankError, StrategyFault
 from bank.orders import Order
-from bank.outside import calling as outside
-from bank.outside.leaks import Borrowed
+from bank.outside import Borrowed
 from bank.postgres.database import Database, Transaction, psql_url
+from bank.receipts import Cost
 from bank.settings import Settings
 from bank.strategies import ChunkStrategy, Guard, Strategy
-from bank.teller import Cost, Pace, Teller
+from bank.teller import Pace, Teller
 
 DEADLOCK_TIMEOUT_MS = 2
 """A waiter looks for a deadlock once, this long after it began to wait (manual, 19.12). Once it has looked, in vain,
@@ -428,7 +429,7 @@ class Scheduler:
         futures: dict[str, Future[Cost]] = {}
         for name in messages:
             self.participants[name].reset()
-            self.participants[name].all_statements = outside.loaded(strategies[name].name) is not None
+            self.participants[name].all_statements = outside.recall(strategies[name].name) is not None
             self._events.append(self.participants[name].event)
         steps: list[tuple[str, Step]] = []
         try:
@@ -486,7 +487,7 @@ class Scheduler:
         except (BankError, Abandoned):
             raise
         except (Exception, SystemExit) as error:
-            raise outside.raised(strategy, error) from error
+            raise outside.name_fault(strategy, error) from error
         finally:
             self._borrowed[name].take_back()
             with self.changed:
@@ -500,7 +501,7 @@ class Scheduler:
 
     def check_given_back(self, name: str) -> None:
         """Raise StrategyFault if the participant, in its thread, holds a connection that it should not."""
-        fault = outside.unreturned(self._strategies[name], self._borrowed[name])
+        fault = outside.take_back(self._strategies[name], self._borrowed[name])
         if fault is not None:
             raise fault
 

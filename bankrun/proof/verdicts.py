@@ -10,6 +10,7 @@ from rich.console import Console
 
 from bank.audit import Audit
 from bank.errors import CannotStart
+from bank.outside import user_strategy
 from bank.settings import Settings, read_settings
 from bank.strategies import Strategy
 from bankrun.proof.interleavings import CASES, INSTANCES, Case, CaseResult, Prover, applies, length
@@ -21,7 +22,7 @@ from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Plan
 from bankrun.runs.progress import Silence
-from bankrun.runs.rehearsal import user_strategy
+from bankrun.runs.rehearsal import rehearse
 from bankrun.runs.session import Servers, hold_bank, open_lab, open_servers
 
 STORY_COLUMNS = 100
@@ -75,7 +76,7 @@ def prove_on(servers: Servers, strategy: str | type, *, instances: str = "two", 
     if wanted.routed_to_one:
         raise CannotStart(f"{wanted.name}: its transfers go to one instance, one at a time, and never meet")
     with hold_bank(servers), Prover(servers.database, servers.settings) as prover:
-        prover.rehearse(wanted)
+        rehearse(servers.database, servers.settings, [wanted.name])
         results = [
             prover.prove(wanted, where, case)
             for where in (INSTANCES if instances == "both" else (instances,))

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from psycopg.errors import UniqueViolation
 
+from bank import outside
 from bank.errors import BankError, CannotStart
-from bank.outside import calling as outside
+from bank.outside import user_strategy
 from bank.postgres.schema import open_bank
 from bank.strategies import STRATEGIES
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Lab
-from bankrun.runs.rehearsal import user_strategy
 from workers.app import QUEUE
 from workers.submission import Submission, accept, publish
 

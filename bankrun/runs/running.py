@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from bank.outside import user_strategy
 from bank.postgres.database import Database
 from bank.settings import read_settings
 from bankrun.results.models import Cell
 from bankrun.runs.boundary import convert_errors
 from bankrun.runs.comparison import Lab, Plan, Progress
 from bankrun.runs.progress import Silence
-from bankrun.runs.rehearsal import user_strategy
 from bankrun.runs.session import hold_bank, open_lab, open_servers
 
 

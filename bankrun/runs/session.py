@@ -16,8 +16,8 @@ from celery import Celery
 from kombu import pools
 from pydantic import SecretStr
 
+from bank import outside
 from bank.errors import BankError, CannotStart, NotReady
-from bank.outside import calling as outside
 from bank.postgres.database import Database
 from bank.postgres.roles import WORKER_ROLE, check_worker_roles, set_up_server
 from bank.postgres.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
@@ -249,7 +249,7 @@ def worker_environment(servers: Servers) -> dict[str, str]:
             secret = value.get_secret_value() if isinstance(value, SecretStr) else value
             environment["BANKRUN_" + name.upper()] = str(secret)
     # A worker loads what this lab has loaded, whatever else a message asks for.
-    announced = outside.announcement()
+    announced = outside.announce()
     for name, separator in (("BANKRUN_STRATEGIES", ","), ("BANKRUN_STRATEGIES_PATH", os.pathsep)):
         both = [given for given in (environment.get(name), announced.get(name)) if given]
         if both:

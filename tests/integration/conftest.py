@@ -9,11 +9,13 @@ from uuid import UUID
 import pytest
 
 from bank.orders import Order
+from bank.outside import strategy_named
 from bank.postgres.database import Database
 from bank.postgres.schema import open_bank
+from bank.receipts import Receipt
 from bank.settings import Settings
-from bank.strategies import Strategy, strategy_named
-from bank.teller import Receipt, Teller
+from bank.strategies import Strategy
+from bank.teller import Teller
 from workers.submission import Submission, accept
 
 

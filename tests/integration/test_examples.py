@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from bank import outside
 from bank.audit import audit
-from bank.outside import calling as outside
+from bank.outside import user_strategy
 from bank.postgres.database import Database
 from bank.settings import Settings
 from bank.strategies import Claim
 from bankrun.proof.interleavings import CASES, THREE, Prover
 from bankrun.proof.scheduler import Step
-from bankrun.runs.rehearsal import user_strategy
+from bankrun.runs.rehearsal import rehearse
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOUND = {
@@ -48,7 +49,7 @@ def test_each_example_does_what_its_page_says(prover: Prover, name: str) -> None
     strategy = user_strategy(name)
     assert strategy.claim is Claim.EVERYWHERE
     assert "\n" not in strategy.summary
-    prover.rehearse(strategy)
+    rehearse(prover.database, prover.settings, [strategy.name])
     results = [prover.prove(strategy, instances, CASES["same-pair"]) for instances in ("same", "two")]
     assert all(result.interleavings > 1 and not result.truncated for result in results)
     assert tuple(result.broken > 0 for result in results) == FOUND[name]

@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
+import psycopg
 import pytest
 
+from bank import outside
 from bank.errors import CannotStart, DoesNotFit, StrategyFault
-from bank.outside import calling as outside
-from bank.postgres.database import Database
+from bank.outside import calling, load_strategies, loading, strategy_named, user_strategy
+from bank.postgres.database import Database, psql_url
 from bank.settings import Settings
-from bank.strategies import STRATEGIES, Claim, strategy_named
+from bank.strategies import STRATEGIES, Claim
 from bankrun.proof import scheduler
 from bankrun.proof.interleavings import CASES, Prover
-from bankrun.runs.rehearsal import user_strategy
+from bankrun.runs.rehearsal import rehearse
 
 PAIR = CASES["same-pair"]
 HEAD = """
@@ -43,8 +45,7 @@ NUMBERS = itertools.count()
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Write]:
     """Return a function that writes a user's module into the current folder, and returns its name."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(outside, "_loaded", {})
-    monkeypatch.setattr(outside, "_again", {})
+    monkeypatch.setattr(loading, "_loaded", {})
     monkeypatch.setattr(sys, "path", [*sys.path])
     before = set(sys.modules)
 
@@ -76,8 +77,16 @@ def test_a_class_is_known_by_module_and_name_everywhere(write: Write) -> None:
     assert user_strategy(STRATEGIES["row-lock"]) is STRATEGIES["row-lock"]
 
 
+def test_several_are_loaded_in_one_call_each_once_or_the_first_that_does_not_do_is_named(write: Write) -> None:
+    reference = f"{write('')}:Right"
+    found = load_strategies([reference, "none", STRATEGIES["none"], reference])
+    assert [one.name for one in found] == [reference, "none"]
+    with pytest.raises(CannotStart, match="did you mean row-lock"):
+        load_strategies([reference, "rowlock"])
+
+
 def test_a_class_with_nothing_but_a_move_is_a_strategy(write: Write) -> None:
-    found = user_strategy(write("class Duck:\n    def move(self, transaction, order, entry_ids): ...\n") + ":Duck")
+    found = user_strategy(write("class Duck:\n    def move(self, transaction, attempt): ...\n") + ":Duck")
     assert (found.claim, found.isolation) == (Claim.NOTHING, "READ COMMITTED")
 
 
@@ -86,13 +95,14 @@ def test_a_class_with_nothing_but_a_move_is_a_strategy(write: Write) -> None:
     [
         ("claim = 'everywhere'", "claim is 'everywhere', and not one of Claim.NOTHING"),
         ("isolation = 'SERIALISABLE'", "isolation is 'SERIALISABLE', and not one of READ COMMITTED"),
-        ("has_lease = 1", "has_lease is 1, and neither True nor False"),
+        ("routed_to_one = 1", "routed_to_one is 1, and neither True nor False"),
+        ("survives_pause = 1", "survives_pause is 1, and neither True nor False nor None"),
         ("READ = None", "READ is a NoneType, and no text"),
         ("guard = None", "guard is a NoneType, and no method"),
-        ("def move(self, transaction, order): ...", r"move\(self, transaction, order\) is called as move\(self, trans"),
+        ("def move(self, transaction, order, ids): ...", r"ids\) is called as move\(self, transaction, attempt\)"),
         ("def close(self, how): ...", "missing a required argument: 'how'"),
-        ("async def move(self, transaction, order, entry_ids): ...", "move is async"),
-        ("def move(self, transaction, order, entry_ids): yield", "move has a yield in it"),
+        ("async def move(self, transaction, attempt): ...", "move is async"),
+        ("def move(self, transaction, attempt): yield", "move has a yield in it"),
         ("def open(self, settings): ...", "open is no classmethod"),
         ("def __init__(self, pool): ...", "missing a required argument: 'pool'"),
     ],
@@ -129,15 +139,15 @@ def test_what_cannot_be_loaded_is_told_in_one_sentence(write: Write, code: str, 
 
 
 def test_an_import_that_never_ends_is_given_up_with_its_place(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outside, "CALL_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(calling, "CALL_SECONDS_MAX", 0.3)
     with pytest.raises(DoesNotFit, match=r"hangs: for 0.3 s it has stood in theirs_\d+.py, line 14, in <module>"):
         user_strategy(write("threading.Event().wait()") + ":X")
 
 
 WRONG = """
     class Raises(Right):
-        def move(self, transaction, order, entry_ids):
-            raise KeyError(order.debit)
+        def move(self, transaction, attempt):
+            raise KeyError(attempt.order.debit)
 
     class SaysNonsense(Right):
         READ = "SELECT nothing FROM accounts"
@@ -206,14 +216,14 @@ FAULTS = {
 
 @pytest.mark.parametrize(("wrong", "fault"), FAULTS.items(), ids=FAULTS)
 def test_a_fault_is_named_and_the_next_strategy_is_proved_as_ever(
-    write: Write, prover: Prover, monkeypatch: pytest.MonkeyPatch, wrong: str, fault: str
+    write: Write, prover: Prover, settings: Settings, monkeypatch: pytest.MonkeyPatch, wrong: str, fault: str
 ) -> None:
-    monkeypatch.setattr(outside, "CALL_SECONDS_MAX", 0.5)
+    monkeypatch.setattr(calling, "CALL_SECONDS_MAX", 0.5)
     monkeypatch.setattr(scheduler, "STEP_SECONDS_MAX", 1.0)
     strategy = user_strategy(f"{write(WRONG)}:{wrong}")
 
     def prove() -> None:
-        prover.rehearse(strategy)
+        rehearse(prover.database, settings, [strategy.name])
         prover.prove(strategy, "same", PAIR)
 
     with pytest.raises(StrategyFault, match=rf"^{strategy.name} .*{fault}"):
@@ -241,13 +251,21 @@ def test_connections_that_are_not_given_back_are_named(
     name = write(code)
     ours, theirs = user_strategy(f"{name}:Ours"), user_strategy(f"{name}:Theirs")
     monkeypatch.setattr("bank.postgres.database.POOL_TIMEOUT_SECONDS", 0.2)
-    with Prover(database, settings) as prover:
-        with pytest.raises(StrategyFault, match=r"leaks a connection of its own: 2 are open after its close\(\)"):
-            prover.rehearse(theirs)
-        for connection in sys.modules[name].KEPT:
-            connection.close()
-        with pytest.raises(StrategyFault, match=r"leaks a connection: .* never given back \(.*, line 18, in prepare\)"):
-            prover.rehearse(ours)
+    with pytest.raises(StrategyFault, match=r"leaks a connection of its own: 2 are open after its close\(\)"):
+        rehearse(database, settings, [theirs.name])
+    for connection in sys.modules[name].KEPT:
+        connection.close()
+    with pytest.raises(StrategyFault, match=r"leaks a connection: .* never given back \(.*, line 18, in prepare\)"):
+        rehearse(database, settings, [ours.name])
+
+
+def test_a_connection_that_another_left_open_is_not_blamed_on_a_strategy(
+    write: Write, database: Database, settings: Settings
+) -> None:
+    kept = [psycopg.connect(psql_url(database.url)) for _ in range(2)]
+    rehearse(database, settings, [user_strategy(f"{write('')}:Right").name])
+    for connection in kept:
+        connection.close()
 
 
 def test_a_lock_in_a_module_is_proved_to_hold_in_one_instance_and_not_in_two(write: Write, prover: Prover) -> None:
@@ -300,9 +318,9 @@ def test_a_folder_of_the_user_comes_last_on_the_path(write: Write) -> None:
 
 
 def test_what_a_lab_has_loaded_is_what_its_workers_are_told(write: Write, tmp_path: Path) -> None:
-    assert outside.announcement() == {}
+    assert outside.announce() == {}
     name = user_strategy(f"{write('')}:Right").name
-    assert outside.announcement() == {
+    assert outside.announce() == {
         "BANKRUN_STRATEGIES": name,
         "BANKRUN_STRATEGIES_PATH": str(tmp_path),
     }

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from bank.errors import CannotStart, Rejected
 from bank.orders import Order
+from bank.outside import strategy_named
 from bank.settings import read_settings, without_password
-from bank.strategies import STRATEGIES, Claim, strategy_named
+from bank.strategies import STRATEGIES, Claim
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from workers.broker.messages import Job, message

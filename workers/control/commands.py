@@ -6,8 +6,8 @@ from typing import Any
 
 from celery.worker.control import control_command, inspect_command
 
+from bank import outside
 from bank.errors import Rejected
-from bank.outside import calling as outside
 from workers.control.failpoints import Failpoint
 from workers.process.tasks import current_instance
 
@@ -27,13 +27,13 @@ def read_meter(state: Any, run: str) -> dict[str, Any]:
 @inspect_command(name="bankrun_refusal", args=[("strategy", str)], signature="<strategy>")  # type: ignore[untyped-decorator]
 def refusal(state: Any, strategy: str) -> dict[str, Any]:
     """Load a strategy, and say why not if it cannot be used here; and from which file it is."""
-    return {"refusal": current_instance().refusal(strategy), "fingerprint": outside.fingerprint(strategy)}
+    return {"refusal": current_instance().try_strategy(strategy), "fingerprint": outside.fingerprint(strategy)}
 
 
 @inspect_command(name="bankrun_standing")  # type: ignore[untyped-decorator]
 def standing(state: Any) -> dict[str, Any]:
     """Say where transfers stand that do not come to an end."""
-    return {"places": current_instance().standing()}
+    return {"places": current_instance().find_standing()}
 
 
 @control_command(name="bankrun_arm", args=[("key", str), ("failpoint", dict)], signature="<key> <failpoint>")  # type: ignore[untyped-decorator]

@@ -17,15 +17,15 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
+from bank import outside
 from bank.errors import BankError, CannotStart, Rejected, StrategyFault, Transient
 from bank.orders import Order
-from bank.outside import calling as outside
-from bank.outside.leaks import Borrowed
+from bank.outside import Borrowed, strategy_named
 from bank.postgres.connection import LeanConnection
 from bank.postgres.database import Database
 from bank.postgres.schema import bank_id
 from bank.settings import Settings
-from bank.strategies import STRATEGIES, ChunkStrategy, Strategy, strategy_named
+from bank.strategies import STRATEGIES, ChunkStrategy, Strategy, takes_chunks
 from bank.strategies.file_lock import lock_directory
 from bank.teller import Teller
 from workers.broker.messages import Job
@@ -78,7 +78,7 @@ class Instance:
         outside.make_importable(outside.folders_in(settings.strategies_path))
 
     def open_database(self, name: str, threads: int) -> Database:
-        """Return an access of its own for so many threads of this instance. Whoever takes it closes it."""
+        """Return an access of its own for so many threads of this instance. Its taker closes it."""
         connect = LeanConnection.connect if self.failpoints is None else self.failpoints.connect
         return Database.for_instance(
             self._database_url, instance=name, threads=threads, settings=self.settings, connect=connect
@@ -89,7 +89,7 @@ class Instance:
         with self._lock:
             for strategy in self._strategies.values():
                 try:
-                    outside.closed(strategy)
+                    outside.close_strategy(strategy)
                 except StrategyFault as fault:
                     logger.warning("%s", fault)
         self.database.close()
@@ -106,11 +106,11 @@ class Instance:
         orders = job.parsed_orders()
         strategy = self._strategy_for(job, orders)
         again = job.again or redelivered
-        at_a_time = strategy.messages_at_a_time if isinstance(strategy, ChunkStrategy) else self.threads
+        at_a_time = strategy.messages_at_a_time if takes_chunks(strategy) else self.threads
         meter = self.meter(job.run, min(job.threads or self.threads, at_a_time))
         with meter.working_slot():
             # A chunk that comes back goes one by one, so that its orders are counted, and can fail, one by one.
-            if isinstance(strategy, ChunkStrategy) and not again:
+            if takes_chunks(strategy) and not again:
                 self._apply_chunk(orders, strategy, meter, job.think_ms / 1000)
             else:
                 self._apply_each(orders, strategy, meter, job.think_ms / 1000, again=again)
@@ -119,7 +119,7 @@ class Instance:
         self, orders: Sequence[Order], strategy: ChunkStrategy, meter: Meter, think_seconds: float
     ) -> None:
         try:
-            with self._watched(strategy, meter):
+            with self._watch(strategy, meter):
                 chunk = self.teller.apply_all(orders, strategy, think_seconds=think_seconds)
         except StrategyFault as error:
             for order in orders:
@@ -136,7 +136,7 @@ class Instance:
         fault: Exception | None = None
         for order in orders:
             try:
-                with self.redeliveries.counted(order.id) if again else nullcontext(), self._watched(strategy, meter):
+                with self.redeliveries.count(order.id) if again else nullcontext(), self._watch(strategy, meter):
                     meter.book(self.teller.apply(order, strategy, think_seconds=think_seconds))
             except Rejected as error:
                 self._reject(meter, error)
@@ -146,7 +146,7 @@ class Instance:
                 raise
             except Exception as error:
                 fault = error
-                meter.fault(str(outside.raised(strategy, error)))
+                meter.fault(str(outside.name_fault(strategy, error)))
                 logger.exception("transfer %s: %s failed", order.id, strategy.name)
                 self.redeliveries.note(order.id, f"{type(error).__name__}: {error}")
         if fault is not None:
@@ -161,7 +161,7 @@ class Instance:
         self.redeliveries.fail(order.id, str(fault), strategy=strategy.name)
 
     @contextmanager
-    def _watched(self, strategy: Strategy, meter: Meter) -> Iterator[None]:
+    def _watch(self, strategy: Strategy, meter: Meter) -> Iterator[None]:
         """Watch a strategy from outside while it is used in this thread.
 
         Raises StrategyFault, with the place, where it raises what is no outcome. A connection that it keeps is taken
@@ -177,14 +177,14 @@ class Instance:
         except BankError:
             raise
         except (Exception, SystemExit) as error:  # sys.exit() in a strategy must not end its worker
-            raise outside.raised(strategy, error) from error
+            raise outside.name_fault(strategy, error) from error
         finally:
             del self._at_work[thread]
-            unreturned = outside.unreturned(strategy, self._borrowed)
+            unreturned = outside.take_back(strategy, self._borrowed)
             if unreturned is not None:
                 meter.fault(str(unreturned))
 
-    def standing(self) -> list[str]:
+    def find_standing(self) -> list[str]:
         """Say where transfers stand that a strategy from outside has been at for too long."""
         now = time.monotonic()
         places = [
@@ -194,7 +194,7 @@ class Instance:
         ]
         return sorted(set(places))
 
-    def refusal(self, name: str) -> str | None:
+    def try_strategy(self, name: str) -> str | None:
         """Load a strategy; say why not if it cannot be used here."""
         try:
             self._strategy(name)
@@ -216,20 +216,20 @@ class Instance:
                 raise Rejected(self._turned_away[name])
             if name not in self._strategies:
                 try:
-                    self._strategies[name] = self._opened(name)
+                    self._strategies[name] = self._open_strategy(name)
                 except (CannotStart, StrategyFault) as error:
                     if ":" in name and outside.is_announced(name, self.settings):  # no stranger's name fills memory
                         self._turned_away[name] = str(error)
                     raise Rejected(str(error)) from None
             return self._strategies[name]
 
-    def _opened(self, name: str) -> Strategy:
+    def _open_strategy(self, name: str) -> Strategy:
         if name in STRATEGIES:
             return STRATEGIES[name].open(self.settings)
         if ":" in name and not outside.is_announced(name, self.settings):
             raise CannotStart(f"instance {self.name} was not started to use {name!r}: see BANKRUN_STRATEGIES")
         self._borrowed = self._borrowed or Borrowed(self.database.engine)
-        return outside.opened(strategy_named(name), self.settings)
+        return outside.open_strategy(strategy_named(name), self.settings)
 
     def meter(self, run: str, threads: int | None) -> Meter:
         """Return a run's meter. The first job of a run makes it; the oldest is forgotten when there are too many."""
@@ -267,13 +267,13 @@ class Instance:
 
     def _host(self) -> str:
         try:
-            return file_lock_host(lock_directory())
+            return find_file_lock_host(lock_directory())
         except CannotStart as error:
             logger.warning("shares no lock file: %s", error)
             return f"{self.name}:{os.getpid()}"
 
 
-def file_lock_host(directory: Path) -> str:
+def find_file_lock_host(directory: Path) -> str:
     """Return what identifies where a file lock in ``directory`` is shared: boot id, device and inode.
 
     Two containers on one machine share the first, and not the directory.

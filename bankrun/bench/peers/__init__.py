@@ -11,7 +11,6 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from bank.errors import BankError
 from bank.postgres.schema import open_bank
@@ -88,10 +87,3 @@ def _check(servers: Servers, names: list[str]) -> None:
         code = servers.keeper.returncode(name)
         if code is not None:
             raise BankError(f"{name} ended with code {code}; see {servers.state_dir / 'logs'}")
-
-
-def redis_url(broker_url: str) -> str:
-    """Return the broker's address as redis-py takes it."""
-    if not broker_url.startswith("redis+socket://"):
-        return broker_url
-    return f"unix://{urlsplit(broker_url).path}"

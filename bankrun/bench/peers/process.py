@@ -16,11 +16,12 @@ from typing import Any
 from uuid import UUID
 
 from bank.orders import Order
+from bank.outside import strategy_named
 from bank.postgres.database import Database
 from bank.settings import Settings, read_settings
-from bank.strategies import strategy_named
+from bank.strategies.redis_lock import redis_url
 from bank.teller import Teller
-from bankrun.bench.peers import STRATEGY, redis_url
+from bankrun.bench.peers import STRATEGY
 from workers.process.affinity import stay_on
 
 Legs = tuple[str, int, int, int]
