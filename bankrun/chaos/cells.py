@@ -10,14 +10,15 @@ from typing import Any, Protocol
 
 from bank.audit import Audit, audit
 from bank.errors import CannotStart
+from bank.outside import strategy_named
 from bank.postgres.database import Database
 from bank.postgres.schema import open_bank
-from bank.strategies import strategy_named
 from bankrun.chaos.faults import FAULTS, Fault, Scene, fault_named
-from bankrun.chaos.targets import TRIES_AGAIN, Missed, Stage
+from bankrun.chaos.targets import Missed, Stage
 from bankrun.results.models import SCHEMA, Provenance
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
+from bankrun.runs.boundary import LOST_SERVER
 from bankrun.runs.verdict import BROKEN, INCONCLUSIVE, SAFE, UNSAFE
 from workers.submission import Submission, abandon, accept, publish
 
@@ -240,7 +241,7 @@ def _end(stage: Stage, submission: Submission) -> None:
     try:
         stage.insist(lambda: abandon(stage.database, submission.run), 5)
         stage.insist(lambda: stage.fleet.leave(submission.queue, list(stage.infos.values())), 5)
-    except TRIES_AGAIN:  # what ended the cell is told; this would only hide it
+    except LOST_SERVER:  # what ended the cell is told; this would only hide it
         return
 
 
@@ -253,7 +254,7 @@ def _judge(scene: Scene, fault: Fault, found: Audit, missed: str, dead: Sequence
     strategy = strategy_named(scene.submission.strategy)
     threads = scene.submission.threads or 1
     covered = strategy.claim.covers(instances=len(scene.names), threads=threads, hosts=1)
-    promised = covered and (strategy.survives_pause or not fault.breaks_leases)
+    promised = covered and (strategy.survives_pause is not False or not fault.breaks_leases)
     expected = SAFE if promised else UNSAFE
     kinds = list(dict.fromkeys(finding.kind for finding in found.findings))
     if kinds:

@@ -20,7 +20,8 @@ import psycopg
 from bank.errors import unknown
 from bank.orders import Order
 from bank.postgres.database import psql_url
-from bankrun.chaos.targets import STEP_SECONDS_MAX, TRIES_AGAIN, Missed, Stage, faketime_library
+from bankrun.chaos.targets import STEP_SECONDS_MAX, Missed, Stage, faketime_library
+from bankrun.runs.boundary import LOST_SERVER
 from workers.app import QUEUE, TASK
 from workers.control.failpoints import Action, Point
 from workers.process.reconciler import Reconciler
@@ -149,7 +150,7 @@ def _revive_until_failed(scene: Scene) -> None:
     deadline = time.monotonic() + 4 * STEP_SECONDS_MAX
 
     def has_failed() -> bool:
-        with suppress(*TRIES_AGAIN):
+        with suppress(*LOST_SERVER):
             return stage.count("failed") == 1
         return False
 
@@ -316,7 +317,7 @@ def _poison_messages(scene: Scene) -> None:
     for index in scene.chance.sample(range(2 * MESSAGES_HURT), MESSAGES_HURT):
         message = client.lindex(queue, index)
         if message is not None:
-            with suppress(*TRIES_AGAIN, *GARBLED):  # the queue is shorter by now
+            with suppress(*LOST_SERVER, *GARBLED):  # the queue is shorter by now
                 client.lset(queue, index, _poisoned(str(message), scene.chance))
     for garbage in GARBAGE:
         client.rpush(queue, json.dumps(garbage) if isinstance(garbage, dict) else garbage)
@@ -379,7 +380,7 @@ def _two_reconcilers(scene: Scene) -> None:
         reconciler = Reconciler(stage.database, stage.app, wait_seconds=0)
         until = time.monotonic() + OUTAGE_SECONDS
         while time.monotonic() < until:
-            with suppress(*TRIES_AGAIN):
+            with suppress(*LOST_SERVER):
                 published.append(reconciler.look(alone=False))
 
     threads = [threading.Thread(target=look) for _ in range(2)]

@@ -26,11 +26,8 @@ from typing import TypeVar
 import psutil
 import psycopg
 import redis
-from kombu.exceptions import KombuError
 from pydantic import SecretStr, ValidationError
-from redis.exceptions import RedisError
 from sqlalchemy import make_url
-from sqlalchemy.exc import DBAPIError
 
 from bank.errors import BankError, CannotStart
 from bank.postgres.database import psql_url
@@ -39,6 +36,7 @@ from bank.settings import Settings
 from bank.strategies.redis_lock import redis_url
 from bankrun.chaos.network import Proxy
 from bankrun.errors import BankrunError
+from bankrun.runs.boundary import LOST_SERVER
 from bankrun.runs.session import Servers, cores_of, hold_bank, open_servers, worker_environment
 from bankrun.servers import binaries as embedded
 from bankrun.servers.keeper_client import Keeper
@@ -61,9 +59,6 @@ MAX_CONNECTIONS = 80
 STEP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.02
 FREEZE_SECONDS_MAX = 20
-
-TRIES_AGAIN = (BankError, BankrunError, DBAPIError, psycopg.Error, KombuError, RedisError, OSError)
-"""What the lab itself meets while servers are away."""
 
 T = TypeVar("T")
 
@@ -111,7 +106,7 @@ class Stage:
         """Wait until something is so; while it cannot be asked, it is not. Raises Missed if it does not become so."""
         deadline = time.monotonic() + seconds_max
         while True:
-            with suppress(*TRIES_AGAIN):
+            with suppress(*LOST_SERVER):
                 if condition():
                     return
             if time.monotonic() > deadline:
@@ -124,7 +119,7 @@ class Stage:
         while True:
             try:
                 return act()
-            except TRIES_AGAIN:
+            except LOST_SERVER:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_SECONDS)

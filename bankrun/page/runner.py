@@ -19,22 +19,18 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import psycopg
-from kombu.exceptions import KombuError
 from pydantic import SecretStr
-from redis.exceptions import RedisError
-from sqlalchemy.exc import DBAPIError
 
 from bank.errors import BankError, CannotStart, Occupied
 from bank.postgres.database import first_line
 from bank.settings import Settings
-from bankrun.errors import BankrunError
 from bankrun.proof.interleavings import Prover
 from bankrun.proof.stepper import Position, Stepped, step
 from bankrun.results import files
 from bankrun.results.models import Comparison, Run
 from bankrun.results.store import read
 from bankrun.results.topology import Topology
+from bankrun.runs.boundary import LOST_SERVER
 from bankrun.runs.comparison import Lab, Plan, judged
 from bankrun.runs.provenance import begin_comparison
 from bankrun.runs.sampling import View, Watch
@@ -54,7 +50,6 @@ LAST = "page-last.json"
 IDLE = "Nothing runs."
 
 State = Literal["idle", "waiting", "starting", "running", "stopping"]
-LOST_SERVER = (BankError, BankrunError, DBAPIError, psycopg.Error, KombuError, RedisError, OSError)
 
 
 def check_free(host: str, port: int) -> None:

@@ -1,4 +1,4 @@
-"""Where the Python API meets the bank: callers see one CannotStart, whichever room it comes from."""
+"""Where bankrun meets bank and workers: one CannotStart for callers, one name for what a lost server raises."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bank import errors as bank_errors
-from bankrun.errors import CannotStart
+from bankrun.errors import BankrunError, CannotStart
+from workers import errors as worker_errors
+
+LOST_SERVER = (BankrunError, *worker_errors.LOST_SERVER)
+"""What the lab itself meets while servers are away."""
 
 
 @contextmanager

@@ -11,22 +11,22 @@ from typing import Protocol
 from uuid import NAMESPACE_OID, uuid5
 
 from celery import Celery
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
 from sqlalchemy import text
 
 from bank.audit import audit
 from bank.errors import BankError, CannotStart
+from bank.outside import strategy_named, user_strategy
 from bank.postgres.database import Database
 from bank.postgres.schema import open_bank
 from bank.settings import Settings
-from bank.strategies import CONTROL, STRATEGIES, strategy_named
+from bank.strategies import CONTROL, STRATEGIES
 from bankrun.results.models import Cell, Run
 from bankrun.results.timeline import read_history, read_scene
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
-from bankrun.runs.rehearsal import rehearse, user_strategy
+from bankrun.runs.rehearsal import rehearse
 from bankrun.runs.verdict import judge
+from workers.errors import LOST_SERVER
 from workers.fleet import Fleet, InstanceInfo
 from workers.process.meter import Readings
 from workers.submission import Submission, abandon, accept, publish
@@ -259,7 +259,7 @@ class Lab:
             self._wait(len(orders), seconds_max, progress)
         finally:
             self._joined = None
-            with suppress(KombuError, RedisError, OSError, BankError):  # a server that is gone has forgotten it
+            with suppress(*LOST_SERVER):  # a server that is gone has forgotten it
                 abandon(self.database, name)
                 self.fleet.leave(name, chosen)
         return name, chosen

@@ -7,14 +7,11 @@ import threading
 from dataclasses import dataclass
 from typing import LiteralString
 
-import psycopg
 from celery import Celery
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
 
-from bank.errors import BankError
 from bank.orders import Order
 from bank.postgres.database import Database, Transaction
+from workers.errors import LOST_SERVER
 from workers.submission import Submission, publish
 
 LOCK_KEY = 0x7265636F  # "reco": one reconciler at a time per database
@@ -82,7 +79,7 @@ class Reconciler:
         while not self._stopped.wait(min(LOOK_SECONDS, self._wait_seconds)):
             try:
                 self.look()
-            except (BankError, psycopg.Error, KombuError, RedisError, OSError) as error:
+            except LOST_SERVER as error:
                 logger.warning("the reconciler will look again: %s", error)
 
     def look(self, *, alone: bool = True) -> int:
