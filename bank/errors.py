@@ -13,6 +13,7 @@
     ├── StrategyFault        a strategy failed in a way that is no outcome of a transfer: definite
     └── CannotStart          nothing was started: wrong usage, or a server that will not do
         ├── NotReady         a server does not answer, and may only be starting: waiting can help
+        ├── Occupied         another lab is using the bank
         └── DoesNotFit       a class that is no strategy
 
 A class's docstring is its message when it is raised without one.

@@ -80,7 +80,7 @@ def trace(account: AccountRow, entries: Iterable[EntryRow], exists: Callable[[in
 
     After the write w, the chain is w, w's previous entry, and so on. An entry is on it as long as the latest write
     descends from that entry; so it was on it last at its highest descendant, and the write right after that one is the
-    culprit. Walking backwards, an entry's descendants have all been seen before it, and only the entries that somebody
+    culprit. Walking backwards, an entry's descendants have all been seen before it, and only the entries that another
     still points at need to be remembered: as many as there are writers at once, however long the journal.
     """
     result = AccountLineage(account)
@@ -138,7 +138,7 @@ class _Fates:
     def settle(self, entry: EntryRow, later: EntryRow | None) -> _Fate:
         """Return an entry's fate, now that all its descendants are known, and hand it to the entry it descends from."""
         fate = self._waiting.pop(entry.id, None)
-        if fate is None:  # nobody descends from it: the very next write took it off
+        if fate is None:  # no entry descends from it: the very next write took it off
             fate = _Fate(entry.seq, None if later is None else later.id)
         if entry.previous_entry is not None:
             known = self._waiting.get(entry.previous_entry)

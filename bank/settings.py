@@ -18,11 +18,11 @@ from bank.errors import CannotStart
 PREFIX = "BANKRUN_"
 INSTANCE_PATTERN = r"^[A-Za-z0-9_.-]{1,60}$"
 WAITS = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "attempt_timeout_ms", "visibility_timeout_ms")
-"""From the shortest to the longest: whoever holds a lock gives up before whoever waits for it is cut off."""
+"""From the shortest to the longest: the holder of a lock gives up before a waiter for it is cut off."""
 OF_COMPOSE = frozenset(
     PREFIX + name for name in ("IMAGE", "MAX_CONNECTIONS", "PAGE_PORT", "POSTGRES_PORT", "REDIS_PORT", "WORKERS")
 )
-"""Read by compose.yaml alone. Whoever has exported them for it may start a script of ours in the same shell."""
+"""Read by compose.yaml alone. A user who has exported them for it may start a script of ours in the same shell."""
 SECRETS_DIR = Path("/run/secrets")
 """Where containers find their secrets: a file ``bankrun_database_url``, and so on."""
 
@@ -30,8 +30,8 @@ SECRETS_DIR = Path("/run/secrets")
 class Settings(BaseSettings):
     """Where the servers are, how big an instance is, and how long anything may wait.
 
-    The waits stand in this order, each shorter than the next, so that whoever holds a lock gives up before whoever
-    waits for it is cut off: ``lease_ttl_ms`` < ``lock_timeout_ms`` < ``idle_timeout_ms`` < ``attempt_timeout_ms`` <
+    The waits stand in this order, each shorter than the next, so that the holder of a lock gives up before a
+    waiter for it is cut off: ``lease_ttl_ms`` < ``lock_timeout_ms`` < ``idle_timeout_ms`` < ``attempt_timeout_ms`` <
     ``visibility_timeout_ms``.
     """
 

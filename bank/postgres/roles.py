@@ -33,7 +33,7 @@ RIGHTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     },
     # The reconciler's notes.
     "runs": {"SELECT": (), "UPDATE": ("look_at", "pending", "idle_looks", "republished", "closed")},
-    # The journal only grows, and nobody chooses a place in it: ``seq`` is drawn, never given.
+    # The journal only grows, and no writer chooses a place in it: ``seq`` is drawn, never given.
     "entries": {
         "SELECT": (),
         "INSERT": ("id", "transfer_id", "account_id", "delta", "before", "after", "previous_entry", "read_at"),
@@ -250,7 +250,7 @@ def set_up_server(
 ) -> None:
     """Make the roles on a server that is bankrun's alone, as its superuser; nothing changes the second time.
 
-    Nobody but them may connect any more. A bank that the superuser made, before there were roles, becomes the lab's,
+    No other role may connect any more. A bank that the superuser made, before there were roles, becomes the lab's,
     if there is a ``lab_password``. Without passwords the roles are for a server that asks for none.
     """
     schema, lab, worker = map(sql.Identifier, (models.SCHEMA, LAB_ROLE, WORKER_ROLE))

@@ -18,9 +18,9 @@ logger = logging.getLogger("bankrun")
 class Watchdog:
     """Shuts the socket of a connection that is watched for longer than ``seconds_max``, or up to a quarter more.
 
-    Whoever waits on that connection then finds it dead. Postgres' own timeouts end what the server does; where its
-    answer is lost on the way, or the server is frozen, they help nobody (libpq waits without an end: manual, section
-    32.3). Thread-safe; its own thread starts with the first connection and ends with ``close``.
+    A thread that waits on that connection then finds it dead. Postgres' own timeouts end what the server does; where
+    its answer is lost on the way, or the server is frozen, they do not help (libpq waits without an end: manual,
+    section 32.3). Thread-safe; its own thread starts with the first connection and ends with ``close``.
     """
 
     def __init__(self, seconds_max: float) -> None:
@@ -64,7 +64,7 @@ class Watchdog:
 
 
 def _shut(connection: psycopg.Connection[Any]) -> None:
-    """Shut a connection's socket under whoever waits on it; the descriptor itself stays its owner's to close."""
+    """Shut a connection's socket under a thread that waits on it; the descriptor itself stays its owner's to close."""
     try:
         with socket.socket(fileno=os.dup(connection.fileno())) as handle:
             handle.shutdown(socket.SHUT_RDWR)

@@ -88,8 +88,8 @@ def apply_transfers(self: Task, message: object) -> None:
 def _send_again(task: Task, message: object, error: Exception) -> NoReturn:
     """Publish the message again after a pause, and end this delivery.
 
-    The pause is spent here. Celery's own would be a time by this instance's clock, at which whoever gets the message
-    looks by his: where one of them is wrong, the message would lie about for as long as they differ.
+    The pause is spent here. Celery's own would be a time by this instance's clock, at which the instance that gets the
+    message looks by its own: where one of them is wrong, the message would lie about for as long as they differ.
     """
     time.sleep(random.uniform(0, RETRY_SECONDS_MAX))
     raise task.retry(args=(message,), exc=error, countdown=0) from error
