@@ -9,9 +9,7 @@ People reach for it because it also locks what does not exist yet, as no SELECT 
 
 from __future__ import annotations
 
-from bank.orders import Snapshot
-from bank.postgres.database import Transaction
-from bank.strategies import Attempt, Claim, Strategy
+from bankrun import Attempt, Claim, Snapshot, Strategy, Transaction
 
 
 class DoUpdate(Strategy):

@@ -8,10 +8,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 
-from bank.errors import NotAcquired
-from bank.orders import Order, Snapshot
-from bank.postgres.database import Transaction
-from bank.strategies import Attempt, Claim, Guard, Strategy
+from bankrun import Attempt, Claim, Guard, NotAcquired, Order, Snapshot, Strategy, Transaction
 
 
 class Queues:

@@ -10,10 +10,7 @@ owner of that schema, before the first transfer. The function runs with the righ
 
 from __future__ import annotations
 
-from bank.errors import InsufficientFunds, UnknownAccount
-from bank.orders import Posting
-from bank.postgres.database import Transaction
-from bank.strategies import Attempt, Claim, Strategy
+from bankrun import Attempt, Claim, InsufficientFunds, Posting, Strategy, Transaction, UnknownAccount
 
 
 class StoredProcedure(Strategy):

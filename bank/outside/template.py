@@ -23,7 +23,7 @@ STRATEGY = Template('''"""A transfer of my own, on trial:
 Two lines are to be edited. As it stands, this is the naive transfer: it reads, computes and writes.
 """
 
-from bank.strategies import Claim, Strategy
+from bankrun import Claim, Strategy
 
 
 class $name(Strategy):

@@ -31,10 +31,10 @@ CODE = """
 
 
     class FailsAtThree(Right):
-        def move(self, transaction, order, entry_ids):
-            if order.debit == 3:
+        def move(self, transaction, attempt):
+            if attempt.order.debit == 3:
                 raise KeyError("three")
-            super().move(transaction, order, entry_ids)
+            super().move(transaction, attempt)
 
 
     class HangsAtThree(Right):
@@ -44,10 +44,10 @@ CODE = """
 
 
     class ExitsAtThree(Right):
-        def move(self, transaction, order, entry_ids):
-            if order.debit == 3:
+        def move(self, transaction, attempt):
+            if attempt.order.debit == 3:
                 raise SystemExit(0)
-            super().move(transaction, order, entry_ids)
+            super().move(transaction, attempt)
     """
 
 
