@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from bankrun.errors import CannotStart as CannotStart
     from bankrun.proof.verdicts import Proof as Proof
     from bankrun.proof.verdicts import prove as prove
-    from bankrun.results.models import Cell as Cell
-    from bankrun.results.models import Run as Run
+    from bankrun.results.models.comparison import Cell as Cell
+    from bankrun.results.models.comparison import Run as Run
     from bankrun.results.topology import Topology as Topology
     from bankrun.results.workload import Workload as Workload
     from bankrun.runs.adhoc import accounts_in as accounts_in
@@ -81,7 +81,7 @@ _HOMES = {
     "bank.strategies.row_lock": "RowLock",
     "bankrun.errors": "BankrunError CannotStart",
     "bankrun.proof.verdicts": "Proof prove",
-    "bankrun.results.models": "Cell Run",
+    "bankrun.results.models.comparison": "Cell Run",
     "bankrun.results.topology": "Topology",
     "bankrun.results.workload": "Workload",
     "bankrun.runs.adhoc": "accounts_in decided_by failures open_fresh_bank trigger watch",

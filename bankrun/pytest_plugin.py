@@ -21,7 +21,7 @@ import pytest
 
 if TYPE_CHECKING:
     from bankrun.proof.verdicts import Proof
-    from bankrun.results.models import Cell
+    from bankrun.results.models.comparison import Cell
     from bankrun.runs.session import Servers
 
 __all__ = ["Bankrun", "bankrun", "bankrun_session"]

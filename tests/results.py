@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from bankrun.results.models import Cell, Comparison, Run
+from bank.audit import Audit, Finding, PostingTold
+from bankrun.results.models.comparison import Cell, Comparison, Run
+from bankrun.results.provenance import Provenance
 from bankrun.results.timeline import History
 from bankrun.results.workload import Workload
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def posting(entry: int, thread: int, read_ms: float, *, after: int, instance: str = "w1") -> dict[str, Any]:
-    """Return a posting as it is saved, written 2 ms after its read and committed 1 ms later."""
-    times = [(BEGIN + timedelta(milliseconds=read_ms + later)).isoformat() for later in (0, 2, 3)]
-    return {
-        "entry": entry,
-        "account": 5,
-        "transfer": f"{entry:08d}-0000-0000-0000-000000000000",
-        "instance": instance,
-        "thread": f"ThreadPoolExecutor-0_{thread}",
-        "delta": after - 100,
-        "before": 100,
-        "after": after,
-        "previous_entry": None,
-        "seq": entry,
-        **dict(zip(("read_at", "written_at", "committed_at"), times, strict=True)),
-    }
+def posting(entry: int, thread: int, read_ms: float, *, after: int, instance: str = "w1") -> PostingTold:
+    """Return a posting, written 2 ms after its read and committed 1 ms later."""
+    read_at, written_at, committed_at = (BEGIN + timedelta(milliseconds=read_ms + later) for later in (0, 2, 3))
+    return PostingTold(
+        entry=entry,
+        account=5,
+        transfer=f"{entry:08d}-0000-0000-0000-000000000000",
+        instance=instance,
+        thread=f"ThreadPoolExecutor-0_{thread}",
+        delta=after - 100,
+        before=100,
+        after=after,
+        previous_entry=None,
+        seq=entry,
+        read_at=read_at,
+        written_at=written_at,
+        committed_at=committed_at,
+    )
 
 
 def run(strategy: str, topology: str = "3x8", *, lost: int = 0, rate: float = 400.0, repeat: int = 1) -> Run:
     """Return a run, broken if it lost something."""
     instances, threads = map(int, topology.split("x"))
     scene = [posting(1, 0, 0.0, after=110), posting(2, 3, 1.0, after=95, instance="w2")] if lost else []
-    finding = {"invariant": "lineage", "kind": "lost posting", "count": lost, "examples": ["account 5: entry 1"]}
+    finding = Finding("lineage", "lost posting", lost, ["account 5: entry 1"])
+    found = Audit(findings=[finding], example=(scene[0], scene[1])) if lost else Audit()
     return Run(
         strategy=strategy,
         topology=topology,
@@ -63,7 +67,7 @@ def run(strategy: str, topology: str = "3x8", *, lost: int = 0, rate: float = 40
         claim="everywhere",
         hosts=1,
         working_max={"w1": threads},
-        audit={"findings": [finding] if lost else [], "example": scene or None, "passed": not lost},
+        audit=found,
         repeat=repeat,
         latency_counts=[(2.0, 500), (8.0, 1000), (32.0, 500)],
         cost_ms={"guard": 1.0, "move": 2.0, "commit": 1.0, "backoff": 0.0, "rest": 1.0},
@@ -81,12 +85,18 @@ def cell(*runs: Run, verdict: str = "") -> Cell:
 def comparison(*cells: Cell) -> Comparison:
     """Return a comparison of these cells; without any, of a broken one and a safe one."""
     return Comparison(
-        bankrun="0.1.0",
-        seed=7,
-        started="2026-01-02T03:04:05+00:00",
-        command="bankrun compare --seed 7",
-        environment={"python": "3.11.7", "postgres": {"fsync": "on"}, "instances": [{"instance": "w1", "threads": 8}]},
-        settings={"lock_timeout_ms": 5000},
+        Provenance(
+            bankrun="0.1.0",
+            seed=7,
+            started="2026-01-02T03:04:05+00:00",
+            command="bankrun compare --seed 7",
+            environment={
+                "python": "3.11.7",
+                "postgres": {"fsync": "on"},
+                "instances": [{"instance": "w1", "threads": 8}],
+            },
+            settings={"lock_timeout_ms": 5000},
+        ),
         workload=Workload(),
         cells=list(cells) or [cell(run("none", lost=700)), cell(run("row-lock"))],
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from bank.strategies import STRATEGIES
+from bankrun.results.models.bench import CostCell
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Plan
@@ -22,11 +22,11 @@ CANDIDATES = (
 )
 """Those that apply one transfer in a transaction: a batch thinks once for a whole message, which is another load."""
 CLOSE = 0.9
-"""Whoever reaches this part of the best rate is named beside it: between those two, this map does not decide."""
+"""A strategy that reaches this part of the best rate is named beside it: between the two this map does not decide."""
 CELL_SECONDS_MAX = 60.0
 
 
-def cost_map(servers: Servers, *, transfers: int, seed: int, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+def cost_map(servers: Servers, *, transfers: int, seed: int, tell: Callable[[str], None]) -> list[CostCell]:
     """Measure every candidate whose claim covers the topology, under every load; who loses money there is left out."""
     cells = []
     for instances in INSTANCES:
@@ -44,20 +44,11 @@ def cost_map(servers: Servers, *, transfers: int, seed: int, tell: Callable[[str
                         run = lab.run(name, topology, plan, Silence())
                         if run.held and not run.pending:
                             rates[name] = run.transfers_per_s
-                    cells.append(
-                        {
-                            "instances": instances,
-                            "threads": THREADS,
-                            "accounts": accounts,
-                            "think_ms": think_ms,
-                            "cheapest": cheapest(rates),
-                            "transfers_per_s": rates,
-                        }
-                    )
+                    cells.append(CostCell(instances, THREADS, accounts, think_ms, cheapest(rates), rates))
     return cells
 
 
-def cheapest(rates: dict[str, float]) -> Sequence[str]:
-    """Return the fastest, and whoever is about as fast, best first."""
+def cheapest(rates: dict[str, float]) -> list[str]:
+    """Return the fastest, and those that are about as fast, best first."""
     best = max(rates.values(), default=0.0)
     return sorted((name for name, rate in rates.items() if rate >= CLOSE * best), key=lambda name: -rates[name])

@@ -18,11 +18,11 @@ from bank.orders import Order
 from bank.postgres.database import Database, psql_url
 from bank.postgres.schema import open_bank
 from bank.strategies.single_statement import SingleStatement
+from bankrun.results.models.bench import PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE
 from bankrun.results.workload import Workload
 from bankrun.servers.binaries import find_binaries
 from workers.submission import Submission, accept
 
-PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE = "pgbench", "pgbench-accepted", "pgbench-single-statement"
 SECONDS_MAX = 600
 
 ACCEPT = r"""

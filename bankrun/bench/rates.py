@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bank.errors import BankError
 from bank.outside import known_strategy
@@ -16,8 +16,9 @@ from bank.postgres.schema import open_bank
 from bank.strategies import Claim, takes_chunks
 from bankrun.bench import peers
 from bankrun.bench.outcome import check_kept, until_decided, waited
-from bankrun.bench.pgbench import PGBENCH, PGBENCH_ACCEPTED, SCRIPTS, pgbench_rate
-from bankrun.results.models import Run
+from bankrun.bench.pgbench import SCRIPTS, pgbench_rate
+from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, BenchRow, MeasuredFrom, RateSpread
+from bankrun.results.models.comparison import Run
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Lab, Plan
@@ -26,7 +27,6 @@ from bankrun.runs.session import Servers, open_lab
 from workers.app import NOOP_TASK
 from workers.submission import Submission, abandon, accept, publish
 
-NOOP = "celery-noop"
 WARMUP = 100
 SLICE_ORDERS = 20_000
 NOISE_WIDE = 0.25
@@ -104,32 +104,28 @@ class Rates:
             for fault in row.faults
         ]
 
-    def as_json(self) -> list[dict[str, Any]]:
-        """Return the rows of the contract. A ratio that has no counterpart in this run is None."""
-        return [self._as_json(row) for row in self.rows if row.rates]
+    def summarize(self) -> list[BenchRow]:
+        """Return what is saved of each contestant that has a rate. A ratio without a counterpart is None."""
+        return [self._summarize(row) for row in self.rows if row.rates]
 
-    def _as_json(self, row: Row) -> dict[str, Any]:
+    def _summarize(self, row: Row) -> BenchRow:
         one = row.contestant
         pgbench = self.find(PGBENCH, one.topology, one.accounts) or self.find(PGBENCH, one.topology)
         bound = self.bound(one.topology, one.chunk, one.accounts)
-        return {
-            "name": one.name,
-            "topology": str(one.topology),
-            "chunk": one.chunk,
-            "accounts": one.accounts,
-            "measured_from": measured_from(one.name),
-            "transfers_per_s": {
-                "median": round(row.median, 1),
-                "min": round(min(row.rates), 1),
-                "max": round(max(row.rates), 1),
-            },
-            "noisy": row.is_noisy,
-            "ratio_to_pgbench": None if pgbench is None else round(row.median / pgbench.median, 3),
-            "ratio_to_bound": None if bound is None else round(row.median / bound, 3),
-        }
+        return BenchRow(
+            name=one.name,
+            topology=str(one.topology),
+            chunk=one.chunk,
+            accounts=one.accounts,
+            measured_from=measured_from(one.name),
+            transfers_per_s=RateSpread(round(row.median, 1), round(min(row.rates), 1), round(max(row.rates), 1)),
+            noisy=row.is_noisy,
+            ratio_to_pgbench=None if pgbench is None else round(row.median / pgbench.median, 3),
+            ratio_to_bound=None if bound is None else round(row.median / bound, 3),
+        )
 
 
-def measured_from(name: str) -> str:
+def measured_from(name: str) -> MeasuredFrom:
     """Return what a contestant's rate includes: all from the acceptance on, or from the claim on, or no transfer."""
     if name == NOOP:
         return "message"

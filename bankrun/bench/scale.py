@@ -9,13 +9,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from bank.errors import BankError
 from bank.postgres.schema import open_bank
 from bankrun.bench.outcome import until_decided
+from bankrun.results.models.bench import FirstCell, Scale, ScaleStep, WorkerMemory
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.session import Servers, open_lab
@@ -29,7 +29,7 @@ FIRST_CELL_SECONDS_MAX = 120
 
 def scale(
     servers: Servers, topology: Topology, sizes: Sequence[int], *, seed: int, tell: Callable[[str], None]
-) -> dict[str, Any]:
+) -> Scale:
     """Accept, publish, apply and audit ever more transfers in one bank each, and note the memory of the processes."""
     steps = []
     with open_lab(servers, instances=topology.instances, threads=topology.threads) as lab:
@@ -38,7 +38,7 @@ def scale(
         for size in sizes:
             tell(f"{size:,} transfers accepted, applied, audited")
             workload = Workload(accounts=1_000, transfers=size, opening=10_000_000, chunk=min(CHUNK, size))
-            step: dict[str, Any] = {"transfers": size}
+            step = ScaleStep(size)
             with _timed(step, "generate_seconds"):
                 orders = list(workload.orders(seed))
             open_bank(lab.database, accounts=workload.accounts, opening=workload.opening)
@@ -57,23 +57,23 @@ def scale(
             finally:
                 abandon(lab.database, name)
                 lab.fleet.leave(name, lab.instances)
-            step |= _audited_elsewhere(lab.database.url)
+            _audit_elsewhere(lab.database.url, step)
             steps.append(step)
         busy = [process.memory_info().rss // MEGABYTE for process in workers]
-    return {"topology": str(topology), "steps": steps, "worker_mb": {"idle": idle, "after": busy}}
+    return Scale(str(topology), steps, WorkerMemory(idle, busy))
 
 
 class _timed:  # noqa: N801 - reads as what it is, a with-statement's word
     """Note how long a block took, in seconds, under a name."""
 
-    def __init__(self, step: dict[str, Any], name: str) -> None:
+    def __init__(self, step: ScaleStep, name: str) -> None:
         self._step, self._name = step, name
 
     def __enter__(self) -> None:
         self._began = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self._step[self._name] = round(time.perf_counter() - self._began, 3)
+        setattr(self._step, self._name, round(time.perf_counter() - self._began, 3))
 
 
 AUDIT = """
@@ -90,7 +90,7 @@ print(int(found.passed), seconds, peak)
 """
 
 
-def _audited_elsewhere(url: str) -> dict[str, Any]:
+def _audit_elsewhere(url: str, step: ScaleStep) -> None:
     """Audit in a process of its own, whose peak memory is that of an audit."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", AUDIT], input=url + "\n", capture_output=True, text=True, check=False
@@ -100,17 +100,17 @@ def _audited_elsewhere(url: str) -> dict[str, Any]:
     passed, seconds, peak_mb = done.stdout.split()
     if passed != "1":
         raise BankError("batch did not keep the money: a rate of wrong transfers is no rate")
-    return {"audit_seconds": round(float(seconds), 3), "audit_peak_mb": int(peak_mb)}
+    step.audit_seconds, step.audit_peak_mb = round(float(seconds), 3), int(peak_mb)
 
 
-def first_cell_seconds(tell: Callable[[str], None]) -> dict[str, float]:
+def first_cell_seconds(tell: Callable[[str], None]) -> FirstCell:
     """Return the time from ``bankrun compare`` to the end of its first cell, in a new state directory and again there.
 
     The cell is as small as can be: one thread, one transfer.
     """
     with tempfile.TemporaryDirectory(prefix="bankrun-bench-") as place:
         Path(place).chmod(0o755)
-        return {kind: _first_cell(place, tell, kind) for kind in ("cold", "warm")}
+        return FirstCell(_first_cell(place, tell, "cold"), _first_cell(place, tell, "warm"))
 
 
 def _first_cell(place: str, tell: Callable[[str], None], kind: str) -> float:

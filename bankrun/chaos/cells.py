@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from bank.audit import Audit, audit
 from bank.errors import CannotStart
@@ -15,10 +15,12 @@ from bank.postgres.database import Database
 from bank.postgres.schema import open_bank
 from bankrun.chaos.faults import FAULTS, Fault, Scene, fault_named
 from bankrun.chaos.targets import Missed, Stage
-from bankrun.results.models import SCHEMA, Provenance
+from bankrun.results.models.chaos import Chaos, ChaosCell
+from bankrun.results.provenance import Expected, Verdict, write_command
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.boundary import LOST_SERVER
+from bankrun.runs.provenance import begin
 from bankrun.runs.verdict import BROKEN, INCONCLUSIVE, SAFE, UNSAFE
 from workers.submission import Submission, abandon, accept, publish
 
@@ -73,42 +75,20 @@ class ChaosPlan:
         absent = self.missing()
         return [(FAULTS[name], strategy) for name in self.faults if name not in absent for strategy in self.strategies]
 
-
-@dataclass(slots=True)
-class ChaosCell:
-    """One strategy under one fault. Money in minor units.
-
-    ``recovery_s`` is the time from the end of the last fault until no transfer was pending, the rest of the work
-    included; None if some still are. ``extra_deliveries`` counts what the instances that live to tell were given more
-    than once.
-    """
-
-    fault: str
-    strategy: str
-    topology: str
-    verdict: str
-    expected: str
-    reason: str
-    applied: int
-    refused: int
-    failed: int
-    pending: int
-    lost_postings: int
-    drift: int
-    duplicates: int
-    unexplained: int
-    extra_deliveries: int
-    republished: int
-    retries: int
-    recovery_s: float | None
-    seconds: float
-    rounds: int
-    audit: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def contradicts(self) -> bool:
-        """Whether something that is promised was not kept."""
-        return self.expected == SAFE and self.verdict == BROKEN
+    def command(self) -> str:
+        """Return the command that repeats it."""
+        quick = self.faults == tuple(name for name, fault in FAULTS.items() if fault.quick)
+        return write_command(
+            "chaos",
+            quick=quick,
+            fault=None if quick or self.faults == tuple(FAULTS) else self.faults,
+            strategy=self.strategies,
+            topology=str(self.topology),
+            transfers=self.workload.transfers,
+            accounts=self.workload.accounts,
+            rounds=self.rounds,
+            seed=self.seed,
+        )
 
 
 class ChaosProgress(Protocol):
@@ -116,6 +96,15 @@ class ChaosProgress(Protocol):
 
     def begin(self, what: str) -> None:
         """Say what begins."""
+
+
+def begin_chaos(stage: Stage, plan: ChaosPlan) -> Chaos:
+    """Return a result that begins now, without any cells yet."""
+    instances = list(stage.infos.values())
+    provenance = begin(
+        plan.command(), stage.database, stage.app, stage.settings, instances, embedded=True, seed=plan.seed
+    )
+    return Chaos(provenance, plan.workload, plan.rounds, plan.missing(), cells=[])
 
 
 def run_chaos(stage: Stage, plan: ChaosPlan, progress: ChaosProgress, cells: list[ChaosCell]) -> None:
@@ -184,7 +173,7 @@ def run_cell(stage: Stage, plan: ChaosPlan, fault: Fault, strategy: str) -> Chao
         recovery_s=None if found.transfers["pending"] else round(ended - scene.over_at, 3),
         seconds=round(ended - started, 3),
         rounds=rounds,
-        audit=found.as_json(),
+        audit=found,
     )
 
 
@@ -245,7 +234,7 @@ def _end(stage: Stage, submission: Submission) -> None:
         return
 
 
-def _judge(scene: Scene, fault: Fault, found: Audit, missed: str, dead: Sequence[str]) -> tuple[str, str, str]:
+def _judge(scene: Scene, fault: Fault, found: Audit, missed: str, dead: Sequence[str]) -> tuple[Verdict, Expected, str]:
     """Return the verdict, what was expected, and the reason.
 
     A promise is kept if every invariant holds, nothing is pending, exactly those have failed that had to, and no
@@ -255,7 +244,7 @@ def _judge(scene: Scene, fault: Fault, found: Audit, missed: str, dead: Sequence
     threads = scene.submission.threads or 1
     covered = strategy.claim.covers(instances=len(scene.names), threads=threads, hosts=1)
     promised = covered and (strategy.survives_pause is not False or not fault.breaks_leases)
-    expected = SAFE if promised else UNSAFE
+    expected: Expected = SAFE if promised else UNSAFE
     kinds = list(dict.fromkeys(finding.kind for finding in found.findings))
     if kinds:
         return BROKEN, expected, ", ".join(kinds)
@@ -279,23 +268,3 @@ def _reasons(database: Database) -> list[str]:
     with database.transaction() as transaction:
         rows = transaction.execute("SELECT DISTINCT reason FROM transfers WHERE status = 'failed'").fetchall()
     return [str(row[0]) for row in rows]
-
-
-@dataclass(slots=True)
-class Chaos(Provenance):
-    """Everything that is needed to read the result, and to run it again."""
-
-    seed: int
-    workload: Workload
-    rounds: int
-    not_run: dict[str, str] = field(default_factory=dict)
-    cells: list[ChaosCell] = field(default_factory=list)
-
-    @property
-    def contradictions(self) -> Sequence[ChaosCell]:
-        """Return the cells in which a promise was not kept."""
-        return [cell for cell in self.cells if cell.contradicts]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the whole as plain values."""
-        return {"schema": SCHEMA, **asdict(self)}

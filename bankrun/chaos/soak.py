@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from bank.audit import audit
@@ -19,9 +19,12 @@ from bank.outside import strategy_named
 from bank.postgres.schema import open_bank
 from bank.strategies import Claim
 from bankrun.chaos.targets import Missed, Stage
-from bankrun.results.models import SCHEMA, Provenance
+from bankrun.results.models.soak import Recovery, Soak, SoakLoad, Strike
+from bankrun.results.provenance import write_command
+from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.boundary import LOST_SERVER
+from bankrun.runs.provenance import begin
 from workers.submission import Submission, accept, publish
 
 QUIET_FRACTION = 0.05
@@ -31,17 +34,8 @@ POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class SoakPlan:
+class SoakPlan(SoakLoad):
     """How much, and what strikes. Raises CannotStart for what makes no sense."""
-
-    strategy: str = "row-lock"
-    transfers: int = 100_000
-    accounts: int = 1_000
-    kills: int = 25
-    pauses: int = 25
-    postgres_restarts: int = 5
-    redis_restarts: int = 5
-    seed: int = 1
 
     def __post_init__(self) -> None:
         if min(self.kills, self.pauses, self.postgres_restarts, self.redis_restarts) < 0:
@@ -76,35 +70,13 @@ class SoakPlan:
         return kinds
 
 
-@dataclass(slots=True)
-class Soak(Provenance):
-    """What was left after it all. ``recovery_s`` has, for each kind, the time until what was struck worked again.
-
-    That is: until an instance that was killed or paused decides its next transfer, and, after a restart of a server,
-    until any of them does; from the moment at which the process that was killed is gone, the one that was paused goes
-    on, or the server answers again.
-    """
-
-    plan: SoakPlan
-    topology: str
-    struck: list[dict[str, Any]] = field(default_factory=list)
-    recovery_s: dict[str, dict[str, float]] = field(default_factory=dict)
-    seconds: float = 0.0
-    transfers: dict[str, int] = field(default_factory=dict)
-    lost_postings: int = 0
-    duplicates: int = 0
-    drift: int = 0
-    republished: int = 0
-    audit: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def held(self) -> bool:
-        """Whether nothing was lost, nothing was applied twice, and nothing has failed or is pending."""
-        return bool(self.audit["passed"]) and not self.transfers["failed"] and not self.transfers["pending"]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the whole as plain values."""
-        return {"schema": SCHEMA, **asdict(self)}
+def begin_soak(stage: Stage, plan: SoakPlan, topology: Topology) -> Soak:
+    """Return a result that begins now, in which nothing has happened yet."""
+    # The names of a plan's values are those of the command's options.
+    command = write_command("soak", topology=str(topology), **asdict(plan))
+    instances = list(stage.infos.values())
+    provenance = begin(command, stage.database, stage.app, stage.settings, instances, embedded=True, seed=plan.seed)
+    return Soak(provenance, plan, str(topology))
 
 
 def run_soak(stage: Stage, plan: SoakPlan, result: Soak, tell: Callable[[int, str], None]) -> None:
@@ -126,18 +98,18 @@ def run_soak(stage: Stage, plan: SoakPlan, result: Soak, tell: Callable[[int, st
         due = int(plan.transfers * (1 - QUIET_FRACTION) * (number + chance.random()) / len(kinds))
         _await(stage, due, lambda decided, kind=kind: tell(decided, f"next: {kind}"))  # type: ignore[misc]
         seconds = _strike(stage, kind, chance)
-        result.struck.append({"kind": kind, "at": due, "recovery_s": round(seconds, 3)})
+        result.struck.append(Strike(kind, due, round(seconds, 3)))
         tell(due, kind)
     _await(stage, plan.transfers, lambda decided: tell(decided, "no more faults"))
     result.seconds = round(time.monotonic() - started, 1)
     found = audit(stage.database)
     result.transfers = found.transfers
     result.lost_postings, result.duplicates, result.drift = found.lost_postings, found.duplicates, found.drift
-    result.audit = found.as_json()
+    result.audit = found
     result.republished = stage.republished(name)
     for kind in dict.fromkeys(sorted(kinds)):
-        times = [struck["recovery_s"] for struck in result.struck if struck["kind"] == kind]
-        result.recovery_s[kind] = {"median": statistics.median(times), "worst": max(times)}
+        times = [struck.recovery_s for struck in result.struck if struck.kind == kind]
+        result.recovery_s[kind] = Recovery(statistics.median(times), max(times))
     stage.submission = None
 
 

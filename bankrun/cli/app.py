@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from bank.errors import BankError, CannotStart, one_line
 from bankrun import errors
-from bankrun.results import files
+from bankrun.results import store
 
 COMMANDS = (
     "compare",
@@ -74,7 +74,7 @@ cli = typer.Typer(
 
 def _show_version(value: bool) -> None:
     if value:
-        from bankrun.runs.environment import bankrun_version
+        from bankrun.results.provenance import bankrun_version
 
         print(f"bankrun {bankrun_version()}")
         raise typer.Exit
@@ -98,8 +98,8 @@ def open_console(*exports: str | None) -> Console:
     Raises CannotStart if an export could not be written; an option that was not given is None.
     """
     wanted = [destination for destination in exports if destination is not None]
-    files.check_writable(*wanted)
-    return Console(stderr=files.STDOUT in wanted, highlight=False)
+    store.check_writable(*wanted)
+    return Console(stderr=store.STDOUT in wanted, highlight=False)
 
 
 def main() -> None:
@@ -127,7 +127,7 @@ def run() -> int:
         print(f"bankrun: {one_line(message, SENTENCE_MAX)}", file=sys.stderr)
         return CANNOT_START
     except (BankError, errors.BankrunError) as error:
-        return _failed(error, str(error))
+        return _report_failure(error, str(error))
     except Exception as error:
         # A lost server raises its driver's errors, wherever we happen to be.
         from bank.postgres.database import first_line
@@ -135,11 +135,11 @@ def run() -> int:
 
         if not isinstance(error, LOST_SERVER):
             raise
-        return _failed(error, f"failed while running: {first_line(error)}")
+        return _report_failure(error, f"failed while running: {first_line(error)}")
     return code if isinstance(code, int) else OK
 
 
-def _failed(error: Exception, sentence: str) -> int:
+def _report_failure(error: Exception, sentence: str) -> int:
     """Say in one sentence what went wrong."""
     if isinstance(error, OSError):
         # The output itself may be what is broken: a pipe that nobody reads, a full disk.

@@ -15,14 +15,14 @@ from bank.postgres.roles import check_readable
 from bank.postgres.schema import bank_id
 from bank.settings import read_settings
 from bankrun.cli.app import CONTRADICTED, open_console
-from bankrun.results import files
+from bankrun.results import store
 from bankrun.runs.session import open_servers
 
 
 def audit(
     export_json: Annotated[str | None, typer.Option(metavar="FILE", help="Write the findings; `-` is stdout.")] = None,
 ) -> None:
-    """Check the five invariants of whatever is in the bank now. Exits with 3 if one fails."""
+    """Check the five invariants of what is in the bank now. Exits with 3 if one fails."""
     console = open_console(export_json)
     with open_servers(read_settings()) as servers:
         if bank_id(servers.database) is None:
@@ -30,7 +30,7 @@ def audit(
         check_readable(servers.database)
         found = audit_bank(servers.database)
     if export_json is not None:
-        files.write(export_json, json.dumps(found.as_json(), indent=1) + "\n")
+        store.write(export_json, json.dumps(found.as_json(), indent=1) + "\n")
     _show_audit(console, found)
     if not found.passed:
         raise typer.Exit(CONTRADICTED)

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from bank.errors import CannotStart
-from bank.settings import WAITS, read_settings
+from bank.settings import read_settings
 from bank.strategies import STRATEGIES
-from bankrun.chaos.cells import CHAOS_LOAD, Chaos, ChaosCell, ChaosPlan, run_chaos
+from bankrun.chaos.cells import CHAOS_LOAD, ChaosPlan, begin_chaos, run_chaos
 from bankrun.chaos.faults import FAULTS
 from bankrun.chaos.targets import open_stage
 from bankrun.cli.app import CONTRADICTED, open_console
-from bankrun.cli.options import ALL, Strategies, chosen_strategies
-from bankrun.render import fault_matrix as tables
-from bankrun.results import files
+from bankrun.cli.options import ALL, ExportJson, Strategies, choose_strategies, takes_workload
+from bankrun.render import fault_tables as tables
+from bankrun.results import store
+from bankrun.results.models.chaos import Chaos, ChaosCell
 from bankrun.results.topology import Topology
-from bankrun.runs.environment import bankrun_version, environment
+from bankrun.results.workload import Workload
 from bankrun.runs.progress import Steps
 from bankrun.runs.rehearsal import rehearse
 
@@ -41,12 +39,13 @@ STRATEGIES_SHOWN = [
 ]
 
 
+@takes_workload("transfers", "accounts", defaults=CHAOS_LOAD)
 def chaos(
+    *,
     fault: Annotated[list[str], typer.Option(help="A fault, or `all`. Repeatable.")] = ALL,
     strategy: Strategies = STRATEGIES_SHOWN,
     topology: Annotated[str, typer.Option(help="Instances x threads.")] = "2x4",
-    transfers: Annotated[int, typer.Option(help="Transfers in each cell.")] = CHAOS_LOAD.transfers,
-    accounts: Annotated[int, typer.Option(help="Accounts in the bank.")] = CHAOS_LOAD.accounts,
+    workload: Workload,
     rounds: Annotated[
         int,
         typer.Option(
@@ -56,7 +55,7 @@ def chaos(
     seed: Annotated[int | None, typer.Option(help="Decides what is struck, and when; without it, a fresh one.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only the faults that need no long wait.")] = False,
     list_faults: Annotated[bool, typer.Option("--list", help="Tell the faults, and run nothing.")] = False,
-    export_json: Annotated[str | None, typer.Option(metavar="FILE", help="Write everything; `-` is stdout.")] = None,
+    export_json: ExportJson = None,
     export_markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the matrix.")] = None,
 ) -> None:
     """Kill, stop, cut and restart everything while transfers flow; let it recover; audit what is left.
@@ -65,13 +64,13 @@ def chaos(
     """
     console = open_console(export_json, export_markdown)
     if list_faults:
-        console.print(tables.faults_table(list(FAULTS.values())))
+        _list_faults(console)
         return
     plan = ChaosPlan(
-        faults=_chosen_faults(fault, quick=quick),
-        strategies=_chosen_strategies(strategy),
+        faults=_choose_faults(fault, quick=quick),
+        strategies=choose_survivors(strategy),
         topology=Topology.parse(topology),
-        workload=replace(CHAOS_LOAD, transfers=transfers, accounts=accounts),
+        workload=workload,
         seed=secrets.randbelow(2**31) if seed is None else seed,
         rounds=rounds,
     )
@@ -81,29 +80,26 @@ def chaos(
         read_settings(), instances=shape.instances, threads=shape.threads, with_network=plan.needs_network
     ) as stage:
         rehearse(stage.database, stage.servers.settings, plan.strategies)
-        result = Chaos(
-            bankrun=bankrun_version(),
-            seed=plan.seed,
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=_command(plan, quick=quick),
-            environment=environment(stage.database, stage.app, list(stage.infos.values()), embedded=True),
-            settings={name: getattr(stage.settings, name) for name in (*WAITS, "patience_ms", "reconcile_ms")},
-            workload=plan.workload,
-            rounds=plan.rounds,
-            not_run=plan.missing(),
-        )
-        with Steps(len(plan.cells())) as steps, _kept(result.cells, console):
+        result = begin_chaos(stage, plan)
+        with Steps(len(plan.cells())) as steps, _show_if_cut(result.cells, console):
             run_chaos(stage, plan, steps, result.cells)
     _show(console, result)  # first: it may be all that is left of a long run where a file cannot be written
     if export_json is not None:
-        files.write(export_json, json.dumps(result.as_json(), indent=1) + "\n")
+        store.save(export_json, result)
     if export_markdown is not None:
-        files.write(export_markdown, tables.chaos_markdown(result))
+        store.write(export_markdown, tables.chaos_markdown(result))
     if result.contradictions:
         raise typer.Exit(CONTRADICTED)
 
 
-def _chosen_faults(names: Sequence[str], *, quick: bool) -> tuple[str, ...]:
+def _list_faults(console: Console) -> None:
+    table = Table("fault", "quick", "what happens", box=None, pad_edge=False)
+    for fault in FAULTS.values():
+        table.add_row(fault.name, "yes" if fault.quick else "", fault.summary)
+    console.print(table)
+
+
+def _choose_faults(names: Sequence[str], *, quick: bool) -> tuple[str, ...]:
     wanted = dict.fromkeys(name for given in names for name in (FAULTS if given == "all" else [given]))
     chosen = tuple(name for name in wanted if not quick or name not in FAULTS or FAULTS[name].quick)
     if wanted and not chosen:
@@ -111,17 +107,17 @@ def _chosen_faults(names: Sequence[str], *, quick: bool) -> tuple[str, ...]:
     return chosen
 
 
-def _chosen_strategies(names: Sequence[str]) -> tuple[str, ...]:
+def choose_survivors(names: Sequence[str]) -> tuple[str, ...]:
     """Return the strategies; `all` are those that another instance can go on with."""
     return tuple(
         name
-        for name in chosen_strategies(names)
+        for name in choose_strategies(names)
         if name in names or name not in STRATEGIES or not STRATEGIES[name].routed_to_one
     )
 
 
 @contextmanager
-def _kept(cells: list[ChaosCell], console: Console) -> Iterator[None]:
+def _show_if_cut(cells: list[ChaosCell], console: Console) -> Iterator[None]:
     """Show what was found so far if the block is cut short."""
     try:
         yield
@@ -132,24 +128,10 @@ def _kept(cells: list[ChaosCell], console: Console) -> Iterator[None]:
         raise
 
 
-def _command(plan: ChaosPlan, *, quick: bool) -> str:
-    """Return the command that repeats it."""
-    words = ["bankrun", "chaos"]
-    everything = tuple(name for name in FAULTS if not quick or FAULTS[name].quick)
-    if plan.faults == everything:
-        words += ["--quick"] if quick else []
-    else:
-        words += [word for name in plan.faults for word in ("--fault", name)]
-    words += [word for name in plan.strategies for word in ("--strategy", name)]
-    words += ["--topology", str(plan.topology), "--transfers", str(plan.workload.transfers)]
-    words += ["--accounts", str(plan.workload.accounts), "--rounds", str(plan.rounds), "--seed", str(plan.seed)]
-    return shlex.join(words)
-
-
 def _show(console: Console, result: Chaos) -> None:
     console.print(
         f"{result.workload.transfers:,} transfers over {result.workload.accounts} accounts in each cell, "
-        f"{result.rounds} fault{'s' if result.rounds > 1 else ''} in each; seed {result.seed}",
+        f"{result.rounds} fault{'s' if result.rounds > 1 else ''} in each; seed {result.provenance.seed}",
         style="bold",
     )
     console.print(*tables.chaos_tables(result.cells, console.width), sep="")

@@ -6,7 +6,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,11 +16,11 @@ from bank.errors import CannotStart
 from bank.postgres.schema import check_connection_budget
 from bank.settings import read_settings
 from bankrun.cli.app import CONTRADICTED, FAILED, open_console
-from bankrun.cli.options import Strategies, chosen_strategies
+from bankrun.cli.options import ExportJson, Strategies, choose_strategies, takes_workload
 from bankrun.render import tables
 from bankrun.render.story import explain
-from bankrun.results import files
-from bankrun.results.models import Comparison, Run
+from bankrun.results import store
+from bankrun.results.models.comparison import Comparison, Run
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import CELL_SECONDS_MAX, WARMUP, Plan, judged
@@ -30,20 +30,14 @@ from bankrun.runs.session import open_lab, open_servers
 
 HEADLINE_STRATEGIES = ["none", "thread-lock", "row-lock"]
 HEADLINE_TOPOLOGIES = ["1x8", "3x8"]
-DEFAULT = Workload()
 
 
+@takes_workload()
 def compare(
+    *,
     strategy: Strategies = HEADLINE_STRATEGIES,
     topology: Annotated[list[str], typer.Option(help="Instances x threads. Repeatable.")] = HEADLINE_TOPOLOGIES,
-    transfers: Annotated[int, typer.Option(help="Transfers in each cell.")] = DEFAULT.transfers,
-    accounts: Annotated[int, typer.Option(help="Accounts in the bank: fewer, more contention.")] = DEFAULT.accounts,
-    opening: Annotated[int, typer.Option(help="Minor units in each account at opening.")] = DEFAULT.opening,
-    skew: Annotated[Literal["uniform", "zipf"], typer.Option(help="How often each account is wanted.")] = DEFAULT.skew,
-    amount_max: Annotated[int, typer.Option(help="The largest transfer, in minor units.")] = DEFAULT.amount_max,
-    think_ms: Annotated[float, typer.Option(help="Time between the read and the write.")] = DEFAULT.think_ms,
-    chunk: Annotated[int, typer.Option(help="Transfers in one message.")] = DEFAULT.chunk,
-    constraint: Annotated[bool, typer.Option("--constraint", help="Add CHECK (balance >= 0).")] = False,
+    workload: Workload,
     seed: Annotated[
         int | None, typer.Option(help="The same seed sends the same transfers; without it, a fresh one.")
     ] = None,
@@ -53,7 +47,7 @@ def compare(
     wide: Annotated[bool, typer.Option("--wide", help="Show every column.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 for an inconclusive cell too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the connections it needs.")] = False,
-    export_json: Annotated[str | None, typer.Option(metavar="FILE", help="Write everything; `-` is stdout.")] = None,
+    export_json: ExportJson = None,
     export_csv: Annotated[str | None, typer.Option(metavar="FILE", help="Write a line for each run.")] = None,
     export_markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the table.")] = None,
     export_svg: Annotated[str | None, typer.Option(metavar="FILE", help="Write the table as a picture.")] = None,
@@ -67,21 +61,21 @@ def compare(
     exports = (export_json, export_csv, export_markdown, export_svg, report, junitxml)
     console = open_console(*exports)
     plan = Plan(
-        strategies=chosen_strategies(strategy),
+        strategies=choose_strategies(strategy),
         topologies=tuple(dict.fromkeys(Topology.parse(text) for text in topology)),
-        workload=Workload(accounts, transfers, opening, amount_max, think_ms, skew, chunk, constraint),
+        workload=workload,
         seed=secrets.randbelow(2**31) if seed is None else seed,
         repeat=repeat,
         warmup=warmup,
         cell_seconds_max=cell_timeout,
     )
     settings = read_settings()
-    if think_ms >= settings.idle_timeout_ms:
+    if workload.think_ms >= settings.idle_timeout_ms:
         raise CannotStart(
-            f"think-ms={think_ms} is as long as Postgres lets a transaction idle: {settings.idle_timeout_ms}"
+            f"think-ms={workload.think_ms} is as long as Postgres lets a transaction idle: {settings.idle_timeout_ms}"
         )
     notes = Console(stderr=True, highlight=False)
-    for topology_idle in _with_idle_threads(plan):
+    for topology_idle in _find_idle_threads(plan):
         notes.print(f"warning: {topology_idle}", style="yellow", soft_wrap=True)
     runs: list[Run] = []
     with open_servers(settings) as servers:
@@ -95,13 +89,14 @@ def compare(
             comparison = begin_comparison(servers, lab, plan)
             with (
                 BarProgress(notes) if notes.is_terminal else LineProgress(notes) as progress,
-                _kept(comparison, runs, console),
+                _show_if_cut(comparison, runs, console),
             ):
                 lab.compare(plan, progress, runs)
     comparison.cells = judged(runs)
     _show_comparison(console, comparison, wide=wide)
+    if export_json is not None:
+        store.save(export_json, comparison)
     written: list[tuple[str | None, Callable[[Comparison], str]]] = [
-        (export_json, tables.comparison_json),
         (export_csv, tables.comparison_csv),
         (export_markdown, tables.comparison_markdown),
         (junitxml, tables.comparison_junit),
@@ -110,7 +105,7 @@ def compare(
     ]
     for destination, make in written:
         if destination is not None:
-            files.write(destination, make(comparison))
+            store.write(destination, make(comparison))
     if comparison.contradictions or (strict and comparison.inconclusive):
         raise typer.Exit(CONTRADICTED)
     if any(run.faults for run in runs):
@@ -118,13 +113,13 @@ def compare(
 
 
 def _report(comparison: Comparison) -> str:
-    from bankrun.render.html import report  # Plotly takes its time
+    from bankrun.render.report import report  # Plotly takes its time
 
     return report(comparison)
 
 
 @contextmanager
-def _kept(comparison: Comparison, runs: list[Run], console: Console) -> Iterator[None]:
+def _show_if_cut(comparison: Comparison, runs: list[Run], console: Console) -> Iterator[None]:
     """Show what was found so far if the block is cut short: by a server that is lost, or by the user."""
     try:
         yield
@@ -136,7 +131,7 @@ def _kept(comparison: Comparison, runs: list[Run], console: Console) -> Iterator
         raise
 
 
-def _with_idle_threads(plan: Plan) -> Iterator[str]:
+def _find_idle_threads(plan: Plan) -> Iterator[str]:
     """Say where there are fewer messages than threads: what is measured there is a smaller topology."""
     messages = math.ceil(plan.workload.transfers / plan.workload.chunk)
     for topology in plan.topologies:
@@ -161,7 +156,7 @@ def _show_comparison(console: Console, comparison: Comparison, *, wide: bool) ->
     load = comparison.workload
     console.print(
         f"{load.transfers:,} transfers over {load.accounts} accounts with {load.opening:,} each, "
-        f"up to {load.amount_max:,} at a time; seed {comparison.seed}",
+        f"up to {load.amount_max:,} at a time; seed {comparison.provenance.seed}",
         style="bold",
     )
     console.print(tables.comparison_table(comparison, wide=wide), width=None if not wide else max(console.width, 200))

@@ -2,21 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from bank.outside import user_strategy
 from bank.strategies import STRATEGIES
+from bankrun.results.workload import OPTIONS, Workload
 
 ALL = ["all"]
+DEFAULT = Workload()
 Strategies = Annotated[
     list[str], typer.Option(help="A strategy, `all` of ours, or your own as module:Class. Repeatable.")
 ]
+ExportJson = Annotated[str | None, typer.Option(metavar="FILE", help="Write everything; `-` is stdout.")]
 
 
-def chosen_strategies(names: Sequence[str]) -> tuple[str, ...]:
+def choose_strategies(names: Sequence[str]) -> tuple[str, ...]:
     """Return the strategies' names, each once. Raises CannotStart for one that does not exist, or that is none."""
     wanted = [name for given in names for name in (STRATEGIES if given == "all" else [given])]
     return tuple(dict.fromkeys(user_strategy(name).name for name in wanted))
+
+
+def takes_workload(*names: str, defaults: Workload = DEFAULT) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command have an option for each of these parameters of a workload, or for all.
+
+    The command's own parameter ``workload`` becomes those options, with the words that the workload's declaration has.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        wanted = names or tuple(OPTIONS)
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            command(workload=replace(defaults, **{name: given.pop(name) for name in wanted}), **given)
+
+        signature = inspect.signature(command, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            parameters += _parameters(wanted, defaults) if parameter.name == "workload" else [parameter]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _parameters(names: Sequence[str], defaults: Workload) -> list[inspect.Parameter]:
+    types = get_type_hints(Workload)
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(defaults, name),
+            annotation=Annotated[types[name], typer.Option(*_flags(name, types[name]), help=OPTIONS[name].help)],
+        )
+        for name in names
+    ]
+
+
+def _flags(name: str, kind: Any) -> tuple[str, ...]:
+    """Return how a flag is written; without it, Typer would add a ``--no-…`` that says nothing new."""
+    return (f"--{name.replace('_', '-')}",) if kind is bool else ()

@@ -25,7 +25,7 @@ def page(
         raise CannotStart(f"port={port}: it must be between 1 and {PORT_MAX}")
     settings = read_settings()
     from bankrun.page.runner import Live, check_free
-    from bankrun.page.views import serve
+    from bankrun.page.site import serve
 
     check_free(host, port)
     live = Live(settings)

@@ -15,7 +15,7 @@ from bankrun.proof.interleavings import Prover
 from bankrun.proof.replay import money, parse_id, psql_script, steps_table
 from bankrun.proof.scheduler import Execution
 from bankrun.proof.verdicts import replayed
-from bankrun.results import files
+from bankrun.results import store
 from bankrun.runs.session import hold_bank, open_servers
 
 
@@ -38,7 +38,7 @@ def replay(
         execution, found = replayed(prover, interleaving)
     if export_sql is not None:
         script = psql_script(execution, case, list(case.orders()), title=interleaving, isolation=strategy.isolation)
-        files.write(export_sql, "\n".join(script) + "\n")
+        store.write(export_sql, "\n".join(script) + "\n")
     show_replay(console, interleaving, execution, found)
 
 

@@ -10,10 +10,9 @@ import typer
 from bank.errors import CannotStart
 from bankrun.cli.app import open_console
 from bankrun.render.figures import figures
-from bankrun.render.html import report as made_of
-from bankrun.render.svg import standing_alone
-from bankrun.results import files
-from bankrun.results.store import read
+from bankrun.render.report import report as make_report
+from bankrun.render.svg import stand_alone
+from bankrun.results import store
 
 
 def report(
@@ -27,12 +26,12 @@ def report(
     console = open_console(output)
     if pictures is not None and not pictures.is_dir():
         raise CannotStart(f"{pictures} is no directory: pictures are written into one that exists")
-    found = read(result)
-    page = made_of(found)
-    files.write(output, page)
+    found = store.read(result)
+    page = make_report(found)
+    store.write(output, page)
     if pictures is not None:
         for figure in figures(found):
             if figure.svg:
-                files.write(str(pictures / f"{figure.name}.svg"), standing_alone(figure.svg) + "\n")
-    if output != files.STDOUT:
+                store.write(str(pictures / f"{figure.name}.svg"), stand_alone(figure.svg) + "\n")
+    if output != store.STDOUT:
         console.print(f"{output}: {len(page.encode()) / 1e3:,.0f} kB", markup=False, soft_wrap=True)

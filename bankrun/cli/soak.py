@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from bank.outside import user_strategy
-from bank.settings import WAITS, read_settings
-from bankrun.chaos.soak import Soak, SoakPlan, run_soak
+from bank.settings import read_settings
+from bankrun.chaos.soak import SoakPlan, begin_soak, run_soak
 from bankrun.chaos.targets import open_stage
 from bankrun.cli.app import CONTRADICTED, open_console
-from bankrun.render import fault_matrix as tables
-from bankrun.results import files
+from bankrun.cli.options import ExportJson
+from bankrun.render import fault_tables as tables
+from bankrun.results import store
 from bankrun.results.topology import Topology
-from bankrun.runs.environment import bankrun_version, environment
 from bankrun.runs.progress import Amount
 from bankrun.runs.rehearsal import rehearse
 
@@ -39,7 +37,7 @@ def soak(
         int, typer.Option(help="How often Redis is killed; one time it has forgotten everything.")
     ] = DEFAULT.redis_restarts,
     seed: Annotated[int, typer.Option(help="Decides the transfers, and what is struck when.")] = DEFAULT.seed,
-    export_json: Annotated[str | None, typer.Option(metavar="FILE", help="Write everything; `-` is stdout.")] = None,
+    export_json: ExportJson = None,
     export_markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the figures.")] = None,
 ) -> None:
     """Send many transfers while instances are killed and paused and servers restarted, and audit what is left.
@@ -61,29 +59,16 @@ def soak(
     logging.getLogger("bankrun").addHandler(logging.NullHandler())
     with open_stage(read_settings(), instances=shape.instances, threads=shape.threads, with_network=False) as stage:
         rehearse(stage.database, stage.servers.settings, [plan.strategy])
-        result = Soak(
-            bankrun=bankrun_version(),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=(
-                f"bankrun soak --strategy {plan.strategy} --topology {shape} --transfers {plan.transfers}"
-                f" --accounts {plan.accounts} --kills {plan.kills} --pauses {plan.pauses}"
-                f" --postgres-restarts {plan.postgres_restarts} --redis-restarts {plan.redis_restarts}"
-                f" --seed {plan.seed}"
-            ),
-            environment=environment(stage.database, stage.app, list(stage.infos.values()), embedded=True),
-            settings={name: getattr(stage.settings, name) for name in (*WAITS, "patience_ms", "reconcile_ms")},
-            plan=plan,
-            topology=str(shape),
-        )
+        result = begin_soak(stage, plan, shape)
         with Amount(Console(stderr=True, highlight=False), plan.transfers) as amount:
             run_soak(stage, plan, result, amount.tell)
     console.print(tables.soak_table(result))
     if export_json is not None:
-        files.write(export_json, json.dumps(result.as_json(), indent=1) + "\n")
+        store.save(export_json, result)
     if export_markdown is not None:
-        files.write(export_markdown, tables.soak_markdown(result))
+        store.write(export_markdown, tables.soak_markdown(result))
     if not result.held:
-        kinds = ", ".join(finding["kind"] for finding in result.audit["findings"]) or "transfers failed or are pending"
+        kinds = ", ".join(finding.kind for finding in result.audit.findings) or "transfers failed or are pending"
         console.print(f"{plan.strategy} was to hold, and did not: {kinds}", style="bold red")
         raise typer.Exit(CONTRADICTED)
     console.print("nothing was lost, nothing was applied twice, nothing is left", style="green")

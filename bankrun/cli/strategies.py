@@ -15,7 +15,9 @@ from bank.outside import strategy_named
 from bank.strategies import STRATEGIES
 from bankrun.cli.app import open_console
 from bankrun.render import tables
-from bankrun.results import files
+from bankrun.results.models.comparison import Comparison
+from bankrun.results.models.proof import ProofResult
+from bankrun.results.store import read_as
 
 
 def strategies(
@@ -29,7 +31,7 @@ def strategies(
     if (proof is None) != (comparison is None):
         raise CannotStart("give both a proof and a comparison, or neither")
     if proof is not None and comparison is not None:
-        print(tables.gallery_markdown(files.read_result(proof), files.read_result(comparison)), end="")
+        print(tables.gallery_markdown(read_as(ProofResult, proof), read_as(Comparison, comparison)), end="")
         return
     table = Table("name", "claims to hold", "how", box=None, pad_edge=False)
     for name, strategy in STRATEGIES.items():

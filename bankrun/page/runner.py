@@ -1,12 +1,11 @@
 """The lab behind the page: one thread runs what visitors ask for, one thing at a time, and says how far it is.
 
-What is shown to a visitor comes from here, not from his connection: it survives a reload, is the same for all, and the
+What is shown to a visitor comes from here, not from the connection: it survives a reload, is the same for all, and the
 last result is on the disk for when the server comes back.
 """
 
 from __future__ import annotations
 
-import json
 import queue
 import secrets
 import socket
@@ -24,11 +23,11 @@ from pydantic import SecretStr
 from bank.errors import BankError, CannotStart, Occupied
 from bank.postgres.database import first_line
 from bank.settings import Settings
+from bankrun.errors import BankrunError
 from bankrun.proof.interleavings import Prover
 from bankrun.proof.stepper import Position, Stepped, step
-from bankrun.results import files
-from bankrun.results.models import Comparison, Run
-from bankrun.results.store import read
+from bankrun.results.models.comparison import Comparison, Run
+from bankrun.results.store import read_as, save
 from bankrun.results.topology import Topology
 from bankrun.runs.boundary import LOST_SERVER
 from bankrun.runs.comparison import Lab, Plan, judged
@@ -137,12 +136,12 @@ class Live:
         """Have an instance stop for so long. Raises BankError if that is impossible."""
         if not 0 < seconds <= PAUSE_SECONDS_MAX:
             raise CannotStart(f"a pause lasts more than 0 and at most {PAUSE_SECONDS_MAX:g} seconds")
-        lab, info = self._found(instance)
+        lab, info = self._find_instance(instance)
         lab.fleet.pause(info.node, self._key, seconds)
 
     def kill(self, instance: str) -> None:
         """Have an instance end with SIGKILL; it is started again. Raises BankError if that is impossible."""
-        lab, info = self._found(instance)
+        lab, info = self._find_instance(instance)
         lab.fleet.kill(info.node, self._key)
 
     def step(self, position: Position) -> Future[object]:
@@ -280,17 +279,16 @@ class Live:
     def _keep(self, comparison: Comparison) -> None:
         with self._lock:
             self._set(comparison=comparison)
-        with suppress(BankError, OSError):  # without a disk the result is only in memory
-            files.write(str(self._last), json.dumps(comparison.as_json()) + "\n")
+        with suppress(BankrunError, OSError):  # without a disk the result is only in memory
+            save(str(self._last), comparison)
 
     def _read_last(self) -> Comparison | None:
         try:
-            found = read(self._last)
-        except CannotStart:
+            return read_as(Comparison, self._last)
+        except BankrunError:
             return None
-        return found if isinstance(found, Comparison) else None
 
-    def _found(self, instance: str) -> tuple[Lab, InstanceInfo]:
+    def _find_instance(self, instance: str) -> tuple[Lab, InstanceInfo]:
         lab = self._lab
         for info in lab.instances if lab is not None else ():
             if info.instance == instance and lab is not None:

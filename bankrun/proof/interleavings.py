@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 from uuid import UUID
 
 from bank import outside
@@ -18,6 +18,7 @@ from bank.postgres.schema import reset_bank
 from bank.settings import Settings
 from bank.strategies import Strategy, takes_chunks
 from bankrun.proof.scheduler import Choose, Execution, Scheduler, Step
+from bankrun.results.models.proof import SUMMARIES, CaseResult
 
 ACCOUNTS = (101, 102, 103)
 OPENING = 100
@@ -32,12 +33,16 @@ class Case:
     """
 
     name: str
-    summary: str
     legs: tuple[tuple[int, int, int], ...]
     numbers: tuple[int, ...]
     leases_expire: bool = False
     then: tuple[tuple[int, int, int], ...] = ()
     """What each moves besides, in the same message: for strategies that apply a whole one in one transaction."""
+
+    @property
+    def summary(self) -> str:
+        """Return how they meet, in words."""
+        return SUMMARIES[self.name]
 
     def messages(self) -> dict[str, tuple[Order, ...]]:
         """Return what is delivered, by the name of who applies it: its order, and a second one where there is one."""
@@ -55,30 +60,21 @@ A, B, C = ACCOUNTS
 CASES = {
     case.name: case
     for case in (
-        Case("same-pair", "both move money from 101 to 102", ((A, B, 10), (A, B, 5)), (1, 2)),
-        Case("one-common", "one account in common", ((A, B, 10), (B, C, 5)), (1, 2)),
-        Case("opposite", "from 101 to 102, and back", ((A, B, 10), (B, A, 5)), (1, 2)),
-        Case("duplicate", "one transfer, delivered twice", ((A, B, 10), (A, B, 10)), (1, 1)),
-        Case("drain", "each fits, both together do not", ((A, B, 60), (A, C, 60)), (1, 2)),
-        Case("paused-holder", "a lease runs out between read and write", ((A, B, 10), (A, B, 5)), (1, 2), True),
+        Case("same-pair", ((A, B, 10), (A, B, 5)), (1, 2)),
+        Case("one-common", ((A, B, 10), (B, C, 5)), (1, 2)),
+        Case("opposite", ((A, B, 10), (B, A, 5)), (1, 2)),
+        Case("duplicate", ((A, B, 10), (A, B, 10)), (1, 1)),
+        Case("drain", ((A, B, 60), (A, C, 60)), (1, 2)),
+        Case("paused-holder", ((A, B, 10), (A, B, 5)), (1, 2), True),
     )
 }
-THREE = Case("three", "three on the same pair", ((A, B, 10), (A, B, 5), (A, B, 3)), (1, 2, 3))
+THREE = Case("three", ((A, B, 10), (A, B, 5), (A, B, 3)), (1, 2, 3))
 CHUNKS = Case(
     "chunks",
-    "two messages of two, each in the opposite order; together they overdraw 101",
     ((A, B, 60), (B, A, 5)),
     (1, 2),
     then=((B, C, 5), (A, C, 60)),
 )
-HEADINGS = {
-    "same-pair": "pair",
-    "one-common": "one",
-    "opposite": "back",
-    "duplicate": "twice",
-    "paused-holder": "pause",
-}
-"""Cases whose names are too long for a column's head."""
 
 
 @dataclass(slots=True)
@@ -170,33 +166,6 @@ def canonical(steps: Sequence[tuple[str, Step]]) -> str:
         chosen = min(free, key=lambda position: left[position][0])
         order.append(left.pop(chosen)[0])
     return "".join(order)
-
-
-@dataclass(slots=True)
-class CaseResult:
-    """All executions of one case, counted. ``shortest_broken`` is an id that ``bankrun replay`` takes."""
-
-    strategy: str
-    instances: str
-    case: str
-    transfers: int
-    claim: str
-    expected: str
-    interleavings: int = 0
-    broken: int = 0
-    truncated: int = 0
-    deadlocks: int = 0
-    conflicts: int = 0
-    shortest_broken: str | None = None
-    kinds: list[str] = field(default_factory=list)
-    broken_ids: list[str] = field(default_factory=list)
-    outcomes: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def contradicts(self) -> bool:
-        """Whether a claim was refuted."""
-        return self.expected == "safe" and self.broken > 0
 
 
 class Prover:
@@ -329,27 +298,6 @@ def applies(strategy: type[Strategy], case: Case) -> bool:
     if case.then and not takes_chunks(strategy):
         return False
     return strategy.survives_pause is not None or not case.leases_expire
-
-
-def as_json(result: CaseResult) -> dict[str, Any]:
-    """Return a case as the contract has it."""
-    return {
-        name: getattr(result, name)
-        for name in (
-            *(
-                "strategy",
-                "instances",
-                "case",
-                "transfers",
-                "claim",
-                "expected",
-                "interleavings",
-                "broken",
-                "truncated",
-            ),
-            *("deadlocks", "conflicts", "shortest_broken", "kinds", "outcomes", "seconds"),
-        )
-    }
 
 
 def length(interleaving: str) -> tuple[int, str]:

@@ -13,11 +13,12 @@ from bank.errors import CannotStart
 from bank.outside import user_strategy
 from bank.settings import Settings, read_settings
 from bank.strategies import Strategy
-from bankrun.proof.interleavings import CASES, INSTANCES, Case, CaseResult, Prover, applies, length
+from bankrun.proof.interleavings import CASES, INSTANCES, Case, Prover, applies, length
 from bankrun.proof.replay import money, parse_id, steps_table
 from bankrun.proof.scheduler import Execution
 from bankrun.render.story import explain
-from bankrun.results.models import Cell
+from bankrun.results.models.comparison import Cell
+from bankrun.results.models.proof import CaseResult
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Plan

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import log10
-from typing import Any
 
-from bankrun.bench.peers import PEERS, STRATEGY
-from bankrun.bench.pgbench import PGBENCH_SINGLE
-from bankrun.render.svg import Picture, standing_alone
+from bankrun.render.svg import Picture, stand_alone
+from bankrun.results.models.bench import PGBENCH_SINGLE, QUEUE_STRATEGY, QUEUES, Bench, BenchRow
 
 WIDTH, LABELS, BAR, STEP = 820, 250, 16, 24
 CELL_WIDTH, CELL_HEIGHT = 170, 44
@@ -19,16 +17,16 @@ EXPLAINED = (
     " pgbench. The other queues apply the same transfer with the same teller and `row-lock`."
 )
 MAP_EXPLAINED = (
-    "Measured, one round: the fastest of those whose claim covers the topology and that lost nothing, with whoever"
-    " comes within a tenth of it. `batch` is not among them: it waits once for a whole message."
+    "Measured, one round: the fastest of those whose claim covers the topology and that lost nothing, with those"
+    " that come within a tenth of it. `batch` is not among them: it waits once for a whole message."
 )
 SINGLE_EXPLAINED = (
     "`pgbench-single-statement` runs the one statement of `single-statement`. With that as p the bound is"
     " {bound:,.0f}/s, and `single-statement` reaches {share:.0%} of it."
 )
 BESIDE_EXPLAINED = (
-    f"`{STRATEGY}` by Celery, in times of each queue's rate for the same transfers, one in a message. More than one"
-    " transfer in a message means fewer messages; each transfer is still claimed, and committed, on its own."
+    f"`{QUEUE_STRATEGY}` by Celery, in times of each queue's rate for the same transfers, one in a message. More than"
+    " one transfer in a message means fewer messages; each transfer is still claimed, and committed, on its own."
 )
 WARNING = (
     "Every rate here is of one machine that also runs both servers and the load. Take the ratios, which come from"
@@ -40,15 +38,14 @@ FROM = {
     "message": "messages, no transfer",
 }
 
-Result = Mapping[str, Any]
 
-
-def markdown(result: Result, *, pictures: Mapping[str, str]) -> str:
+def markdown(result: Bench, *, pictures: Mapping[str, str]) -> str:
     """Return the page. ``pictures`` are the files of ``rates`` and ``map``, as the page is to link them."""
-    environment = result["environment"]
+    source = result.provenance
+    environment = source.environment
     postgres, redis = environment["postgres"], environment["redis"]
     made = (
-        f"Written by `{result['command']}`; do not edit. {result['started']}, bankrun {result['bankrun']}, "
+        f"Written by `{source.command}`; do not edit. {source.started}, bankrun {source.bankrun}, "
         f"{environment['cores']} cores, {environment['platform']}, Python {environment['python']}, "
         f"Postgres {postgres.get('server_version')} (fsync {postgres.get('fsync')}, "
         f"synchronous_commit {postgres.get('synchronous_commit')}), {redis['server']} {redis['version']}."
@@ -73,38 +70,33 @@ def markdown(result: Result, *, pictures: Mapping[str, str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _noise(result: Result) -> list[str]:
-    load = result.get("load_average")
-    noisy = [row for row in result["rows"] if row["noisy"]]
+def _noise(result: Bench) -> list[str]:
+    load = result.load_average
+    noisy = [row for row in result.rows if row.noisy]
     said = [f"Load average over the last minute, before and after: {load[0]} and {load[1]}."] if load else []
     if noisy:
         said.append(
-            f"**Noisy**: {len(noisy)} of {len(result['rows'])} contestants differed by more than a quarter of their"
-            f" median over the {result['rounds']} rounds: small differences between them mean nothing."
+            f"**Noisy**: {len(noisy)} of {len(result.rows)} contestants differed by more than a quarter of their"
+            f" median over the {result.rounds} rounds: small differences between them mean nothing."
         )
-    if result["rounds"] == 1:
+    if result.rounds == 1:
         said.append("**One round only**: nothing here says how much of a difference is chance.")
     return [*said, ""]
 
 
-def _in_headline(result: Result) -> list[Result]:
-    here = (result["topology"], result["accounts"])
-    return [row for row in result["rows"] if (row["topology"], row["accounts"]) == here]
-
-
-def _headline(result: Result) -> list[str]:
-    topology = result["topology"]
-    rows = _in_headline(result)
-    lines = [f"## On {topology}, over {result['accounts']:,} accounts", ""]
+def _headline(result: Bench) -> list[str]:
+    topology = result.topology
+    rows = result.headline
+    lines = [f"## On {topology}, over {result.accounts:,} accounts", ""]
     lines += table(
-        ("who", "transfers in a message", "median /s", "min", "max", "of pgbench", "of the bound"),
+        ("contestant", "transfers in a message", "median /s", "min", "max", "of pgbench", "of the bound"),
         [
             (
-                f"`{row['name']}`" + (" (noisy)" if row["noisy"] else ""),
-                f"{row['chunk']:,}",
-                *(f"{row['transfers_per_s'][name]:,.0f}" for name in ("median", "min", "max")),
-                _ratio(row["ratio_to_pgbench"]),
-                _ratio(row["ratio_to_bound"]),
+                f"`{row.name}`" + (" (noisy)" if row.noisy else ""),
+                f"{row.chunk:,}",
+                *(f"{getattr(row.transfers_per_s, name):,.0f}" for name in ("median", "min", "max")),
+                _ratio(row.ratio_to_pgbench),
+                _ratio(row.ratio_to_bound),
             )
             for row in rows
         ],
@@ -115,33 +107,31 @@ def _headline(result: Result) -> list[str]:
         "",
         *_single(result, rows),
     ]
-    kinds = dict.fromkeys(row["measured_from"] for row in rows)
+    kinds = dict.fromkeys(row.measured_from for row in rows)
     return (
         lines
         + [
-            f"- {', '.join(dict.fromkeys(row['name'] for row in rows if row['measured_from'] == kind))}: {FROM[kind]}"
+            f"- {', '.join(dict.fromkeys(row.name for row in rows if row.measured_from == kind))}: {FROM[kind]}"
             for kind in kinds
         ]
         + [""]
     )
 
 
-def _single(result: Result, rows: Iterable[Result]) -> list[str]:
-    bound = result["bounds"].get(PGBENCH_SINGLE)
-    medians = [
-        row["transfers_per_s"]["median"] for row in rows if (row["name"], row["chunk"]) == ("single-statement", 1)
-    ]
+def _single(result: Bench, rows: Iterable[BenchRow]) -> list[str]:
+    bound = result.bounds.get(PGBENCH_SINGLE)
+    medians = [row.transfers_per_s.median for row in rows if (row.name, row.chunk) == ("single-statement", 1)]
     return [SINGLE_EXPLAINED.format(bound=bound, share=medians[0] / bound), ""] if bound and medians else []
 
 
-def _figures(result: Result, pictures: Mapping[str, str]) -> list[str]:
+def _figures(result: Bench, pictures: Mapping[str, str]) -> list[str]:
     return [f"![Transfers a second of each contestant, as in the table above]({pictures['rates']})", ""]
 
 
-def _beside_queues(result: Result) -> list[str]:
-    rows = _in_headline(result)
-    queues = [row for row in rows if row["name"] in PEERS]
-    ours = [row for row in rows if row["name"] == STRATEGY]
+def _beside_queues(result: Bench) -> list[str]:
+    rows = result.headline
+    queues = [row for row in rows if row.name in QUEUES]
+    ours = [row for row in rows if row.name == QUEUE_STRATEGY]
     if not (queues and ours):
         return []
     return [
@@ -150,15 +140,12 @@ def _beside_queues(result: Result) -> list[str]:
         BESIDE_EXPLAINED,
         "",
         *table(
-            ("transfers in a message", "median /s", *(f"of {queue['name']}" for queue in queues)),
+            ("transfers in a message", "median /s", *(f"of {queue.name}" for queue in queues)),
             [
                 (
-                    f"{row['chunk']:,}",
+                    f"{row.chunk:,}",
                     _median(row),
-                    *(
-                        _ratio(row["transfers_per_s"]["median"] / queue["transfers_per_s"]["median"])
-                        for queue in queues
-                    ),
+                    *(_ratio(row.transfers_per_s.median / queue.transfers_per_s.median) for queue in queues),
                 )
                 for row in ours
             ],
@@ -167,15 +154,11 @@ def _beside_queues(result: Result) -> list[str]:
     ]
 
 
-def _scaling(result: Result) -> list[str]:
-    topologies = dict.fromkeys(row["topology"] for row in result["rows"] if row["accounts"] == result["accounts"])
+def _scaling(result: Bench) -> list[str]:
+    topologies = dict.fromkeys(row.topology for row in result.rows if row.accounts == result.accounts)
     if len(topologies) < 2:
         return []
-    by = {
-        (row["name"], row["chunk"], row["topology"]): row
-        for row in result["rows"]
-        if row["accounts"] == result["accounts"]
-    }
+    by = {(row.name, row.chunk, row.topology): row for row in result.rows if row.accounts == result.accounts}
     contestants = [
         key
         for key in dict.fromkeys((name, chunk) for name, chunk, _ in by)
@@ -199,19 +182,19 @@ def _scaling(result: Result) -> list[str]:
     ]
 
 
-def _contention(result: Result) -> list[str]:
-    rows = [row for row in result["rows"] if row["topology"] == result["topology"]]
-    accounts = sorted({row["accounts"] for row in rows})
+def _contention(result: Bench) -> list[str]:
+    rows = [row for row in result.rows if row.topology == result.topology]
+    accounts = sorted({row.accounts for row in rows})
     if len(accounts) < 2:
         return []
-    by = {(row["name"], row["chunk"], row["accounts"]): row for row in rows}
+    by = {(row.name, row.chunk, row.accounts): row for row in rows}
     contestants = [
         key
         for key in dict.fromkeys((name, chunk) for name, chunk, _ in by)
         if sum((*key, number) in by for number in accounts) > 1
     ]
     return [
-        f"## Contention, on {result['topology']}",
+        f"## Contention, on {result.topology}",
         "",
         *table(
             ("median /s, accounts:", *(f"{number:,}" for number in accounts)),
@@ -227,8 +210,8 @@ def _contention(result: Result) -> list[str]:
     ]
 
 
-def _map(result: Result, pictures: Mapping[str, str]) -> list[str]:
-    cells = result.get("cost_map")
+def _map(result: Bench, pictures: Mapping[str, str]) -> list[str]:
+    cells = result.cost_map
     if not cells:
         return []
     return [
@@ -242,15 +225,15 @@ def _map(result: Result, pictures: Mapping[str, str]) -> list[str]:
             ("instances", "accounts", "between read and write", "cheapest", "transfers/s", "the others"),
             [
                 (
-                    f"{cell['instances']}x{cell['threads']}",
-                    f"{cell['accounts']:,}",
-                    f"{cell['think_ms']:g} ms",
-                    ", ".join(f"`{name}`" for name in cell["cheapest"]) or "none finished",
-                    f"{max(cell['transfers_per_s'].values(), default=0):,.0f}",
+                    f"{cell.instances}x{cell.threads}",
+                    f"{cell.accounts:,}",
+                    f"{cell.think_ms:g} ms",
+                    ", ".join(f"`{name}`" for name in cell.cheapest) or "none finished",
+                    f"{max(cell.transfers_per_s.values(), default=0):,.0f}",
                     ", ".join(
                         f"{name} {rate:,.0f}"
-                        for name, rate in sorted(cell["transfers_per_s"].items(), key=lambda item: -item[1])
-                        if name not in cell["cheapest"]
+                        for name, rate in sorted(cell.transfers_per_s.items(), key=lambda item: -item[1])
+                        if name not in cell.cheapest
                     ),
                 )
                 for cell in cells
@@ -260,11 +243,11 @@ def _map(result: Result, pictures: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _scale(result: Result) -> list[str]:
+def _scale(result: Bench) -> list[str]:
     lines: list[str] = []
-    scale = result.get("scale")
+    scale = result.scale
     if scale:
-        idle, after = (_megabytes(scale["worker_mb"][when]) for when in ("idle", "after"))
+        idle, after = (_megabytes(memory) for memory in (scale.worker_mb.idle, scale.worker_mb.after))
         memory = f"Memory of each worker, resident: {idle} idle, {after} afterwards."
         lines += [
             "## A million transfers",
@@ -273,29 +256,29 @@ def _scale(result: Result) -> list[str]:
                 ("transfers", "made", "accepted", "published", "applied", "audited", "audit's peak memory"),
                 [
                     (
-                        f"{step['transfers']:,}",
+                        f"{step.transfers:,}",
                         *(
-                            f"{step[f'{name}_seconds']:.2f} s"
+                            f"{getattr(step, f'{name}_seconds'):.2f} s"
                             for name in ("generate", "accept", "publish", "apply", "audit")
                         ),
-                        f"{step['audit_peak_mb']:,} MB",
+                        f"{step.audit_peak_mb:,} MB",
                     )
-                    for step in scale["steps"]
+                    for step in scale.steps
                 ],
             ),
             "",
-            f"On {scale['topology']} with `batch`. {memory}",
+            f"On {scale.topology} with `batch`. {memory}",
             "",
         ]
-    first = result.get("first_cell_seconds")
+    first = result.first_cell_seconds
     if first:
-        cold, warm = f"{first['cold']:.1f} s in a new state directory", f"{first['warm']:.1f} s in one that is there"
+        cold, warm = f"{first.cold:.1f} s in a new state directory", f"{first.warm:.1f} s in one that is there"
         lines += [f"From `bankrun compare` to the end of its first cell: {cold}, {warm}.", ""]
     return lines
 
 
-def _left_out(result: Result) -> list[str]:
-    reasons = [*(result.get("missing") or {}).values(), *(result.get("faults") or [])]
+def _left_out(result: Bench) -> list[str]:
+    reasons = [*result.missing.values(), *result.faults]
     return ["## Not measured", "", *(f"- {reason}" for reason in reasons), ""] if reasons else []
 
 
@@ -309,8 +292,8 @@ def _ratio(value: float | None) -> str:
     return f"{value:.1f} ×" if value >= 2 else f"{value:.0%}"
 
 
-def _median(row: Result | None) -> str:
-    return "" if row is None else f"{row['transfers_per_s']['median']:,.0f}"
+def _median(row: BenchRow | None) -> str:
+    return "" if row is None else f"{row.transfers_per_s.median:,.0f}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -319,13 +302,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
-def rates_svg(result: Result) -> str:
+def rates_svg(result: Bench) -> str:
     """Return the headline's rates as bars, fastest first. The scale is logarithmic: they lie far apart."""
-    rows = sorted(_in_headline(result), key=lambda row: -row["transfers_per_s"]["median"])
-    most = max((row["transfers_per_s"]["max"] for row in rows), default=1.0)
+    rows = sorted(result.headline, key=lambda row: -row.transfers_per_s.median)
+    most = max((row.transfers_per_s.max for row in rows), default=1.0)
     picture = Picture(
         "rates",
-        f"Transfers a second on {result['topology']}, over {result['accounts']:,} accounts",
+        f"Transfers a second on {result.topology}, over {result.accounts:,} accounts",
         "; ".join(f"{_label(row)}: {_median(row)}" for row in rows),
         width=WIDTH,
     )
@@ -335,30 +318,30 @@ def rates_svg(result: Result) -> str:
 
     for number, row in enumerate(rows):
         y = 16.0 + STEP * number
-        rates = row["transfers_per_s"]
+        rates = row.transfers_per_s
         picture.add("text", "", _label(row), x=4, y=y + BAR - 3)
-        kind = "safe" if row["measured_from"] == "claim" else "other"
-        picture.add("rect", kind, x=LABELS, y=y, width=x(rates["median"]) - LABELS, height=BAR, rx=2)
-        picture.add("line", "write", x1=x(rates["min"]), x2=x(rates["max"]), y1=y + BAR / 2, y2=y + BAR / 2)
-        picture.add("text", "small", f"{rates['median']:,.0f}", x=x(rates["max"]) + 6, y=y + BAR - 4)
+        kind = "safe" if row.measured_from == "claim" else "other"
+        picture.add("rect", kind, x=LABELS, y=y, width=x(rates.median) - LABELS, height=BAR, rx=2)
+        picture.add("line", "write", x1=x(rates.min), x2=x(rates.max), y1=y + BAR / 2, y2=y + BAR / 2)
+        picture.add("text", "small", f"{rates.median:,.0f}", x=x(rates.max) + 6, y=y + BAR - 4)
     height = 16.0 + STEP * len(rows)
     picture.add(
         "text", "small", "logarithmic; the line is from the slowest to the fastest round", x=LABELS, y=height + 12
     )
-    return standing_alone(picture.svg(height + 24)) + "\n"
+    return stand_alone(picture.svg(height + 24)) + "\n"
 
 
-def map_svg(result: Result) -> str:
+def map_svg(result: Bench) -> str:
     """Return the cost map: a field for each load, with the cheapest strategy in it."""
-    cells = result.get("cost_map") or []
-    columns = list(dict.fromkeys((cell["instances"], cell["threads"], cell["think_ms"]) for cell in cells))
-    accounts = sorted({cell["accounts"] for cell in cells})
+    cells = result.cost_map or []
+    columns = list(dict.fromkeys((cell.instances, cell.threads, cell.think_ms) for cell in cells))
+    accounts = sorted({cell.accounts for cell in cells})
     picture = Picture(
         "map",
         "The cheapest correct strategy",
         "; ".join(
-            f"{cell['instances']}x{cell['threads']}, {cell['accounts']} accounts, {cell['think_ms']:g} ms: "
-            f"{', '.join(cell['cheapest'])}"
+            f"{cell.instances}x{cell.threads}, {cell.accounts} accounts, {cell.think_ms:g} ms: "
+            f"{', '.join(cell.cheapest)}"
             for cell in cells
         ),
         width=110 + CELL_WIDTH * len(columns),
@@ -372,21 +355,21 @@ def map_svg(result: Result) -> str:
         picture.add("text", "strong", f"{number_of_accounts:,} accounts", x=4, y=top + 24)
         for number, column in enumerate(columns):
             for cell in cells:
-                if (cell["instances"], cell["threads"], cell["think_ms"]) != column:
+                if (cell.instances, cell.threads, cell.think_ms) != column:
                     continue
-                if cell["accounts"] != number_of_accounts:
+                if cell.accounts != number_of_accounts:
                     continue
                 left = 110 + CELL_WIDTH * number
                 picture.add("rect", "safe", x=left, y=top, width=CELL_WIDTH - 4, height=CELL_HEIGHT - 4, rx=3)
-                best, *close = cell["cheapest"] or ["none finished"]
+                best, *close = cell.cheapest or ["none finished"]
                 picture.add("text", "strong", best, x=left + 6, y=top + 17)
                 also = f"or {', '.join(close[:1])}" + (f" and {len(close) - 1} more" if len(close) > 1 else "")
                 picture.add("text", "small", also if close else "", x=left + 6, y=top + 32)
-    return standing_alone(picture.svg(44 + CELL_HEIGHT * len(accounts) + 6)) + "\n"
+    return stand_alone(picture.svg(44 + CELL_HEIGHT * len(accounts) + 6)) + "\n"
 
 
-def _label(row: Result) -> str:
-    return f"{row['name']}" + (f", {row['chunk']:,} in a message" if row["chunk"] > 1 else "")
+def _label(row: BenchRow) -> str:
+    return f"{row.name}" + (f", {row.chunk:,} in a message" if row.chunk > 1 else "")
 
 
 def _decades(rate: float) -> float:

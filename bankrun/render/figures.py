@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from html import escape
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from bankrun.proof.interleavings import CASES, HEADINGS
-from bankrun.render.story import explain
-from bankrun.render.svg import fault_matrix, proof_matrix, space_time
-from bankrun.results.models import Cell, Comparison, Run
-from bankrun.results.store import Faults, Proof, Result
+from bankrun.errors import CannotStart
+from bankrun.render.html import Figure
+from bankrun.render.matrices import fault_matrix, proof_matrix
+from bankrun.render.space_time import space_time
+from bankrun.render.story import explain, join_names
+from bankrun.results.models.chaos import Chaos
+from bankrun.results.models.comparison import Cell, Comparison, Run
+from bankrun.results.models.proof import HEADINGS, SUMMARIES, ProofResult
+from bankrun.results.store import Result
 
 COLOURS = ("#d6453d", "#2f7ed8", "#1b9e77", "#b455a0", "#c27c0e", "#7570b3", "#0e9bb5", "#8a8f98")
 """Each is seen on white and on the report's dark paper: a contrast of 3 and more against both."""
@@ -36,28 +39,15 @@ COSTS = {
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A title, a sentence that says what it shows, and a table; then an SVG or a Plotly figure, or neither.
-
-    ``told`` is text under the picture, line by line. The table's first column names the row.
-    """
-
-    name: str
-    title: str
-    text: str
-    head: tuple[str, ...] = ()
-    rows: Sequence[tuple[str, ...]] = ()
-    svg: str = ""
-    plot: go.Figure | None = None
-    told: tuple[str, ...] = ()
-
-
 def figures(result: Result) -> list[Figure]:
-    """Return a result's figures, the most telling first."""
+    """Return a result's figures, the most telling first. Raises CannotStart for a kind that has none."""
     if isinstance(result, Comparison):
         return comparison_figures(result.cells)
-    return [proof_figure(result)] if isinstance(result, Proof) else [fault_figure(result)]
+    if isinstance(result, ProofResult):
+        return [proof_figure(result)]
+    if isinstance(result, Chaos):
+        return [fault_figure(result)]
+    raise CannotStart(f"reports are made of a comparison, a proof or chaos, and this is a {result.kind}")
 
 
 def comparison_figures(cells: Sequence[Cell]) -> list[Figure]:
@@ -106,11 +96,11 @@ def money_over_time(runs: Sequence[Run], topology: str) -> Figure:
     )
     plot.update_yaxes(tickformat=",d")
     off = [run.strategy for run in runs if run.history.drift and any(run.history.drift)]
-    said = f"{listed(off)} left the line of {opening:,}" if off else f"no total left the line of {opening:,}"
+    where = f"{join_names(off)} left the line of {opening:,}" if off else f"no total left the line of {opening:,}"
     return Figure(
-        _slug(f"money-{topology}"),
+        _make_slug(f"money-{topology}"),
         f"Money over time on {topology}",
-        f"On {topology}, {said}. Its table is how far the total was off after each quarter of the run, and how many "
+        f"On {topology}, {where}. Its table is how far the total was off after each quarter of the run, and how many "
         "entries wrote over what they had not read.",
         ("strategy", "¼", "½", "¾", "end", "overwrites"),
         rows,
@@ -139,7 +129,7 @@ def money_so_far(samples: Sequence[tuple[float, int]], opening: int) -> go.Figur
 def lost_posting(cell: Cell) -> Figure:
     """Return the space-time diagram of a broken cell's example, with its story."""
     run = cell.shown
-    name = _slug(f"lost-{run.strategy}-{run.topology}")
+    name = _make_slug(f"lost-{run.strategy}-{run.topology}")
     return Figure(
         name,
         f"How {run.strategy} lost a posting on {run.topology}",
@@ -169,7 +159,7 @@ def losses(cells: Sequence[Cell]) -> Figure:
     cancelled = [f"{run.strategy} on {run.topology}" for run in lossy if run.drift == 0]
     text = f"{len(lossy)} of {len(runs)} cells lost postings."
     if cancelled:
-        text += f" For {listed(cancelled)} what was lost cancels out, and the total looks right."
+        text += f" For {join_names(cancelled)} what was lost cancels out, and the total looks right."
     rows = [
         (
             f"{run.strategy} {run.topology}",
@@ -266,12 +256,12 @@ def costs(runs: Sequence[Run]) -> Figure:
     timed = [run for run in runs if run.cost_ms]
     names = [f"{escape(run.strategy)} {run.topology}" for run in timed]
     plot = _plot("milliseconds for a transfer, on average", "", height=170 + 26 * len(timed))
-    for (cost, said), colour in zip(COSTS.items(), COLOURS[1:], strict=False):
+    for (cost, words), colour in zip(COSTS.items(), COLOURS[1:], strict=False):
         plot.add_bar(
             x=[run.cost_ms.get(cost, 0.0) for run in timed],
             y=names,
             orientation="h",
-            name=said,
+            name=words,
             marker_color=colour,
             hovertemplate="%{y}: %{x:.2f} ms",
         )
@@ -291,9 +281,14 @@ def costs(runs: Sequence[Run]) -> Figure:
     return Figure("costs", "Where the time goes", text, ("cell, ms", *COSTS.values()), rows, plot=plot)
 
 
-def proof_figure(proof: Proof) -> Figure:
+def proof_figure(proof: ProofResult) -> Figure:
     """Return the matrix of a proof."""
     broken, total = sum(case.broken for case in proof.cases), sum(case.interleavings for case in proof.cases)
+    met = [
+        f"{HEADINGS.get(name, name)}, {SUMMARIES[name]}"
+        for name in SUMMARIES
+        if name in {case.case for case in proof.cases}
+    ]
     rows = [
         (
             case.strategy,
@@ -310,14 +305,14 @@ def proof_figure(proof: Proof) -> Figure:
         "interleavings",
         "Every order in which the transfers can meet",
         f"{broken:,} of {total:,} interleavings are broken. A cell says how many of its own; ! marks a refuted claim. "
-        f"The cases: {'; '.join(f'{HEADINGS.get(name, name)}, {case.summary}' for name, case in CASES.items())}.",
+        f"The cases: {'; '.join(met)}.",
         ("strategy", "in", "case", "broken", "of", "what failed", "the shortest: bankrun replay …"),
         rows,
         svg=proof_matrix("interleavings", proof.cases),
     )
 
 
-def fault_figure(faults: Faults) -> Figure:
+def fault_figure(chaos: Chaos) -> Figure:
     """Return the matrix of faults."""
     rows = [
         (
@@ -331,26 +326,21 @@ def fault_figure(faults: Faults) -> Figure:
             f"{cell.extra_deliveries:,}",
             "" if cell.recovery_s is None else f"{cell.recovery_s:.1f}",
         )
-        for cell in faults.cells
+        for cell in chaos.cells
     ]
-    broken = sum(cell.verdict == "broken" for cell in faults.cells)
+    broken = sum(cell.verdict == "broken" for cell in chaos.cells)
     head = ("fault", "strategy", "topology", "verdict", "lost", "twice", "pending", "extra deliveries", "recovery s")
-    text = f"{broken} of {len(faults.cells)} cells are broken."
-    return Figure("faults", "What each fault did", text, head, rows, svg=fault_matrix("faults", faults.cells))
+    text = f"{broken} of {len(chaos.cells)} cells are broken."
+    return Figure("faults", "What each fault did", text, head, rows, svg=fault_matrix("faults", chaos.cells))
 
 
-def _slug(text: str) -> str:
+def _make_slug(text: str) -> str:
     """Return a name for an element or a file: whatever a strategy is called, it is no path."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _share(run: Run) -> float:
     return run.lost_postings / (2 * run.applied) if run.applied else 0.0
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as a sentence has them."""
-    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1] if names else "none"
 
 
 def _colours(names: Iterable[str]) -> dict[str, str]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from bank.strategies import CONTROL, STRATEGIES
-from bankrun.proof.interleavings import HEADINGS, CaseResult
-from bankrun.results.models import Cell, Comparison
+from bankrun.errors import CannotStart
+from bankrun.results.models.bench import BenchRow
+from bankrun.results.models.comparison import Cell, Comparison
+from bankrun.results.models.proof import HEADINGS, CaseResult, ProofResult
 
 COLOURS = {"safe": "green", "broken": "red", "inconclusive": "yellow"}
 
@@ -79,49 +79,56 @@ def comparison_table(comparison: Comparison, *, wide: bool = False) -> Table:
     return table
 
 
-def gallery_markdown(proof: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
-    """Return what a proof and a comparison found of each strategy, and what it cost beside no lock at all."""
-    largest = max(comparison["cells"], key=lambda cell: cell["instances"] * cell["threads"])["topology"]
-    cells = {cell["strategy"]: cell for cell in comparison["cells"] if cell["topology"] == largest}
-    control = cells[CONTROL]["transfers_per_s"]
+def gallery_markdown(proof: ProofResult, comparison: Comparison) -> str:
+    """Return what a proof and a comparison found of each strategy, and what it cost beside no lock at all.
+
+    Raises CannotStart for a comparison without its control.
+    """
+    largest = max(comparison.cells, key=lambda cell: cell.shown.instances * cell.shown.threads).shown.topology
+    runs = {cell.shown.strategy: cell.shown for cell in comparison.cells if cell.shown.topology == largest}
+    if CONTROL not in runs or not runs[CONTROL].transfers_per_s:
+        raise CannotStart(f"the comparison has no rate of {CONTROL} on {largest}, beside which speed is told")
+    control = runs[CONTROL].transfers_per_s
     head = ["strategy", "claims to hold", "in one", "in two", "paused holder", "retried", f"lost on {largest}", "speed"]
     lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
     for name, strategy in STRATEGIES.items():
-        cases = [case for case in proof["cases"] if case["strategy"] == name]
-        paused = [case for case in cases if case["case"] == "paused-holder"]
-        met = [case for case in cases if case["case"] != "paused-holder"]
-        cell = cells.get(name)
+        cases = [case for case in proof.cases if case.strategy == name]
+        paused = [case for case in cases if case.case == "paused-holder"]
+        met = [case for case in cases if case.case != "paused-holder"]
+        run = runs.get(name)
         values = [
             f"`{name}`",
             strategy.claim.value,
-            _broken_of([case for case in met if case["instances"] == "same"]),
-            _broken_of([case for case in met if case["instances"] == "two"]),
-            _broken_of(paused),
-            _number(sum(case["conflicts"] for case in cases)) if cases else "",
-            _number(cell["lost_postings"]) if cell else "",
-            f"{cell['transfers_per_s'] / control:.2f}" if cell else "",
+            _count_broken([case for case in met if case.instances == "same"]),
+            _count_broken([case for case in met if case.instances == "two"]),
+            _count_broken(paused),
+            _number(sum(case.conflicts for case in cases)) if cases else "",
+            _number(run.lost_postings) if run else "",
+            f"{run.transfers_per_s / control:.2f}" if run else "",
         ]
         lines.append("| " + " | ".join(values) + " |")
-    environment = comparison["environment"]
-    total = sum(case["interleavings"] for case in proof["cases"])
-    load = comparison["workload"]
-    footnote = (
+    return "\n".join([*lines, "", _gallery_footnote(proof, comparison, largest)]) + "\n"
+
+
+def _gallery_footnote(proof: ProofResult, comparison: Comparison, largest: str) -> str:
+    source, load = comparison.provenance, comparison.workload
+    environment = source.environment
+    total = sum(case.interleavings for case in proof.cases)
+    return (
         f"*in one, in two*: broken of all {total:,} interleavings of two transfers (`bankrun prove`), in one "
         f"instance and in two; *retried*: attempts that were run again, over all of them; *lost, speed*: postings "
-        f"lost, and transfers/s beside `none`, of {load['transfers']:,} transfers over {load['accounts']} accounts "
-        f"on `{largest}` (`bankrun compare`, seed {comparison['seed']}). {comparison['started'][:10]}, "
-        f"bankrun {comparison['bankrun']}, Python {environment['python']}, "
+        f"lost, and transfers/s beside `none`, of {load.transfers:,} transfers over {load.accounts} accounts "
+        f"on `{largest}` (`bankrun compare`, seed {source.seed}). {source.started[:10]}, "
+        f"bankrun {source.bankrun}, Python {environment['python']}, "
         f"Postgres {environment['postgres']['server_version']}, {environment['redis']['server']} "
         f"{environment['redis']['version']}, {environment['cores']} cores: small differences in speed are noise."
     )
-    lines += ["", footnote]
-    return "\n".join(lines) + "\n"
 
 
-def _broken_of(cases: Sequence[Mapping[str, Any]]) -> str:
+def _count_broken(cases: Sequence[CaseResult]) -> str:
     if not cases:
         return "n/a"
-    broken, total = sum(case["broken"] for case in cases), sum(case["interleavings"] for case in cases)
+    broken, total = sum(case.broken for case in cases), sum(case.interleavings for case in cases)
     return f"**{broken}**/{total}" if broken else f"0/{total}"
 
 
@@ -129,7 +136,7 @@ def comparison_svg(comparison: Comparison) -> str:
     """Return the table as a picture that fetches nothing: Rich's own would load its font from elsewhere."""
     console = Console(record=True, width=80, file=io.StringIO(), force_terminal=True, highlight=False)
     console.print(comparison_table(comparison))
-    picture = console.export_svg(title=f"bankrun compare --seed {comparison.seed}")
+    picture = console.export_svg(title=f"bankrun compare --seed {comparison.provenance.seed}")
     return re.sub(r"@font-face\s*\{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code,", "")
 
 
@@ -172,23 +179,23 @@ def comparison_markdown(comparison: Comparison) -> str:
     lines = ["| " + " | ".join(name for name, _ in NARROW) + " |"]
     lines.append("|" + "|".join("---" if name in TEXT_COLUMNS else "---:" for name, _ in NARROW) + "|")
     lines += ["| " + " | ".join(show(cell) for _, show in NARROW) + " |" for cell in comparison.cells]
-    return "\n".join([*lines, "", comparison.sentence()]) + "\n"
+    return "\n".join([*lines, "", comparison.provenance.sentence()]) + "\n"
 
 
-def benchmark_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def benchmark_table(rows: Sequence[BenchRow]) -> Table:
     """Return a benchmark's rows as a table for the terminal."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("who")
+    table.add_column("contestant")
     for name in ("on", "chunk", "accounts", "median /s", "of pgbench", "of the bound"):
         table.add_column(name, justify="right")
     for row in rows:
-        shares = (row["ratio_to_pgbench"], row["ratio_to_bound"])
+        shares = (row.ratio_to_pgbench, row.ratio_to_bound)
         table.add_row(
-            row["name"],
-            row["topology"],
-            f"{row['chunk']:,}",
-            f"{row['accounts']:,}",
-            _number(row["transfers_per_s"]["median"]),
+            row.name,
+            row.topology,
+            f"{row.chunk:,}",
+            f"{row.accounts:,}",
+            _number(row.transfers_per_s.median),
             *("" if share is None else f"{share:.0%}" for share in shares),
         )
     return table
@@ -212,11 +219,6 @@ CSV_COLUMNS = (
 )
 
 
-def comparison_json(comparison: Comparison) -> str:
-    """Return everything, as the contract has it."""
-    return json.dumps(comparison.as_json(), indent=1) + "\n"
-
-
 def comparison_csv(comparison: Comparison) -> str:
     """Return every run as a line of CSV."""
     text = io.StringIO()
@@ -233,7 +235,7 @@ def comparison_csv(comparison: Comparison) -> str:
 
 def comparison_junit(comparison: Comparison) -> str:
     """Return the comparison as JUnit XML: a cell is a test case, and it fails where a claim is refuted."""
-    suite = ET.Element("testsuite", name="bankrun compare", timestamp=comparison.started)
+    suite = ET.Element("testsuite", name="bankrun compare", timestamp=comparison.provenance.started)
     for cell in comparison.cells:
         run = cell.shown
         case = ET.SubElement(

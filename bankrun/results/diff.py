@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist, median
 from typing import Any
 
-from bank.errors import CannotStart
-from bankrun.results.models import Comparison, Run
-from bankrun.results.store import Faults, Proof, Result
+from bankrun.errors import CannotStart
+from bankrun.results.models.chaos import Chaos
+from bankrun.results.models.comparison import Comparison, Run
+from bankrun.results.models.proof import ProofResult
+from bankrun.results.store import Result
 
 P_MAX = 0.05
 """Two sets of runs that do not differ look different with this probability: once in twenty comparisons."""
@@ -48,12 +50,14 @@ class Change:
 def changes(before: Result, after: Result) -> list[Change]:
     """Return every figure that both results have. Raises CannotStart if they are not of one kind."""
     if isinstance(before, Comparison) and isinstance(after, Comparison):
-        return list(_compared(before, after))
-    if isinstance(before, Proof) and isinstance(after, Proof):
-        return list(_proved(before, after))
-    if isinstance(before, Faults) and isinstance(after, Faults):
-        return list(_survived(before, after))
-    raise CannotStart(f"one is {_kind(before)} and the other is {_kind(after)}: they have nothing in common")
+        return list(_diff_comparisons(before, after))
+    if isinstance(before, ProofResult) and isinstance(after, ProofResult):
+        return list(_diff_proofs(before, after))
+    if isinstance(before, Chaos) and isinstance(after, Chaos):
+        return list(_diff_chaos(before, after))
+    if before.kind == after.kind:
+        raise CannotStart(f"there is no diff of two results of the kind {before.kind}")
+    raise CannotStart(f"one is of the kind {before.kind}, the other of {after.kind}: they have nothing in common")
 
 
 def circumstances(before: Result, after: Result) -> list[str]:
@@ -100,7 +104,7 @@ def repeats_needed() -> int:
     return next(n for n in range(1, 100) if enough(n, n))
 
 
-def _compared(before: Comparison, after: Comparison) -> Iterator[Change]:
+def _diff_comparisons(before: Comparison, after: Comparison) -> Iterator[Change]:
     one, two = _cells(before), _cells(after)
     for key in one:
         if key not in two:
@@ -134,7 +138,7 @@ def _middle(values: Sequence[float]) -> str:
     return f"{median(values):,.6g}" + (f" ({least:,.6g} to {most:,.6g})" if least != most else "")
 
 
-def _proved(before: Proof, after: Proof) -> Iterator[Change]:
+def _diff_proofs(before: ProofResult, after: ProofResult) -> Iterator[Change]:
     one, two = _cells(before), _cells(after)
     for key in one:
         if key in two:
@@ -142,7 +146,7 @@ def _proved(before: Proof, after: Proof) -> Iterator[Change]:
             yield Change(" ".join(key), "broken", old, new, SAME if old == new else EXACT)
 
 
-def _survived(before: Faults, after: Faults) -> Iterator[Change]:
+def _diff_chaos(before: Chaos, after: Chaos) -> Iterator[Change]:
     one, two = _cells(before), _cells(after)
     for key in one:
         if key not in two:
@@ -157,29 +161,27 @@ def _survived(before: Faults, after: Faults) -> Iterator[Change]:
 def _cells(result: Result) -> Mapping[tuple[str, ...], Any]:
     if isinstance(result, Comparison):
         return {(cell.shown.strategy, cell.shown.topology): cell for cell in result.cells}
-    if isinstance(result, Proof):
+    if isinstance(result, ProofResult):
         return {(case.strategy, case.instances, case.case): case for case in result.cases}
-    return {(cell.fault, cell.strategy, cell.topology): cell for cell in result.cells}
+    if isinstance(result, Chaos):
+        return {(cell.fault, cell.strategy, cell.topology): cell for cell in result.cells}
+    return {}
 
 
 def _circumstances(result: Result) -> dict[str, str]:
-    source: Any = result if isinstance(result, Comparison) else result.source
-    found = {"bankrun": source.bankrun, "seed": str(source.seed), **_flat(source.environment)}
-    if isinstance(result, Comparison):
-        found |= _flat(asdict(result.workload)) | _flat(result.settings)
+    source = result.provenance
+    found = {"bankrun": source.bankrun, "seed": str(source.seed), **_flatten(source.environment)}
+    if isinstance(result, (Comparison, Chaos)):
+        found |= _flatten(result.workload.options()) | _flatten(source.settings)
     return found
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Return nested values by dotted names, without what is different each time: who the instances were."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         elif not isinstance(value, list):
             flat[prefix + name] = str(value)
     return flat
-
-
-def _kind(result: Result) -> str:
-    return {Comparison: "a comparison", Proof: "a proof", Faults: "what faults did"}[type(result)]

@@ -1,116 +1,106 @@
-"""Results read back from their files: a comparison, a proof or faults, checked before anything is made of them."""
+"""The one reader and the one writer of results.
+
+A file is written whole or not at all, and known to be writable before the work begins. It is read bounded, as JSON
+without surprises, and checked by the type of its kind before anything is made of it. This module knows no bank: the
+module of a kind is imported when a file of that kind is read.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+import os
+import tempfile
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from bank.audit import Audit, PostingTold
-from bank.errors import CannotStart
-from bankrun.proof.interleavings import CaseResult
-from bankrun.results.models import SCHEMA, Cell, Comparison, Run
-from bankrun.results.workload import Workload
+from bankrun.environ import check_packages
+from bankrun.errors import BankrunError, CannotStart
+from bankrun.results.provenance import SCHEMA, Provenance
 
-Count = Annotated[int, Field(ge=0)]
-Verdict = Literal["safe", "broken", "inconclusive"]
-
-
-class Source(BaseModel):
-    """Where a result comes from: what it takes to run it again, as far as that was saved."""
-
-    bankrun: str = "unknown"
-    started: str = ""
-    command: str = ""
-    seed: int | None = None
-    environment: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
-    workload: dict[str, Any] = {}
-    rounds: int | None = None
-    not_run: dict[str, str] = {}
-    faults: dict[str, Any] = {}
+STDOUT = "-"
+FILE_BYTES_MAX = 512 * 1024 * 1024
+KINDS = {
+    "comparison": "bankrun.results.models.comparison",
+    "proof": "bankrun.results.models.proof",
+    "chaos": "bankrun.results.models.chaos",
+    "soak": "bankrun.results.models.soak",
+    "bench": "bankrun.results.models.bench",
+}
+"""The module of each kind; its ``parse`` returns a result from the plain values of a file, or raises ValueError."""
+WITHOUT_BANK = {"proof", "bench"}
+"""The kinds that can be read in a project whose own ``bank`` package is found before ours."""
 
 
-class FaultCell(BaseModel):
-    """What one fault did to one strategy."""
+class Result(Protocol):
+    """What was found, of whatever kind."""
 
-    fault: str
-    strategy: str
-    topology: str
-    verdict: Verdict
-    expected: Literal["safe", "unsafe"] = "unsafe"
-    reason: str = ""
-    applied: Count
-    lost_postings: Count
-    duplicates: Count
-    pending: Count
-    extra_deliveries: Count
-    recovery_s: Annotated[float, Field(ge=0)] | None = None
+    kind: ClassVar[str]
+    provenance: Provenance
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the whole as plain values."""
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """A proof, as it was saved."""
-
-    source: Source
-    cases: list[CaseResult]
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What faults did, as it was saved."""
-
-    source: Source
-    cells: list[FaultCell]
-
-
-Result = Comparison | Proof | Faults
-
-
-class _SavedCell(BaseModel):
-    expected: Literal["safe", "unsafe"]
-    verdict: Verdict
-    reason: str
-    runs: Annotated[list[Run], Field(min_length=1)]
-
-
-class _SavedComparison(BaseModel):
-    bankrun: str
-    seed: int
-    started: str
-    command: str = ""
-    environment: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
-    workload: Workload
-    cells: Annotated[list[_SavedCell], Field(min_length=1)]
-
-
-_AUDIT = TypeAdapter(Audit)
-_SCENE = TypeAdapter(list[PostingTold])
-_CASES = TypeAdapter(Annotated[list[CaseResult], Field(min_length=1)])
-_FAULTS = TypeAdapter(Annotated[list[FaultCell], Field(min_length=1)])
+R = TypeVar("R", bound=Result)
 
 
 def read(path: Path) -> Result:
     """Return the result in a file. Raises CannotStart, in one sentence, if it is none or is damaged."""
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+        plain = json.loads(_read_bounded(path), parse_float=_finite, parse_constant=_finite)
     except (OSError, ValueError, RecursionError) as error:
         raise CannotStart(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
+    if not isinstance(plain, dict) or type(plain.get("schema")) is not int or plain["schema"] < SCHEMA:
         raise CannotStart(f"{path} is not a result of bankrun")
+    if plain["schema"] > SCHEMA:
+        raise CannotStart(f"{path} was made by a newer bankrun: its schema is {plain['schema']}, this reads {SCHEMA}")
+    kind = kind_of(plain)
+    if kind not in KINDS:
+        raise CannotStart(f"{path} was made by a newer bankrun: this one knows no result of the kind {kind!r}")
+    if kind not in WITHOUT_BANK:
+        check_packages()
     try:
-        return _parsed(plain)
+        result: Result = import_module(KINDS[kind]).parse(plain)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CannotStart(f"{path} is not a whole result of bankrun: {where or 'it'}: {first['msg']}") from None
     except ValueError as error:
         raise CannotStart(f"{path} is not a whole result of bankrun: {error}") from error
+    return result
+
+
+def read_as(kind: type[R], path: Path) -> R:
+    """Return the result in a file, which must be of one kind. Raises CannotStart as ``read`` does."""
+    found = read(path)
+    if not isinstance(found, kind):
+        raise CannotStart(f"{path} holds a result of the kind {found.kind}; a {kind.kind} is needed")
+    return found
+
+
+def kind_of(plain: dict[str, Any]) -> str:
+    """Return of which kind a result is. Version 0.1 did not name it: there it shows in what the file has."""
+    if "kind" in plain:
+        return str(plain["kind"])
+    for key, kind in (("cases", "proof"), ("rows", "bench"), ("plan", "soak")):
+        if key in plain:
+            return kind
+    cells = plain.get("cells")
+    first = cells[0] if isinstance(cells, list) and cells else None
+    return "chaos" if isinstance(first, dict) and "fault" in first else "comparison"
+
+
+def _read_bounded(path: Path) -> bytes:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        data = b"" if size > FILE_BYTES_MAX else file.read(FILE_BYTES_MAX + 1)
+    if max(size, len(data)) > FILE_BYTES_MAX:
+        raise ValueError(f"it has more than {FILE_BYTES_MAX // 1024**2} MB, which no result has")
+    return data
 
 
 def _finite(text: str) -> float:
@@ -120,31 +110,66 @@ def _finite(text: str) -> float:
     return value
 
 
-def _parsed(plain: dict[str, Any]) -> Result:
-    cells = plain.get("cells")
-    if "cases" in plain:
-        return Proof(Source.model_validate(plain), _CASES.validate_python(plain["cases"]))
-    if isinstance(cells, list) and cells and isinstance(cells[0], dict) and "fault" in cells[0]:
-        return Faults(Source.model_validate(plain), _FAULTS.validate_python(cells))
-    saved = _SavedComparison.model_validate(plain)
-    comparison = Comparison(
-        **{name: getattr(saved, name) for name in _SavedComparison.model_fields if name != "cells"},
-        cells=[Cell(cell.runs, cell.expected, cell.verdict, cell.reason) for cell in saved.cells],
-    )
-    for cell in comparison.cells:
-        for run in cell.runs:
-            _check_run(run)
-    return comparison
+def save(destination: str, result: Result) -> None:
+    """Write a result as JSON. Raises BankrunError if that is impossible."""
+    write(destination, json.dumps(result.as_json(), indent=1) + "\n")
 
 
-def _check_run(run: Run) -> None:
-    """Check what a run keeps as plain values. Raises ValidationError, or ValueError."""
-    audit = _AUDIT.validate_python(run.audit)
-    run.audit["passed"] = not audit.findings
-    if not all(finding.examples for finding in audit.findings):
-        raise ValueError("a finding without an example")
-    postings = [*_SCENE.validate_python(run.scene), *(audit.example or ())]
-    if not all(at.tzinfo for posting in postings for at in (posting.read_at, posting.written_at) if at is not None):
-        raise ValueError("a time without its zone")
-    if len({len(series) for series in run.history.series()}) > 1:
-        raise ValueError("a history whose series differ in length")
+def write(destination: str, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a half. ``-`` is stdout.
+
+    What is no regular file, a pipe or a device, is written to and never replaced. Raises BankrunError.
+    """
+    if destination == STDOUT:
+        print(text, end="")
+        return
+    path = _resolve(destination)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        with temporary.open("w", encoding="utf-8") as file:
+            if path.exists():
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BankrunError(f"cannot write {destination}: {error.strerror or error}") from error
+
+
+def check_writable(*destinations: str) -> None:
+    """Raise CannotStart, in one sentence, if results could not be written there, or two of them to one place."""
+    seen: set[str] = set()
+    for destination in destinations:
+        try:
+            place = destination if destination == STDOUT else os.path.realpath(destination)
+            _try(destination)
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"cannot write {destination!r}: {getattr(error, 'strerror', None) or error}") from error
+        if place in seen:
+            raise CannotStart(f"two exports to {destination} would be mixed up: give one of them another file")
+        seen.add(place)
+
+
+def _try(destination: str) -> None:
+    if destination == STDOUT:
+        return
+    if not destination:
+        raise ValueError("a file needs a name")
+    path = _resolve(destination)
+    if path.is_dir():
+        raise IsADirectoryError(None, "it is a directory")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(None, "it is read-only")
+    if not path.exists() or path.is_file():
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+
+
+def _resolve(destination: str) -> Path:
+    """Return the file behind a link: replacing the link itself would leave the file as it was."""
+    return Path(os.path.realpath(destination))

@@ -78,18 +78,18 @@ def read_history(database: Database) -> History:
     return History(seconds, drift, applied, clobbers, instances)
 
 
-def read_scene(database: Database, found: Audit) -> list[dict[str, Any]]:
-    """Return the audit's example of a lost posting among its neighbours: who else was at that account, as plain values.
+def read_scene(database: Database, found: Audit) -> list[PostingTold]:
+    """Return the audit's example of a lost posting among its neighbours: who else was at that account.
 
     The first is the lost posting, the second the one that overwrote it; the others come in the order of their writes.
     """
     if found.example is None:
         return []
     with database.transaction() as transaction:
-        return [plain(posting) for posting in scene(transaction, *found.example)]
+        return find_scene(transaction, *found.example)
 
 
-def scene(transaction: Transaction, lost: PostingTold, culprit: PostingTold) -> list[PostingTold]:
+def find_scene(transaction: Transaction, lost: PostingTold, culprit: PostingTold) -> list[PostingTold]:
     """Return a lost posting, its culprit, and the postings to the same account that were under way around them."""
     begin = min(lost.read_at, culprit.read_at)
     end = max(posting.written_at or posting.read_at for posting in (lost, culprit))
@@ -103,6 +103,6 @@ def scene(transaction: Transaction, lost: PostingTold, culprit: PostingTold) -> 
     return [lost, culprit, *others]
 
 
-def plain(posting: PostingTold) -> dict[str, Any]:
+def plain_posting(posting: PostingTold) -> dict[str, Any]:
     """Return a posting as it is saved."""
     return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in asdict(posting).items()}

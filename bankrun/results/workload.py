@@ -7,7 +7,7 @@ import random
 from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 from uuid import UUID
 
 from bank.errors import CannotStart
@@ -24,32 +24,66 @@ RANDOM_BITS = ~(15 << 76 | 3 << 62) & (2**96 - 1)
 
 
 @dataclass(frozen=True, slots=True)
+class Option:
+    """What there is to know about one parameter of a workload besides its name, type and default.
+
+    Command line, saved command and page ask here; ``docs/results.md`` has the same words. ``why`` says what is wrong
+    with a value that is not between ``least`` and ``most``.
+    """
+
+    help: str
+    least: float | None = None
+    most: float | None = None
+    why: str = ""
+    on_page: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """A bank, and the transfers that it gets. Amounts in minor units; ``opening`` is each account's.
 
-    ``think_ms`` is the time between the read and the write of a transfer; ``chunk`` the orders in one message.
+    ``think_ms`` is the time between the read and the write of a transfer; ``chunk`` the orders in one message. Raises
+    CannotStart for what makes no workload.
     """
 
-    accounts: int = 8
-    transfers: int = 2_000
-    opening: int = 100_000
-    amount_max: int = 100
-    think_ms: float = 0.0
-    skew: Skew = "uniform"
-    chunk: int = 1
-    constraint: bool = False
+    transfers: Annotated[
+        int,
+        Option("Transfers in each cell.", 1, TRANSFERS_MAX, "there is nothing to compare without one", on_page=True),
+    ] = 2_000
+    accounts: Annotated[
+        int,
+        Option("Accounts in the bank: fewer, more contention.", 2, ACCOUNTS_MAX, "a transfer needs two", on_page=True),
+    ] = 8
+    opening: Annotated[
+        int, Option("Minor units in each account at opening.", 0, AMOUNT_MAX, "balances are whole minor units")
+    ] = 100_000
+    skew: Annotated[Skew, Option("How often each account is wanted.")] = "uniform"
+    amount_max: Annotated[
+        int,
+        Option("The largest transfer, in minor units.", 1, AMOUNT_MAX, "amounts are whole minor units above zero"),
+    ] = 100
+    think_ms: Annotated[
+        float, Option("Time between the read and the write.", 0, THINK_MS_MAX, "it is a time", on_page=True)
+    ] = 0.0
+    chunk: Annotated[int, Option("Transfers in one message.", 1, ORDERS_MAX, "a message carries at least one")] = 1
+    constraint: Annotated[bool, Option("Add CHECK (balance >= 0).")] = False
 
     def __post_init__(self) -> None:
-        _check("accounts", self.accounts, 2, ACCOUNTS_MAX, "a transfer needs two")
-        _check("transfers", self.transfers, 1, TRANSFERS_MAX, "there is nothing to compare without one")
-        _check("amount-max", self.amount_max, 1, AMOUNT_MAX, "amounts are whole minor units above zero")
-        _check("opening", self.opening, 0, AMOUNT_MAX, "balances are whole minor units")
-        _check("think-ms", self.think_ms, 0, THINK_MS_MAX, "it is a time")
-        _check("chunk", self.chunk, 1, ORDERS_MAX, "a message carries at least one")
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            if option.least is not None and option.most is not None and not option.least <= value <= option.most:
+                raise CannotStart(
+                    f"{name.replace('_', '-')}={value}: it must be between {option.least} and {option.most:,};"
+                    f" {option.why}"
+                )
         if self.skew not in get_args(Skew):
             raise CannotStart(f"skew={self.skew!r} is not one of {', '.join(get_args(Skew))}")
         if self.accounts * self.opening + self.transfers * self.amount_max > BALANCE_MAX:
             raise CannotStart("so much money does not fit a bigint: use a smaller opening, or smaller amounts")
+
+    def options(self) -> dict[str, Any]:
+        """Return the value of each parameter, by its name."""
+        return {name: getattr(self, name) for name in OPTIONS}
 
     def orders(self, seed: int, *, salt: int = 0) -> Iterator[Order]:
         """Yield the transfers. The same seed gives the same ones, ids included; with another ``salt``, under other ids.
@@ -71,6 +105,7 @@ class Workload:
             yield Order(UUID(int=number << 96 | VERSION_8 | rest), debit, credit, chooser.randint(1, self.amount_max))
 
 
-def _check(name: str, value: float, least: float, most: float, why: str) -> None:
-    if not least <= value <= most:
-        raise CannotStart(f"{name}={value}: it must be between {least} and {most:,}; {why}")
+OPTIONS: dict[str, Option] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(Workload, include_extras=True).items()
+}
+"""Each parameter of a workload, in the order of `bankrun compare --help`."""

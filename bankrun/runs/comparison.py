@@ -20,7 +20,7 @@ from bank.postgres.database import Database
 from bank.postgres.schema import open_bank
 from bank.settings import Settings
 from bank.strategies import CONTROL, STRATEGIES
-from bankrun.results.models import Cell, Run
+from bankrun.results.models.comparison import Cell, Run
 from bankrun.results.timeline import read_history, read_scene
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
@@ -191,7 +191,7 @@ class Lab:
             claim=strategy_named(strategy).claim.value,
             hosts=len({info.host for info in chosen}),
             working_max=readings.working_max,
-            audit=found.as_json(),
+            audit=found,
             repeat=repeat,
             latency_counts=readings.latency_counts(),
             cost_ms=readings.cost_ms(),

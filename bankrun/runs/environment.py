@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from celery import Celery
 
 from bank.postgres.database import Database
 from bank.postgres.schema import server_settings
+from bankrun.results.provenance import describe_machine
 from workers.fleet import InstanceInfo
 
 PACKAGES = ("celery", "kombu", "redis", "sqlmodel", "sqlalchemy", "psycopg", "psycopg-binary")
@@ -31,24 +29,12 @@ POSTGRES_SETTINGS = (
 )
 
 
-def bankrun_version() -> str:
-    """Return bankrun's version."""
-    try:
-        return version("bankrun")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def environment(
     database: Database, app: Celery, instances: Sequence[InstanceInfo], *, embedded: bool
 ) -> dict[str, Any]:
     """Return what this run depends on. No address is in it: it would carry a password."""
     return {
-        "python": platform.python_version(),
-        "implementation": platform.python_implementation(),
-        "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
-        "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        **describe_machine(),
         "packages": {name: version(name) for name in PACKAGES},
         "servers": "embedded" if embedded else "given",
         "postgres": server_settings(database, POSTGRES_SETTINGS),

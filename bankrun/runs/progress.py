@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bankrun.results.models import Run
+from bankrun.results.models.comparison import Run
 from bankrun.results.topology import Topology
 
 

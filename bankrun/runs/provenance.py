@@ -1,43 +1,67 @@
-"""What a comparison is saved with, besides its runs: all that it takes to read it, and to run it again."""
+"""The provenance of what is run with servers: their versions and settings, besides the machine and the command."""
 
 from __future__ import annotations
 
-import shlex
-from datetime import UTC, datetime
+from collections.abc import Sequence
 
-from bank.settings import WAITS
+from celery import Celery
+
+from bank.postgres.database import Database
+from bank.settings import WAITS, Settings
 from bank.strategies import STRATEGIES
-from bankrun.results.models import Comparison
+from bankrun.results.models.comparison import Comparison
+from bankrun.results.provenance import Provenance, write_command
 from bankrun.runs.comparison import Lab, Plan
-from bankrun.runs.environment import bankrun_version, environment
+from bankrun.runs.environment import environment
 from bankrun.runs.session import Servers
+from workers.fleet import InstanceInfo
 
 SETTINGS_SAVED = (*WAITS, "patience_ms", "reconcile_ms", "redeliveries_max")
+
+
+def begin(
+    command: str,
+    database: Database,
+    app: Celery,
+    settings: Settings,
+    instances: Sequence[InstanceInfo] = (),
+    *,
+    embedded: bool,
+    seed: int | None = None,
+) -> Provenance:
+    """Return the provenance of what begins now, on these servers and instances, under these settings."""
+    return Provenance.begin(
+        command,
+        seed=seed,
+        environment=environment(database, app, instances, embedded=embedded),
+        settings={name: getattr(settings, name) for name in SETTINGS_SAVED},
+    )
+
+
+def begin_with(
+    servers: Servers, command: str, instances: Sequence[InstanceInfo] = (), *, seed: int | None = None
+) -> Provenance:
+    """Return the same for servers that are reached."""
+    embedded = servers.endpoints.embedded
+    return begin(command, servers.database, servers.app, servers.settings, instances, embedded=embedded, seed=seed)
 
 
 def begin_comparison(servers: Servers, lab: Lab, plan: Plan) -> Comparison:
     """Return a comparison that begins now, without any cells yet."""
     return Comparison(
-        bankrun=bankrun_version(),
-        seed=plan.seed,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=_command(plan),
-        environment=environment(servers.database, servers.app, lab.instances, embedded=servers.endpoints.embedded),
-        settings={name: getattr(servers.settings, name) for name in SETTINGS_SAVED},
-        workload=plan.workload,
+        begin_with(servers, comparison_command(plan), lab.instances, seed=plan.seed), plan.workload, cells=[]
     )
 
 
-def _command(plan: Plan) -> str:
+def comparison_command(plan: Plan) -> str:
     """Return the command that repeats a comparison."""
-    load = plan.workload
-    words = ["bankrun", "compare"]
-    strategies = ["all"] if plan.strategies == tuple(STRATEGIES) else plan.strategies
-    words += [word for name in strategies for word in ("--strategy", name)]
-    words += [word for topology in plan.topologies for word in ("--topology", str(topology))]
-    words += ["--transfers", str(load.transfers), "--accounts", str(load.accounts), "--opening", str(load.opening)]
-    words += ["--skew", load.skew, "--amount-max", str(load.amount_max), "--think-ms", f"{load.think_ms:.15g}"]
-    words += ["--chunk", str(load.chunk), *(["--constraint"] if load.constraint else [])]
-    words += ["--repeat", str(plan.repeat), "--warmup", str(plan.warmup), "--seed", str(plan.seed)]
-    words += ["--cell-timeout", f"{plan.cell_seconds_max:.15g}"]
-    return shlex.join(words)
+    return write_command(
+        "compare",
+        strategy=["all"] if plan.strategies == tuple(STRATEGIES) else plan.strategies,
+        topology=[str(topology) for topology in plan.topologies],
+        **plan.workload.options(),
+        repeat=plan.repeat,
+        warmup=plan.warmup,
+        seed=plan.seed,
+        cell_timeout=plan.cell_seconds_max,
+    )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from bank.outside import user_strategy
 from bank.postgres.database import Database
 from bank.settings import read_settings
-from bankrun.results.models import Cell
+from bankrun.results.models.comparison import Cell
 from bankrun.runs.boundary import convert_errors
 from bankrun.runs.comparison import Lab, Plan, Progress
 from bankrun.runs.progress import Silence

@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, LiteralString
+from typing import LiteralString
 
 from bank.audit import PostingTold, tell
 from bank.postgres.database import Database, Transaction
-from bankrun.results.timeline import plain, scene
+from bankrun.results.timeline import find_scene
 
 LOOK_SECONDS = 0.25
 SHARE = 0.02
@@ -49,20 +49,20 @@ class Overwritten:
 
     number: int
     seconds: float
-    scene: list[dict[str, Any]]
+    scene: list[PostingTold]
 
     @property
     def sentence(self) -> str:
         """Return who wrote over what."""
         lost, culprit = self.scene[:2]
         return (
-            f"account {lost['account']}: {_who(culprit)} made {culprit['after']:,} of {culprit['before']:,}, "
-            f"and so wrote over {_who(lost)}'s {lost['delta']:+,}"
+            f"account {lost.account}: {_who(culprit)} made {culprit.after:,} of {culprit.before:,}, "
+            f"and so wrote over {_who(lost)}'s {lost.delta:+,}"
         )
 
 
-def _who(posting: dict[str, Any]) -> str:
-    return f"{posting['instance']} (thread {str(posting['thread']).rpartition('_')[2]})"
+def _who(posting: PostingTold) -> str:
+    return f"{posting.instance} (thread {str(posting.thread).rpartition('_')[2]})"
 
 
 @dataclass(slots=True)
@@ -128,6 +128,6 @@ class Watch:
         for lost, culprit in fresh[-OVERWRITTEN_PER_LOOK:]:
             told: dict[int, PostingTold] = {one.entry: one for one in tell(transaction, [lost, culprit])}
             if len(told) == 2:
-                found = [plain(posting) for posting in scene(transaction, told[lost], told[culprit])]
+                found = find_scene(transaction, told[lost], told[culprit])
                 self.view.overwritten.append(Overwritten(next(_numbers), round(seconds, 2), found))
         del self.view.overwritten[:-OVERWRITTEN_MAX]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from bank.strategies import Claim
-from bankrun.results.models import Cell, Run
+from bankrun.results.models.comparison import Cell, Run
+from bankrun.results.provenance import Verdict
 
 CONTROL_LOST_MIN = 20
 """So many postings must the control lose on the same topology and workload: else the load would break nobody."""
 
-SAFE, BROKEN, INCONCLUSIVE = "safe", "broken", "inconclusive"
-UNSAFE = "unsafe"
+SAFE: Final = "safe"
+BROKEN: Final = "broken"
+INCONCLUSIVE: Final = "inconclusive"
+UNSAFE: Final = "unsafe"
 
 
 def judge(runs: Sequence[Run], control: Sequence[Run]) -> Cell:
@@ -27,11 +31,11 @@ def judge(runs: Sequence[Run], control: Sequence[Run]) -> Cell:
     return Cell(runs=list(runs), expected=SAFE if covered else UNSAFE, verdict=verdict, reason=reason)
 
 
-def _verdict(runs: Sequence[Run], control: Sequence[Run], *, covered: bool) -> tuple[str, str]:
+def _verdict(runs: Sequence[Run], control: Sequence[Run], *, covered: bool) -> tuple[Verdict, str]:
     finished = [run for run in runs if run.pending == 0]
     broken = [run for run in finished if not run.held]
     if broken:
-        kinds = {finding["kind"]: None for run in broken for finding in run.audit["findings"]}
+        kinds = {finding.kind: None for run in broken for finding in run.audit.findings}
         return BROKEN, ", ".join(kinds)
     faults = [fault for run in runs for fault in run.faults]
     if faults:

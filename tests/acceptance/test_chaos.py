@@ -21,7 +21,7 @@ from bankrun.chaos.cells import CHAOS_LOAD, ChaosCell, ChaosPlan, run_cell
 from bankrun.chaos.faults import FAULTS
 from bankrun.chaos.soak import SoakPlan
 from bankrun.chaos.targets import Stage, open_stage
-from bankrun.cli.chaos import _chosen_strategies
+from bankrun.cli.chaos import choose_survivors
 from bankrun.results.topology import Topology
 from tests.acceptance.conftest import Bankrun, processes_of
 from tests.waiting import wait_until
@@ -266,9 +266,9 @@ def test_a_wait_that_is_set_and_does_not_go_with_the_short_ones_is_named() -> No
 
 
 def test_all_strategies_are_those_that_another_instance_can_go_on_with() -> None:
-    chosen = _chosen_strategies(["all"])
+    chosen = choose_survivors(["all"])
     assert set(STRATEGIES) - set(chosen) == {"single-writer"}
-    assert _chosen_strategies(["single-writer"]) == ("single-writer",)
+    assert choose_survivors(["single-writer"]) == ("single-writer",)
 
 
 def test_servers_of_somebody_else_are_not_broken() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from bankrun.proof.interleavings import CaseResult
-from bankrun.render.html import report
-from bankrun.results.store import Proof, Source
+from bankrun.render.report import report
+from bankrun.results.models.proof import CaseResult, ProofResult
+from bankrun.results.provenance import Provenance
 from tests.results import cell, comparison, run
 
 PLOTS = 5
@@ -121,7 +121,9 @@ def test_tables_are_opened_by_keyboard_and_all_of_them_on_paper(browser: Browser
 
 def test_a_proof_carries_no_script_library(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "proof.html"
-    path.write_text(report(Proof(Source(), [CaseResult("none", "two", "drain", 2, "nothing", "unsafe", 6, 4)])))
+    path.write_text(
+        report(ProofResult(Provenance(), [CaseResult("none", "two", "drain", 2, "nothing", "unsafe", 6, 4)]))
+    )
     assert path.stat().st_size < 100_000
     with opened(browser, path) as page:
         assert page.locator("svg.picture text").filter(has_text="4/6").is_visible()

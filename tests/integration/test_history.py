@@ -47,8 +47,8 @@ def test_a_longer_run_is_thinned_out_and_still_ends_exactly(
 
 def test_the_scene_begins_with_the_lost_posting_and_its_culprit(lossy_bank: Database) -> None:
     lost, culprit = read_scene(lossy_bank, audit(lossy_bank))[:2]
-    assert (lost["account"], lost["before"], lost["after"]) == (2, 100, 110)
-    assert (culprit["account"], culprit["before"], culprit["after"]) == (2, 100, 105)
+    assert (lost.account, lost.before, lost.after) == (2, 100, 110)
+    assert (culprit.account, culprit.before, culprit.after) == (2, 100, 105)
 
 
 def test_a_bank_without_transfers_has_no_history_and_no_scene(bank: Database) -> None:

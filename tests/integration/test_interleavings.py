@@ -13,9 +13,10 @@ from bank.orders import Posting
 from bank.postgres.database import Database, Transaction
 from bank.settings import Settings
 from bank.strategies import STRATEGIES, Attempt, Claim, Strategy
-from bankrun.proof.interleavings import CASES, CHUNKS, INSTANCES, THREE, CaseResult, Prover, applies, canonical
+from bankrun.proof.interleavings import CASES, CHUNKS, INSTANCES, THREE, Prover, applies, canonical
 from bankrun.proof.replay import parse_id, psql_script, steps_table
 from bankrun.proof.scheduler import Step
+from bankrun.results.models.proof import CaseResult
 from tests.waiting import wait_until
 
 PAIR, OPPOSITE, DRAIN, TWICE, PAUSED = (

@@ -42,7 +42,7 @@ def test_each_posting_that_is_written_over_is_seen_once(
         look_again(watch)
     (seen,) = watch.view.overwritten
     assert (watch.view.overwritten_count, watch.view.samples[-1][1], watch.view.applied) == (1, -10, {"b1": 2})
-    assert [posting["after"] for posting in seen.scene[:2]] == [110, 105]
+    assert [posting.after for posting in seen.scene[:2]] == [110, 105]
     assert seen.sentence.startswith("account 2: b1 (thread ")
 
 

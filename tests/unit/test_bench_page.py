@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from typing import Any
+from pathlib import Path
 
 from bankrun.bench.costmap import cheapest
-from bankrun.bench.pgbench import PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE
-from bankrun.bench.rates import NOOP, Contestant, Rates, Row
+from bankrun.bench.rates import Contestant, Rates, Row
 from bankrun.render import benchmarks as page
+from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE, Bench, CostCell, RateSpread
+from bankrun.results.provenance import Provenance
+from bankrun.results.store import read_as
 from bankrun.results.topology import Topology
 
 SHAPE = Topology(2, 4)
@@ -29,48 +31,51 @@ def rates() -> Rates:
     )
 
 
-def result() -> dict[str, Any]:
+def result() -> Bench:
     """Return what a run with these rates would have saved."""
-    return {
-        "bankrun": "0",
-        "command": "bankrun bench",
-        "started": "2026-11-22",
-        "rounds": 3,
-        "topology": "2x4",
-        "accounts": 1_000,
-        "environment": {
-            "cores": 2,
-            "platform": "p",
-            "python": "3",
-            "postgres": {"fsync": "on"},
-            "redis": {"server": "valkey", "version": "9"},
-        },
-        "rows": rates().as_json(),
-        "bounds": {PGBENCH_ACCEPTED: 1_000.0},
-        "load_average": [0.1, 2.0],
-        "missing": {"huey": "huey was not run: it is not installed"},
-        "cost_map": [
-            {
-                "instances": 1,
-                "threads": 4,
-                "accounts": 2,
-                "think_ms": 2.0,
-                "cheapest": ["<row-lock>", "table-lock"],
-                "transfers_per_s": {"<row-lock>": 100.0, "table-lock": 95.0, "redis-lock": 10.0},
-            }
+    return Bench(
+        Provenance(
+            bankrun="0",
+            command="bankrun bench",
+            started="2026-11-22",
+            seed=1,
+            environment={
+                "cores": 2,
+                "platform": "p",
+                "python": "3",
+                "postgres": {"fsync": "on"},
+                "redis": {"server": "valkey", "version": "9"},
+            },
+        ),
+        rounds=3,
+        topology="2x4",
+        accounts=1_000,
+        rows=rates().summarize(),
+        bounds={PGBENCH_ACCEPTED: 1_000.0},
+        load_average=[0.1, 2.0],
+        missing={"huey": "huey was not run: it is not installed"},
+        cost_map=[
+            CostCell(
+                instances=1,
+                threads=4,
+                accounts=2,
+                think_ms=2.0,
+                cheapest=["<row-lock>", "table-lock"],
+                transfers_per_s={"<row-lock>": 100.0, "table-lock": 95.0, "redis-lock": 10.0},
+            )
         ],
-    }
+    )
 
 
 def test_the_ratios_are_to_pgbench_and_to_the_bound_of_the_same_topology() -> None:
-    found = {(row["name"], row["accounts"]): row for row in rates().as_json()}
+    found = {(row.name, row.accounts): row for row in rates().summarize()}
     assert ("huey", 1_000) not in found
     row = found["row-lock", 1_000]
-    assert (row["transfers_per_s"], row["ratio_to_pgbench"]) == ({"median": 500.0, "min": 400.0, "max": 900.0}, 0.5)
-    assert row["ratio_to_bound"] == 0.5  # of 1/(1/3000 + 1/1500)
-    assert row["noisy"]
-    assert (found["batch", 1_000]["ratio_to_pgbench"], found["batch", 1_000]["ratio_to_bound"]) == (12.0, None)
-    assert found["batch", 10]["ratio_to_pgbench"] == 11.0
+    assert (row.transfers_per_s, row.ratio_to_pgbench) == (RateSpread(median=500.0, min=400.0, max=900.0), 0.5)
+    assert row.ratio_to_bound == 0.5  # of 1/(1/3000 + 1/1500)
+    assert row.noisy
+    assert (found["batch", 1_000].ratio_to_pgbench, found["batch", 1_000].ratio_to_bound) == (12.0, None)
+    assert found["batch", 10].ratio_to_pgbench == 11.0
 
 
 def test_the_page_says_what_was_noisy_what_was_not_run_and_what_is_cheapest() -> None:
@@ -89,7 +94,7 @@ def test_the_row_lock_is_given_in_times_of_each_other_queue() -> None:
     measured = rates()
     measured.rows.append(Row(Contestant("dramatiq", SHAPE), [250.0]))
     measured.rows.append(Row(Contestant("row-lock", SHAPE, 10), [600.0]))
-    saved["rows"] = measured.as_json()
+    saved.rows = measured.summarize()
     text = page.markdown(saved, pictures={"rates": "r.svg", "map": "m.svg"})
     assert "| transfers in a message | median /s | of dramatiq |" in text
     assert "| 1 | 500 | 2.0 × |" in text
@@ -102,7 +107,7 @@ def test_the_single_statement_is_measured_by_a_bound_of_its_own_too() -> None:
     measured.rows.append(Row(Contestant("single-statement", SHAPE), [1500.0]))
     bound = measured.bound(SHAPE, script=PGBENCH_SINGLE)
     assert bound == 2000.0  # 1/(1/3000 + 1/6000)
-    saved |= {"rows": measured.as_json(), "bounds": {**saved["bounds"], PGBENCH_SINGLE: bound}}
+    saved.rows, saved.bounds = measured.summarize(), {**saved.bounds, PGBENCH_SINGLE: bound}
     text = page.markdown(saved, pictures={"rates": "r.svg", "map": "m.svg"})
     assert "the bound is 2,000/s, and `single-statement` reaches 75% of it" in text
     assert "| `single-statement` | 1 | 1,500 | 1,500 | 1,500 | 150% | 150% |" in text
@@ -114,6 +119,15 @@ def test_the_pictures_are_xml_with_everything_that_the_tables_have() -> None:
     assert "<row-lock>" in "".join(field.itertext())
 
 
-def test_whoever_is_within_a_tenth_of_the_best_is_named_with_it() -> None:
+def test_the_page_in_docs_is_what_its_file_makes() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    saved = read_as(Bench, docs / "benchmarks.json")
+    links = {name: f"benchmarks-{name}.svg" for name in ("rates", "map")}
+    assert (docs / "benchmarks.md").read_text() == page.markdown(saved, pictures=links)
+    assert (docs / links["rates"]).read_text() == page.rates_svg(saved)
+    assert (docs / links["map"]).read_text() == page.map_svg(saved)
+
+
+def test_what_is_within_a_tenth_of_the_best_is_named_with_it() -> None:
     assert cheapest({"a": 100.0, "b": 91.0, "c": 89.0}) == ["a", "b"]
     assert cheapest({}) == []

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from bank.strategies import STRATEGIES
-from bankrun.chaos.cells import ChaosCell
-from bankrun.render.fault_matrix import chaos_tables
+from bankrun.render.fault_tables import chaos_tables
+from bankrun.results.models.chaos import ChaosCell
 
 FAULTS = ("kill-between-writes", "cut")
 

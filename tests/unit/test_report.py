@@ -7,6 +7,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bank.errors import CannotStart
-from bankrun.proof.interleavings import CaseResult
+from bankrun.errors import CannotStart
 from bankrun.render.figures import comparison_figures
-from bankrun.render.html import report
-from bankrun.render.svg import fault_matrix, proof_matrix, space_time
+from bankrun.render.matrices import fault_matrix, proof_matrix
+from bankrun.render.report import report
+from bankrun.render.space_time import space_time
 from bankrun.results.diff import (
     CHANGED,
     EXACT,
@@ -31,8 +32,11 @@ from bankrun.results.diff import (
     probability,
     repeats_needed,
 )
-from bankrun.results.models import Comparison
-from bankrun.results.store import FaultCell, Faults, Proof, Source, read
+from bankrun.results.models import chaos
+from bankrun.results.models.comparison import Comparison
+from bankrun.results.models.proof import CaseResult, ProofResult
+from bankrun.results.provenance import Provenance
+from bankrun.results.store import read
 from tests.results import cell, comparison, posting, run
 
 HOSTILE = '</script><script>alert("a")</script><b>&'
@@ -59,14 +63,32 @@ FAULT = {
     "strategy": "redis-lock",
     "topology": "3x4",
     "verdict": "broken",
+    "expected": "unsafe",
+    "reason": "lost posting",
     "applied": 90,
-    "lost_postings": 5,
-    "duplicates": 0,
+    "refused": 0,
+    "failed": 0,
     "pending": 0,
+    "lost_postings": 5,
+    "drift": -7,
+    "duplicates": 0,
+    "unexplained": 0,
     "extra_deliveries": 3,
+    "republished": 0,
+    "retries": 2,
     "recovery_s": 1.25,
+    "seconds": 4.5,
+    "rounds": 1,
 }
-CHAOS = {"schema": 1, "bankrun": "0.1.0", "cells": [FAULT]}
+CHAOS = {
+    "schema": 1,
+    "bankrun": "0.1.0",
+    "seed": 3,
+    "workload": {"accounts": 16, "transfers": 600},
+    "rounds": 1,
+    "not_run": {},
+    "cells": [FAULT],
+}
 
 
 @pytest.fixture
@@ -113,9 +135,9 @@ def test_the_verdict_comes_first_then_the_table_then_the_pictures_then_how() -> 
 @pytest.mark.parametrize("result", [comparison(cell(run(HOSTILE, lost=9))), "proof", "faults"])
 def test_a_name_cannot_become_markup(result: Any) -> None:
     if result == "proof":
-        result = Proof(Source(), [CaseResult(HOSTILE, "two", HOSTILE, 2, "nothing", "unsafe", 6, 4)])
+        result = ProofResult(Provenance(), [CaseResult(HOSTILE, "two", HOSTILE, 2, "nothing", "unsafe", 6, 4)])
     elif result == "faults":
-        result = Faults(Source(), [FaultCell.model_validate({**FAULT, "fault": HOSTILE, "strategy": HOSTILE})])
+        result = chaos.parse({**CHAOS, "cells": [{**FAULT, "fault": HOSTILE, "strategy": HOSTILE}]})
     page = report(result)
     assert "<script>alert" not in page
     assert page.count("</script>") == page.count("<script")
@@ -172,7 +194,7 @@ def test_the_space_time_diagram_has_a_lane_for_each_thread_and_an_arrow_from_the
 def test_matrices_say_what_was_counted_and_mark_what_refutes_a_claim() -> None:
     refuted = CaseResult("row-lock", "two", "same-pair", 2, "everywhere", "safe", 6, 1)
     assert {"row-lock", "in two instances", "1/6!"} <= set(texts(proof_matrix("x", [refuted])))
-    assert {"kill", "redis-lock", "5 lost"} <= set(texts(fault_matrix("x", [FaultCell.model_validate(FAULT)])))
+    assert {"kill", "redis-lock", "5 lost"} <= set(texts(fault_matrix("x", chaos.parse(CHAOS).cells)))
 
 
 @pytest.mark.parametrize("result", [PROOF, CHAOS])
@@ -265,7 +287,8 @@ def test_a_verdict_needs_no_repetition() -> None:
 
 def test_what_else_was_different_is_said() -> None:
     one, two = comparison(), comparison(cell(run("none", lost=700)))
-    two.seed, two.environment = 8, {**two.environment, "postgres": {"fsync": "off"}}
+    environment = {**two.provenance.environment, "postgres": {"fsync": "off"}}
+    two.provenance = replace(two.provenance, seed=8, environment=environment)
     assert circumstances(one, two) == ["seed: 7 → 8", "postgres.fsync: on → off"]
     assert missing(one, two) == ["only in the first: row-lock 3x8"]
 

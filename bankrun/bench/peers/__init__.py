@@ -15,6 +15,7 @@ from pathlib import Path
 from bank.errors import BankError
 from bank.postgres.schema import open_bank
 from bankrun.bench.outcome import check_kept, until_decided, waited
+from bankrun.results.models.bench import QUEUE_STRATEGY, QUEUES
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Lab
@@ -22,8 +23,8 @@ from bankrun.runs.session import Servers, cores_of, worker_environment
 from workers.fleet import instance_environment
 from workers.submission import Submission, accept
 
-STRATEGY = "row-lock"
-PEERS = {"dramatiq": "dramatiq", "huey": "huey", "procrastinate": "procrastinate", "threads": None}
+STRATEGY = QUEUE_STRATEGY
+PEERS = {name: None if name == "threads" else name for name in QUEUES}
 """Each peer's package; the pool of threads needs none."""
 STOP_SECONDS = 3.0
 

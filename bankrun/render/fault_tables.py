@@ -8,18 +8,9 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from bankrun.chaos.cells import Chaos, ChaosCell
-from bankrun.chaos.faults import Fault
-from bankrun.chaos.soak import Soak
 from bankrun.render.tables import COLOURS
-
-
-def faults_table(faults: Sequence[Fault]) -> Table:
-    """Return the faults that can be had, for the terminal."""
-    table = Table("fault", "quick", "what happens", box=None, pad_edge=False)
-    for fault in faults:
-        table.add_row(fault.name, "yes" if fault.quick else "", fault.summary)
-    return table
+from bankrun.results.models.chaos import Chaos, ChaosCell
+from bankrun.results.models.soak import Soak
 
 
 def chaos_tables(cells: Sequence[ChaosCell], width: int) -> list[Table]:
@@ -30,7 +21,7 @@ def chaos_tables(cells: Sequence[ChaosCell], width: int) -> list[Table]:
     if not cells:
         return []
     names, lines = _chaos_columns(cells)
-    columns = [[_short(value) for value in column] for column in zip(*lines, strict=True)]
+    columns = [[_shorten(value) for value in column] for column in zip(*lines, strict=True)]
     left, *widths = (_column_width(name, column) for name, column in zip(names, columns, strict=True))
     blocks: list[list[int]] = []
     room = 0
@@ -46,7 +37,7 @@ def chaos_tables(cells: Sequence[ChaosCell], width: int) -> list[Table]:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
         table.add_column("fault", no_wrap=True)
         for number in block:
-            table.add_column(_broken_at_hyphens(names[number]), justify="right", no_wrap=True)
+            table.add_column(_break_at_hyphens(names[number]), justify="right", no_wrap=True)
         for row, fault in enumerate(columns[0]):
             found = [(by_place.get((fault, names[number])), columns[number][row]) for number in block]
             table.add_row(fault, *(f"[{COLOURS[cell.verdict]}]{value}[/]" if cell else "" for cell, value in found))
@@ -54,13 +45,13 @@ def chaos_tables(cells: Sequence[ChaosCell], width: int) -> list[Table]:
     return tables
 
 
-def _broken_at_hyphens(name: str) -> str:
+def _break_at_hyphens(name: str) -> str:
     """Return a strategy's name in as many lines as it has words: seven of them fit into 80 columns."""
     return name.replace("-", "\n")
 
 
 def _column_width(name: str, column: Sequence[str]) -> int:
-    return max(map(len, [*_broken_at_hyphens(name).split("\n"), *column])) + 2  # the space between columns
+    return max(map(len, [*_break_at_hyphens(name).split("\n"), *column])) + 2  # the space between columns
 
 
 CHAOS_LEGEND = (
@@ -69,7 +60,7 @@ CHAOS_LEGEND = (
 )
 
 
-def _short(value: str) -> str:
+def _shorten(value: str) -> str:
     """Return a value without the words that the legend has: seven strategies fit into 80 columns then."""
     return value.replace("lost ", "-").replace(" s", "")
 
@@ -115,7 +106,7 @@ def chaos_markdown(result: Chaos) -> str:
         f"{sum(cell.extra_deliveries for cell in survivors):,} extra deliveries."
     )
     left_out = [f"Not run: `{name}`: {why}." for name, why in result.not_run.items()]
-    return "\n".join([*head, *rows, "", totals, *left_out, "", result.sentence()]) + "\n"
+    return "\n".join([*head, *rows, "", totals, *left_out, "", result.provenance.sentence()]) + "\n"
 
 
 def _soak_figures(result: Soak) -> list[tuple[str, str]]:
@@ -137,8 +128,8 @@ def soak_table(result: Soak) -> Table:
     for name, value in _soak_figures(result):
         table.add_row(name, value)
     for kind, seconds in result.recovery_s.items():
-        times = sum(struck["kind"] == kind for struck in result.struck)
-        table.add_row(f"{times} x {kind}", f"recovery {seconds['median']:.1f} s median, {seconds['worst']:.1f} s worst")
+        times = sum(struck.kind == kind for struck in result.struck)
+        table.add_row(f"{times} x {kind}", f"recovery {seconds.median:.1f} s median, {seconds.worst:.1f} s worst")
     return table
 
 
@@ -147,8 +138,8 @@ def soak_markdown(result: Soak) -> str:
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in _soak_figures(result)), ""]
     lines += ["| fault | times | recovery, median s | worst s |", "|---|---:|---:|---:|"]
     for kind, seconds in result.recovery_s.items():
-        times = sum(struck["kind"] == kind for struck in result.struck)
-        lines.append(f"| `{kind}` | {times} | {seconds['median']:.1f} | {seconds['worst']:.1f} |")
-    every = [struck["recovery_s"] for struck in result.struck]
+        times = sum(struck.kind == kind for struck in result.struck)
+        lines.append(f"| `{kind}` | {times} | {seconds.median:.1f} | {seconds.worst:.1f} |")
+    every = [struck.recovery_s for struck in result.struck]
     lines.append(f"| all | {len(every)} | {statistics.median(every):.1f} | {max(every):.1f} |")
-    return "\n".join([*lines, "", result.sentence()]) + "\n"
+    return "\n".join([*lines, "", result.provenance.sentence()]) + "\n"

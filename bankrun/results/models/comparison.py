@@ -1,15 +1,19 @@
-"""What a comparison found, as it is saved: the JSON of DESIGN.md's contract, and nothing that was not measured."""
+"""A comparison: the same transfers through several strategies on several topologies, every run audited."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any, ClassVar
 
-from bankrun.results.timeline import History
+from pydantic import Field, TypeAdapter
+
+from bank.audit import Audit, PostingTold
+from bank.errors import CannotStart
+from bankrun.results.provenance import Expected, Provenance, Verdict
+from bankrun.results.timeline import History, plain_posting
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
-
-SCHEMA = 1
 
 
 @dataclass(slots=True)
@@ -49,18 +53,23 @@ class Run:
     claim: str
     hosts: int
     working_max: dict[str, int]
-    audit: dict[str, Any]
+    audit: Audit
     repeat: int = 1
     latency_counts: list[tuple[float, int]] = field(default_factory=list)
     cost_ms: dict[str, float] = field(default_factory=dict)
     history: History = field(default_factory=History)
-    scene: list[dict[str, Any]] = field(default_factory=list)
+    scene: list[PostingTold] = field(default_factory=list)
     faults: dict[str, int] = field(default_factory=dict)
 
     @property
     def held(self) -> bool:
         """Whether all invariants held."""
-        return bool(self.audit["passed"])
+        return self.audit.passed
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the run as plain values."""
+        told = {"audit": self.audit.as_json(), "scene": [plain_posting(posting) for posting in self.scene]}
+        return {**asdict(self), **told}
 
 
 @dataclass(slots=True)
@@ -70,9 +79,9 @@ class Cell:
     ``shown`` is the run that stands for the cell: the first broken one, else the one with the median rate.
     """
 
-    runs: list[Run]
-    expected: str
-    verdict: str
+    runs: Annotated[list[Run], Field(min_length=1)]
+    expected: Expected
+    verdict: Verdict
     reason: str
 
     @property
@@ -95,36 +104,18 @@ class Cell:
     def as_json(self) -> dict[str, Any]:
         """Return the cell: the figures of the run that stands for it, its verdict, and every run."""
         judged = {"expected": self.expected, "verdict": self.verdict, "reason": self.reason}
-        return {**asdict(self.shown), **judged, "runs": [asdict(run) for run in self.runs]}
+        return {**self.shown.as_json(), **judged, "runs": [run.as_json() for run in self.runs]}
 
 
 @dataclass(slots=True)
-class Provenance:
-    """What it takes to run a result again, and to know what it was found with."""
+class Comparison:
+    """All cells under one load."""
 
-    bankrun: str
-    started: str
-    command: str
-    environment: dict[str, Any]
-    settings: dict[str, Any]
+    kind: ClassVar[str] = "comparison"
 
-    def sentence(self) -> str:
-        """Return it as a footnote in Markdown."""
-        postgres, redis = self.environment["postgres"], self.environment["redis"]
-        return (
-            f"`{self.command}`, {self.started}; bankrun {self.bankrun}, Python {self.environment['python']}, "
-            f"Celery {self.environment['packages']['celery']}, Postgres {postgres['server_version']}, "
-            f"{redis['server']} {redis['version']}, {self.environment['cores']} cores."
-        )
-
-
-@dataclass(slots=True)
-class Comparison(Provenance):
-    """Everything that is needed to read a comparison, and to run it again."""
-
-    seed: int
+    provenance: Provenance
     workload: Workload
-    cells: list[Cell] = field(default_factory=list)
+    cells: Annotated[list[Cell], Field(min_length=1)]
 
     @property
     def contradictions(self) -> list[Cell]:
@@ -139,13 +130,40 @@ class Comparison(Provenance):
     def as_json(self) -> dict[str, Any]:
         """Return the whole as plain values."""
         return {
-            "schema": SCHEMA,
-            "bankrun": self.bankrun,
-            "seed": self.seed,
-            "started": self.started,
-            "command": self.command,
-            "environment": self.environment,
-            "settings": self.settings,
+            **self.provenance.as_json(self.kind),
             "workload": asdict(self.workload),
             "cells": [cell.as_json() for cell in self.cells],
         }
+
+
+_COMPARISON = TypeAdapter(Comparison)
+
+
+def parse(plain: dict[str, Any]) -> Comparison:
+    """Return a comparison from the plain values of a file. Raises ValueError, and names the first that is wrong."""
+    try:
+        comparison = _COMPARISON.validate_python({**plain, "provenance": plain})
+    except CannotStart as error:  # of a workload that cannot be
+        raise ValueError(f"workload: {error}") from error
+    if comparison.provenance.seed is None:
+        raise ValueError("seed: a comparison has one")
+    for cell in comparison.cells:
+        for run in cell.runs:
+            _check(run)
+    return comparison
+
+
+def _times(posting: PostingTold) -> list[datetime]:
+    times = (posting.read_at, posting.written_at, posting.committed_at)
+    return [at for at in times if at is not None]
+
+
+def _check(run: Run) -> None:
+    """Check what no type says. Raises ValueError."""
+    if not all(finding.examples for finding in run.audit.findings):
+        raise ValueError("a finding without an example")
+    postings = [*run.scene, *(run.audit.example or ())]
+    if not all(at.tzinfo for posting in postings for at in _times(posting)):
+        raise ValueError("a time without its zone")
+    if len({len(series) for series in run.history.series()}) > 1:
+        raise ValueError("a history whose series differ in length")

@@ -1,0 +1,99 @@
+"""A proof: every order in which a few transfers can meet, run, audited and counted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, TypeAdapter
+
+from bankrun.results.provenance import Provenance
+
+SUMMARIES = {
+    "same-pair": "both move money from 101 to 102",
+    "one-common": "one account in common",
+    "opposite": "from 101 to 102, and back",
+    "duplicate": "one transfer, delivered twice",
+    "drain": "each fits, both together do not",
+    "paused-holder": "a lease runs out between read and write",
+    "three": "three on the same pair",
+    "chunks": "two messages of two, each in the opposite order; together they overdraw 101",
+}
+"""How the transfers of each case meet."""
+HEADINGS = {
+    "same-pair": "pair",
+    "one-common": "one",
+    "opposite": "back",
+    "duplicate": "twice",
+    "paused-holder": "pause",
+}
+"""Cases whose names are too long for a column's head."""
+
+
+@dataclass(slots=True)
+class CaseResult:
+    """All executions of one case, counted. ``shortest_broken`` is an id that ``bankrun replay`` takes.
+
+    ``kinds`` are the findings of the audits, ``outcomes`` what the executions came to, each once. ``broken_ids`` are
+    all that are broken, the shortest first; they are not saved.
+    """
+
+    strategy: str
+    instances: str
+    case: str
+    transfers: int
+    claim: str
+    expected: str
+    interleavings: int = 0
+    broken: int = 0
+    truncated: int = 0
+    deadlocks: int = 0
+    conflicts: int = 0
+    shortest_broken: str | None = None
+    kinds: list[str] = field(default_factory=list)
+    broken_ids: list[str] = field(default_factory=list)
+    outcomes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether a claim was refuted."""
+        return self.expected == "safe" and self.broken > 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the case as plain values."""
+        plain = asdict(self)
+        del plain["broken_ids"]
+        return plain
+
+
+@dataclass(slots=True)
+class ProofResult:
+    """All cases of all strategies. ``faults`` has, for a strategy that could not be proved, why not."""
+
+    kind: ClassVar[str] = "proof"
+
+    provenance: Provenance
+    cases: Annotated[list[CaseResult], Field(min_length=1)]
+    faults: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def contradictions(self) -> list[CaseResult]:
+        """Return the cases that refute a claim."""
+        return [case for case in self.cases if case.contradicts]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the whole as plain values."""
+        return {
+            **self.provenance.as_json(self.kind),
+            "cases": [case.as_json() for case in self.cases],
+            "faults": self.faults,
+        }
+
+
+_PROOF = TypeAdapter(ProofResult)
+
+
+def parse(plain: dict[str, Any]) -> ProofResult:
+    """Return a proof from the plain values of a file. Raises ValueError, and names the first that is wrong."""
+    return _PROOF.validate_python({**plain, "provenance": plain})

@@ -1,0 +1,89 @@
+"""A soak: many faults, one after another, under one long run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from pydantic import TypeAdapter
+
+from bank.audit import Audit
+from bankrun.results.provenance import Count, Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class SoakLoad:
+    """How many transfers by which strategy, and how often each fault strikes."""
+
+    strategy: str = "row-lock"
+    transfers: int = 100_000
+    accounts: int = 1_000
+    kills: int = 25
+    pauses: int = 25
+    postgres_restarts: int = 5
+    redis_restarts: int = 5
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """One fault: its kind, after how many decided transfers it struck, and how long it took until it was over."""
+
+    kind: str
+    at: int
+    recovery_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """How long it took after all faults of one kind until what was struck worked again, in seconds."""
+
+    median: float
+    worst: float
+
+
+@dataclass(slots=True)
+class Soak:
+    """What was left after it all. ``recovery_s`` has, for each kind, the time until what was struck worked again.
+
+    That is: until an instance that was killed or paused decides its next transfer, and, after a restart of a server,
+    until any of them does; from the moment at which the process that was killed is gone, the one that was paused goes
+    on, or the server answers again.
+    """
+
+    kind: ClassVar[str] = "soak"
+
+    provenance: Provenance
+    plan: SoakLoad
+    topology: str
+    struck: list[Strike] = field(default_factory=list)
+    recovery_s: dict[str, Recovery] = field(default_factory=dict)
+    seconds: float = 0.0
+    transfers: dict[str, int] = field(default_factory=dict)
+    lost_postings: Count = 0
+    duplicates: Count = 0
+    drift: int = 0
+    republished: Count = 0
+    audit: Audit = field(default_factory=Audit)
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing was lost, nothing was applied twice, and nothing has failed or is pending."""
+        return self.audit.passed and not self.transfers["failed"] and not self.transfers["pending"]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the whole as plain values."""
+        plain = {**asdict(self), "audit": self.audit.as_json()}
+        del plain["provenance"]
+        return {**self.provenance.as_json(self.kind), **plain}
+
+
+_SOAK = TypeAdapter(Soak)
+
+
+def parse(plain: dict[str, Any]) -> Soak:
+    """Return a soak from the plain values of a file. Raises ValueError, and names the first that is wrong."""
+    soak = _SOAK.validate_python({**plain, "provenance": plain})
+    if not {"failed", "pending"} <= set(soak.transfers):
+        raise ValueError("transfers: how many have failed and how many are pending is missing")
+    return soak
