@@ -28,7 +28,7 @@ STOP_SECONDS = 10.0
 
 
 class ProcessHost(Protocol):
-    """Whoever owns the worker processes of a fleet that was started here."""
+    """The owner of the worker processes of a fleet that was started here."""
 
     def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> int:
         """Start a process and return its pid."""
@@ -155,9 +155,11 @@ class Fleet:
     def join(self, queue: str, instances: Sequence[InstanceInfo]) -> None:
         """Let exactly these instances consume a queue, from now on. Raises BankError if one does not answer."""
         destination = [info.node for info in instances]
-        self._answered(
-            self._app.control.add_consumer(queue, destination=destination, reply=True, timeout=REPLY_SECONDS), instances
-        )
+        replies = self._app.control.add_consumer(queue, destination=destination, reply=True, timeout=REPLY_SECONDS)
+        answering = {node for reply in replies or [] for node, said in reply.items() if "ok" in said}
+        silent = [info.instance for info in instances if info.node not in answering]
+        if silent:
+            raise BankError(f"no answer from {', '.join(silent)} within {REPLY_SECONDS:g} s")
 
     def join_again(self, queue: str, instances: Sequence[InstanceInfo], timeout_seconds: float) -> set[str]:
         """Let those of them consume a queue that have been started again meanwhile; return the names that answer."""
@@ -167,16 +169,17 @@ class Fleet:
         return {node.partition("@")[0] for reply in replies or [] for node in reply}
 
     def leave(self, queue: str, instances: Sequence[InstanceInfo]) -> None:
-        """Stop them consuming the queue, and remove it with whatever is left in it."""
+        """Stop instances consuming a queue, and remove it with what is left in it."""
         destination = [info.node for info in instances]
-        self._app.control.cancel_consumer(queue, destination=destination, reply=True, timeout=REPLY_SECONDS)
+        if destination:  # none would be all
+            self._app.control.cancel_consumer(queue, destination=destination, reply=True, timeout=REPLY_SECONDS)
         with self._app.connection_for_write() as connection:
             connection.default_channel.queue_delete(queue)
 
     def arm(self, info: InstanceInfo, key: str, failpoint: Failpoint) -> None:
         """Arm a failpoint in an instance that was started with this key.
 
-        Nobody waits for its answer: it may have ended before it could give one.
+        Its answer is not waited for: it may have ended before it could give one.
         """
         arguments = {"key": key, "failpoint": asdict(failpoint)}
         self._app.control.broadcast("bankrun_arm", arguments=arguments, destination=[info.node])
@@ -278,12 +281,6 @@ class Fleet:
             for node, said in reply.items()
             if node.endswith(f"@{NODE}") and "error" not in said
         }
-
-    def _answered(self, replies: list[dict[str, Any]] | None, instances: Sequence[InstanceInfo]) -> None:
-        nodes = {node for reply in replies or [] for node, said in reply.items() if "ok" in said}
-        silent = [info.instance for info in instances if info.node not in nodes]
-        if silent:
-            raise BankError(f"no answer from {', '.join(silent)} within {REPLY_SECONDS:g} s")
 
 
 def _is_refusal(error: BaseException | None) -> bool:

@@ -30,8 +30,8 @@ COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"
 class Submission:
     """How the transfers of a run are published: to which queue, ``chunk`` in a message, and what the messages say.
 
-    It is kept beside the transfers, so that whoever finds them forgotten can publish them in the same way. Raises
-    CannotStart if the strategy's claim rests on routing, and the queue goes to every instance.
+    It is kept beside the transfers, so that a reconciler that finds them forgotten can publish them in the same way.
+    Raises CannotStart if the strategy's claim rests on routing, and the queue goes to every instance.
     """
 
     run: str
@@ -78,7 +78,7 @@ def accept(database: Database, orders: Iterable[Order], submission: Submission, 
 
 
 def abandon(database: Database, run: str) -> None:
-    """Let nobody publish a run's transfers again."""
+    """Have no reconciler publish a run's transfers again."""
     with database.transaction() as transaction:
         transaction.execute("UPDATE runs SET closed = true WHERE name = %(run)s", {"run": run})
 

@@ -34,7 +34,7 @@ INSERT INTO transfers (id, debit, credit, amount, strategy, run)
 VALUES (uuidv7(), :debit::int, :credit::int, :amount::bigint, 'row-lock', :run::bigint)
 RETURNING id AS wanted \gset
 """
-"""Accepts the transfer first, in the same transaction: one COMMIT less than a caller would need who waits for it."""
+"""Accepts the transfer first, in the same transaction: one COMMIT less than a caller needs that waits for it."""
 
 NEXT = r"""
 \set n :n + 1
@@ -42,7 +42,7 @@ NEXT = r"""
 """
 WANTED, NUMBERED = ":wanted::uuid", "lpad(to_hex(:number::bigint), 32, '0')::uuid"
 
-# What a worker has from its message, pgbench has to work out: `_drawn` does the same.
+# What a worker has from its message, pgbench has to work out: `_draw` does the same.
 DRAW = r"""
 \set debit 1 + :number * 7919 % :accounts
 \set credit 1 + (:debit + :number * 104729 % (:accounts - 1)) % :accounts
@@ -114,7 +114,7 @@ def pgbench_rate(database: Database, name: str, workload: Workload, *, clients: 
     Raises BankError if pgbench fails, or leaves a transfer out, or if what it leaves behind does not pass the audit.
     """
     open_bank(database, accounts=workload.accounts, opening=workload.opening)
-    orders = {PGBENCH_ACCEPTED: _numbered(workload.orders(seed)), PGBENCH_SINGLE: _drawn(workload)}.get(name, ())
+    orders = {PGBENCH_ACCEPTED: _number(workload.orders(seed)), PGBENCH_SINGLE: _draw(workload)}.get(name, ())
     each = workload.transfers // clients
     accept(database, orders, Submission("pgbench", "row-lock"), forgettable=True)
     with database.transaction() as transaction:
@@ -134,7 +134,7 @@ def pgbench_rate(database: Database, name: str, workload: Workload, *, clients: 
         command += [f"--jobs={min(2, clients)}", f"--transactions={each}"]
         command += [f"--random-seed={seed}", *(f"--define={name}={value}" for name, value in defined.items())]
         address = make_url(psql_url(database.url))
-        # Not on the command line: everybody on this machine can read that.
+        # Not on the command line: every user of this machine can read that.
         secret = {} if address.password is None else {"PGPASSWORD": address.password}
         command += [f"--file={script.name}", address._replace(password=None).render_as_string()]
         done = subprocess.run(
@@ -158,13 +158,13 @@ def pgbench_rate(database: Database, name: str, workload: Workload, *, clients: 
     raise BankError(f"pgbench printed no rate: {done.stdout[-200:]}")
 
 
-def _numbered(orders: Iterator[Order]) -> Iterator[Order]:
+def _number(orders: Iterator[Order]) -> Iterator[Order]:
     """Yield the orders under ids that pgbench's arithmetic can name."""
     for number, order in enumerate(orders, start=1):
         yield Order(UUID(int=number), order.debit, order.credit, order.amount)
 
 
-def _drawn(workload: Workload) -> Iterator[Order]:
+def _draw(workload: Workload) -> Iterator[Order]:
     """Yield orders under such ids that consist of nothing but their number: 7,919 and 104,729 are primes."""
     accounts = workload.accounts
     for number in range(1, workload.transfers + 1):

@@ -1,4 +1,4 @@
-"""Who is measured, and how: every contestant once a round, so that a slow minute of the machine hits all alike."""
+"""What is measured, and how: every contestant once a round, so that a slow minute of the machine hits all alike."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from bank.outside import known_strategy
 from bank.postgres.schema import open_bank
 from bank.strategies import Claim, takes_chunks
 from bankrun.bench import peers
-from bankrun.bench.outcome import check_kept, until_decided, waited
 from bankrun.bench.pgbench import SCRIPTS, pgbench_rate
+from bankrun.bench.rules import PATIENCE, check_kept
 from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, BenchRow, MeasuredFrom, RateSpread
 from bankrun.results.models.comparison import Run
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Lab, Plan
+from bankrun.runs.delivery import Delivery, any_pending, wait
 from bankrun.runs.progress import Silence
 from bankrun.runs.session import Servers, open_lab
 from workers.app import NOOP_TASK
-from workers.submission import Submission, abandon, accept, publish
+from workers.submission import Submission
 
 WARMUP = 100
 SLICE_ORDERS = 20_000
@@ -34,7 +35,7 @@ NOISE_WIDE = 0.25
 
 
 class Contestant(NamedTuple):
-    """Who, how many at once, how many transfers in a message, over how many accounts; ``weight`` scales its transfers.
+    """Its name, how many at once, how many transfers in a message, over how many accounts; ``weight`` scales these.
 
     ``pgbench`` and a chunk strategy are measured from before the acceptance on, ``celery-noop`` in messages, all others
     from the first claim on.
@@ -206,21 +207,16 @@ def _end_to_end_seconds(lab: Lab, strategy: str, topology: Topology, workload: W
     orders = list(workload.orders(seed))
     submission = Submission(name, strategy, name, workload.chunk, threads=topology.threads)
     open_bank(lab.database, accounts=workload.accounts, opening=workload.opening)
-    chosen = lab.instances[: topology.instances]
-    lab.fleet.join(name, chosen)
-    try:
+    with Delivery(lab, submission) as delivery:
+        delivery.join(lab.instances[: topology.instances])
         began = time.perf_counter()
         for first in range(0, len(orders), SLICE_ORDERS):
             part = orders[first : first + SLICE_ORDERS]
-            accept(lab.database, part, submission)
-            publish(lab.app, part, submission)
-        for _ in until_decided(lab):
-            pass
+            delivery.accept(part)
+            delivery.publish(part)
+        wait(lambda: any_pending(lab.database), PATIENCE, check=lab.look_after)
         ended = time.perf_counter()
-    finally:
-        abandon(lab.database, name)
-        lab.fleet.leave(name, chosen)
-    check_kept(lab, strategy)
+    check_kept(lab.database, strategy)
     return ended - began
 
 
@@ -245,14 +241,10 @@ def _noop_rate(lab: Lab, workload: Workload, topology: Topology, seed: int) -> f
     orders = list(workload.orders(seed))
     name = lab.next_name()
     submission = Submission(name, "none", name, workload.chunk, threads=topology.threads)
-    publish(lab.app, orders, submission, task=NOOP_TASK)
-    try:
-        lab.fleet.join(name, chosen)
-        for _ in waited(lab):
-            if not lab.fleet.queue_length(name):
-                break
-    finally:
-        lab.fleet.leave(name, chosen)
+    with Delivery(lab, submission) as delivery:
+        delivery.publish(orders, task=NOOP_TASK)
+        delivery.join(chosen)
+        wait(lambda: lab.fleet.queue_length(name), PATIENCE, check=lab.look_after, what="messages are in the queue")
     seconds = lab.fleet.read_meters(name, chosen).seconds()
     if not seconds:
         raise BankError(f"{len(orders)} messages were too few to be timed")

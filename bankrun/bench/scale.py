@@ -7,19 +7,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from bank.errors import BankError
 from bank.postgres.schema import open_bank
-from bankrun.bench.outcome import until_decided
+from bankrun.bench.rules import PATIENCE
 from bankrun.results.models.bench import FirstCell, Scale, ScaleStep, WorkerMemory
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
+from bankrun.runs.delivery import Delivery, any_pending, wait
 from bankrun.runs.session import Servers, open_lab
-from workers.submission import Submission, abandon, accept, publish
+from workers.submission import Submission
 
 SIZES = (10_000, 100_000, 1_000_000)
 CHUNK = 5_000
@@ -39,41 +41,34 @@ def scale(
             tell(f"{size:,} transfers accepted, applied, audited")
             workload = Workload(accounts=1_000, transfers=size, opening=10_000_000, chunk=min(CHUNK, size))
             step = ScaleStep(size)
-            with _timed(step, "generate_seconds"):
+            with _time(step, "generate_seconds"):
                 orders = list(workload.orders(seed))
             open_bank(lab.database, accounts=workload.accounts, opening=workload.opening)
             name = lab.next_name()
             submission = Submission(name, "batch", name, workload.chunk, threads=topology.threads)
-            with _timed(step, "accept_seconds"):
-                accept(lab.database, orders, submission)
-            with _timed(step, "publish_seconds"):
-                publish(lab.app, orders, submission)
-            del orders
-            lab.fleet.join(name, lab.instances)
-            try:
-                with _timed(step, "apply_seconds"):
-                    for _ in until_decided(lab):
-                        pass
-            finally:
-                abandon(lab.database, name)
-                lab.fleet.leave(name, lab.instances)
+            with Delivery(lab, submission) as delivery:
+                with _time(step, "accept_seconds"):
+                    delivery.accept(orders)
+                with _time(step, "publish_seconds"):
+                    delivery.publish(orders)
+                del orders
+                delivery.join(lab.instances)
+                with _time(step, "apply_seconds"):
+                    wait(lambda: any_pending(lab.database), PATIENCE, check=lab.look_after)
             _audit_elsewhere(lab.database.url, step)
             steps.append(step)
         busy = [process.memory_info().rss // MEGABYTE for process in workers]
     return Scale(str(topology), steps, WorkerMemory(idle, busy))
 
 
-class _timed:  # noqa: N801 - reads as what it is, a with-statement's word
+@contextmanager
+def _time(step: ScaleStep, name: str) -> Iterator[None]:
     """Note how long a block took, in seconds, under a name."""
-
-    def __init__(self, step: ScaleStep, name: str) -> None:
-        self._step, self._name = step, name
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        setattr(self._step, self._name, round(time.perf_counter() - self._began, 3))
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        setattr(step, name, round(time.perf_counter() - began, 3))
 
 
 AUDIT = """

@@ -23,7 +23,7 @@ from bankrun.results import store
 from bankrun.results.models.comparison import Comparison, Run
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
-from bankrun.runs.comparison import CELL_SECONDS_MAX, WARMUP, Plan, judged
+from bankrun.runs.comparison import CELL_SECONDS_MAX, WARMUP, Plan, judge_all
 from bankrun.runs.progress import BarProgress, LineProgress
 from bankrun.runs.provenance import begin_comparison
 from bankrun.runs.session import open_lab, open_servers
@@ -92,7 +92,7 @@ def compare(
                 _show_if_cut(comparison, runs, console),
             ):
                 lab.compare(plan, progress, runs)
-    comparison.cells = judged(runs)
+    comparison.cells = judge_all(runs)
     _show_comparison(console, comparison, wide=wide)
     if export_json is not None:
         store.save(export_json, comparison)
@@ -124,7 +124,7 @@ def _show_if_cut(comparison: Comparison, runs: list[Run], console: Console) -> I
     try:
         yield
     except BaseException:
-        comparison.cells = judged(runs)
+        comparison.cells = judge_all(runs)
         if comparison.cells:
             console.print(tables.comparison_table(comparison))
             console.print(f"cut short after {len(runs)} runs; nothing was exported", style="yellow")

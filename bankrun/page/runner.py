@@ -21,6 +21,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from bank.errors import BankError, CannotStart, Occupied
+from bank.outside import user_strategy
 from bank.postgres.database import first_line
 from bank.settings import Settings
 from bankrun.errors import BankrunError
@@ -30,7 +31,7 @@ from bankrun.results.models.comparison import Comparison, Run
 from bankrun.results.store import read_as, save
 from bankrun.results.topology import Topology
 from bankrun.runs.boundary import LOST_SERVER
-from bankrun.runs.comparison import Lab, Plan, judged
+from bankrun.runs.comparison import Lab, Plan, judge_all
 from bankrun.runs.provenance import begin_comparison
 from bankrun.runs.sampling import View, Watch
 from bankrun.runs.session import Servers, hold_bank, open_lab, open_servers
@@ -52,7 +53,7 @@ State = Literal["idle", "waiting", "starting", "running", "stopping"]
 
 
 def check_free(host: str, port: int) -> None:
-    """Raise CannotStart if nobody could listen there."""
+    """Raise CannotStart unless that port is free to listen on."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as probe:
@@ -117,7 +118,9 @@ class Live:
             return self._snapshot
 
     def start(self, plan: Plan) -> None:
-        """Begin a comparison. Raises CannotStart if one is under way."""
+        """Begin a comparison. Raises CannotStart if one is under way, or if there is no such strategy."""
+        for name in plan.strategies:
+            user_strategy(name)
         with self._lock:
             if self._snapshot.state != "idle":
                 raise CannotStart("a comparison is under way: stop it first")
@@ -236,7 +239,7 @@ class Live:
             try:
                 lab.compare(plan, watcher, runs)
             finally:
-                comparison.cells = judged(runs)
+                comparison.cells = judge_all(runs)
                 if runs:
                     self._keep(comparison)
 
@@ -325,7 +328,7 @@ class _Watcher:
         deadline = time.monotonic() + READY_SECONDS
         while missing := wanted - {info.instance for info in self._lab.fleet.discover(len(self._lab.instances))}:
             self._live.show(silent=frozenset(missing))
-            self._lab.check_processes()
+            self._lab.look_after()
             if time.monotonic() > deadline:
                 raise BankError(f"no answer from {', '.join(sorted(missing))} for {READY_SECONDS:g} s")
         load = self._plan.workload
@@ -346,5 +349,5 @@ class _Watcher:
     def cell_ends(self, run: Run) -> None:
         """Show the verdicts so far."""
         self._watch = None
-        self._comparison.cells = judged(self._runs)
+        self._comparison.cells = judge_all(self._runs)
         self._live.show(comparison=replace(self._comparison))

@@ -1,24 +1,23 @@
-"""Transfers for whoever is there: accept them, publish them to the queue that every instance consumes, and watch."""
+"""Transfers for all instances that are there: accepted, published to the queue that each consumes, and watched."""
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterator
 
 from psycopg.errors import UniqueViolation
 
 from bank import outside
-from bank.errors import BankError, CannotStart
+from bank.errors import CannotStart
 from bank.outside import user_strategy
 from bank.postgres.schema import open_bank
 from bank.strategies import STRATEGIES
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Lab
+from bankrun.runs.delivery import Delivery, Patience, count_pending, follow
 from workers.app import QUEUE
-from workers.submission import Submission, accept, publish
+from workers.submission import Submission
 
-POLL_SECONDS = 0.1
 STALLED_SECONDS = 120.0
 
 
@@ -48,13 +47,13 @@ def trigger(lab: Lab, workload: Workload, strategy: str, *, seed: int) -> None:
         outside.install(wanted, lab.database)
         lab.fleet.check_strategy(name, lab.instances)
     run = f"trigger-{secrets.token_hex(4)}"
-    submission = Submission(run, name, QUEUE, workload.chunk, workload.think_ms)
+    delivery = Delivery(lab, Submission(run, name, QUEUE, workload.chunk, workload.think_ms))
     orders = list(workload.orders(seed))
     try:
-        accept(lab.database, orders, submission)
+        delivery.accept(orders)
     except UniqueViolation as error:
         raise CannotStart(f"seed {seed}: these transfers are in the bank already; use another seed") from error
-    publish(lab.app, orders, submission)
+    delivery.publish(orders)
 
 
 def watch(lab: Lab) -> Iterator[int]:
@@ -63,24 +62,7 @@ def watch(lab: Lab) -> Iterator[int]:
     A worker that is killed takes the jobs it was at with it, and Redis may lose others: the workers' reconcilers
     publish again what stays pending. Raises BankError when nothing has moved for two minutes.
     """
-    before, moved_at = -1, time.monotonic()
-    while True:
-        pending = _pending(lab)
-        yield pending
-        if not pending:
-            return
-        if pending != before:
-            before, moved_at = pending, time.monotonic()
-        idle = time.monotonic() - moved_at
-        if idle > STALLED_SECONDS:
-            raise BankError(f"{pending} transfers are pending, and nothing has moved for {idle:.0f} s: is a worker up?")
-        time.sleep(POLL_SECONDS)
-
-
-def _pending(lab: Lab) -> int:
-    with lab.database.transaction() as transaction:
-        row = transaction.execute("SELECT count(*) FROM transfers WHERE status = 'pending'").fetchone()
-    return int(row[0]) if row is not None else 0
+    return follow(lambda: count_pending(lab.database), Patience(stalled_seconds=STALLED_SECONDS))
 
 
 def failures(lab: Lab) -> dict[str, int]:

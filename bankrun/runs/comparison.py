@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,11 +10,10 @@ from typing import Protocol
 from uuid import NAMESPACE_OID, uuid5
 
 from celery import Celery
-from sqlalchemy import text
 
 from bank.audit import audit
 from bank.errors import BankError, CannotStart
-from bank.outside import strategy_named, user_strategy
+from bank.outside import strategy_named
 from bank.postgres.database import Database
 from bank.postgres.schema import open_bank
 from bank.settings import Settings
@@ -24,15 +22,14 @@ from bankrun.results.models.comparison import Cell, Run
 from bankrun.results.timeline import read_history, read_scene
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
+from bankrun.runs.delivery import Delivery, Patience, Stalled, count_pending, wait
+from bankrun.runs.progress import Silence
 from bankrun.runs.rehearsal import rehearse
 from bankrun.runs.verdict import judge
-from workers.errors import LOST_SERVER
 from workers.fleet import Fleet, InstanceInfo
 from workers.process.meter import Readings
-from workers.submission import Submission, abandon, accept, publish
+from workers.submission import Submission
 
-POLL_SECONDS = 0.05
-CHECK_SECONDS = 1.0
 REPEAT_MAX = 1_000
 WARMUP = 100
 CELL_SECONDS_MAX = 120.0
@@ -42,7 +39,11 @@ JOIN_SECONDS_MAX = 45.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run: every strategy on every topology, and the control wherever a verdict needs it."""
+    """What to run: every strategy on every topology, and the control wherever a verdict needs it.
+
+    A plain value: its strategies are names, which ``user_strategy`` looks up before the workers start, and
+    ``Lab.admit`` tries before anything is sent. Raises CannotStart for what makes no sense.
+    """
 
     strategies: tuple[str, ...]
     topologies: tuple[Topology, ...]
@@ -55,8 +56,6 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.strategies or not self.topologies:
             raise CannotStart("a comparison needs at least one strategy and one topology")
-        for name in self.strategies:
-            user_strategy(name)
         if not 1 <= self.repeat <= REPEAT_MAX:
             raise CannotStart(f"repeat={self.repeat}: it must be between 1 and {REPEAT_MAX}")
         if not 0 <= self.warmup <= self.workload.transfers * 100:
@@ -77,7 +76,7 @@ class Plan:
         return max(topology.threads for topology in self.topologies)
 
     def cells(self) -> Iterator[tuple[str, Topology]]:
-        """Yield (strategy, topology). The control comes first, also where nobody asked for it."""
+        """Yield (strategy, topology). The control comes first, also where it was not asked for."""
         for topology in self.topologies:
             alone = topology.instances * topology.threads == 1
             names = dict.fromkeys(self.strategies if alone else (CONTROL, *self.strategies))
@@ -85,7 +84,7 @@ class Plan:
 
 
 class Progress(Protocol):
-    """Who wants to know how far a comparison is."""
+    """What is told how far a comparison is."""
 
     def cell_begins(self, strategy: str, topology: Topology, number: int, total: int) -> None:
         """Say which run begins; ``number`` counts from 1."""
@@ -97,7 +96,7 @@ class Progress(Protocol):
         """Say what a run found."""
 
 
-def judged(runs: Sequence[Run]) -> list[Cell]:
+def judge_all(runs: Sequence[Run]) -> list[Cell]:
     """Judge runs, each cell by all of its own and by the control's on the same topology."""
     by_cell: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -106,7 +105,12 @@ def judged(runs: Sequence[Run]) -> list[Cell]:
 
 
 class Lab:
-    """A bank, a broker and a fleet that are ready to run cells. Owns none of them."""
+    """A bank, a broker and a fleet that are ready to run cells. Owns none of them.
+
+    ``check_processes`` raises BankError if a process has ended that must not; ``revive_instances`` starts those
+    instances again that have ended; ``restart`` starts all of them again. ``come_back`` says that an instance that ends
+    is started again, here or by those who run it: a run then waits for it.
+    """
 
     def __init__(
         self,
@@ -118,20 +122,22 @@ class Lab:
         *,
         settings: Settings | None = None,
         restart: Callable[[], Sequence[InstanceInfo]] | None = None,
-        revives: bool = False,
+        revive_instances: Callable[[], None] = lambda: None,
+        come_back: bool = False,
     ) -> None:
         self.database = database
         self._settings = settings or Settings()
         self._restart = restart
         self._admitted: set[str] = set()
-        self.check_processes = check_processes
+        self._check_processes = check_processes
         self.app = app
         self.fleet = fleet
         self.instances = list(instances)
         self._name = secrets.token_hex(4)
         self._runs = 0
-        self._revives = revives
-        self._joined: tuple[str, Sequence[InstanceInfo]] | None = None
+        self._revive_instances = revive_instances
+        self._come_back = come_back
+        self._delivery: Delivery | None = None
 
     def compare(self, plan: Plan, progress: Progress, runs: list[Run] | None = None) -> list[Cell]:
         """Run every cell of the plan, repetitions outermost so that a slow minute hits all of them, and judge them.
@@ -147,7 +153,7 @@ class Lab:
                 progress.cell_begins(strategy, topology, 1 + len(runs), len(cells) * plan.repeat)
                 runs.append(self.run(strategy, topology, plan, progress, repeat=repeat + 1))
                 progress.cell_ends(runs[-1])
-        return judged(runs)
+        return judge_all(runs)
 
     def run(self, strategy: str, topology: Topology, plan: Plan, progress: Progress, *, repeat: int = 1) -> Run:
         """Run one cell once: reset the bank, send the transfers, wait, audit.
@@ -157,7 +163,7 @@ class Lab:
         self.admit(strategy)
         if plan.warmup:
             workload = replace(plan.workload, transfers=plan.warmup)
-            self._send(strategy, topology, workload, plan.seed, plan.cell_seconds_max, progress=None)
+            self._send(strategy, topology, workload, plan.seed, plan.cell_seconds_max, Silence())
         # Repetitions differ in their transfers; the first one is what the seed alone says.
         seed = plan.seed + repeat - 1
         name, chosen = self._send(strategy, topology, plan.workload, seed, plan.cell_seconds_max, progress)
@@ -201,7 +207,7 @@ class Lab:
         )
 
     def admit(self, strategy: str) -> None:
-        """Let a strategy from outside show, once and before anything is sent, that it can be used at all.
+        """Try out, once and before anything is sent, whether a strategy from outside can be used at all.
 
         Two of its transfers are run here, one after the other, on the bank, which is emptied; then every instance
         loads it. Raises StrategyFault, or CannotStart, that says what is wrong with it. Our own always can.
@@ -226,6 +232,11 @@ class Lab:
             raise BankError(f"{next(iter(faults))}; restart that worker: its threads are not coming back")
         return faults
 
+    def look_after(self) -> None:
+        """Check the processes, and start those again that may end. Raises BankError if another one has ended."""
+        self._check_processes()
+        self._revive_instances()
+
     def next_name(self) -> str:
         """Return a name for one run and its queue that no other run has."""
         self._runs += 1
@@ -238,9 +249,9 @@ class Lab:
         workload: Workload,
         seed: int,
         seconds_max: float,
-        progress: Progress | None,
+        progress: Progress,
     ) -> tuple[str, list[InstanceInfo]]:
-        """Send a workload to a fresh bank and wait for its outcomes. Returns the run's name and who took part."""
+        """Send a workload to a fresh bank and wait for its outcomes. Returns the run's name and its instances."""
         chosen, threads = self.instances[: topology.instances], topology.threads
         if strategy_named(strategy).routed_to_one:
             chosen, threads = chosen[:1], 1
@@ -249,56 +260,27 @@ class Lab:
         orders = list(workload.orders(seed, salt=uuid5(NAMESPACE_OID, str(self._runs)).int))
         open_bank(self.database, accounts=workload.accounts, opening=workload.opening, constraint=workload.constraint)
         submission = Submission(name, strategy, name, workload.chunk, workload.think_ms, threads)
-        accept(self.database, orders, submission)
-        # All messages are there before the first one is taken: publishing is not part of what is measured.
-        publish(self.app, orders, submission, progress=lambda published: self.check_processes())
-        self.check_processes()
-        try:
-            self._join(name, chosen)
-            self._joined = name, chosen
-            self._wait(len(orders), seconds_max, progress)
-        finally:
-            self._joined = None
-            with suppress(*LOST_SERVER):  # a server that is gone has forgotten it
-                abandon(self.database, name)
-                self.fleet.leave(name, chosen)
-        return name, chosen
-
-    def _join(self, queue: str, chosen: Sequence[InstanceInfo]) -> None:
-        """Let the chosen ones take part; where they may end and be started again, wait for those that just are."""
-        deadline = time.monotonic() + (JOIN_SECONDS_MAX if self._revives else 0)
-        while True:
+        with Delivery(self, submission) as delivery, suppress(Stalled):  # the audit says what is pending
+            delivery.accept(orders)
+            # All messages are there before the first one is taken: publishing is not part of what is measured.
+            delivery.publish(orders, progress=lambda published: self.look_after())
+            self.look_after()
+            delivery.join(chosen, seconds_max=JOIN_SECONDS_MAX if self._come_back else 0, meanwhile=self.look_after)
+            self._delivery = delivery
             try:
-                self.fleet.join(queue, chosen)
-                return
-            except BankError:
-                if time.monotonic() > deadline:
-                    raise
-                self.check_processes()
+                wait(
+                    lambda: count_pending(self.database),
+                    Patience(seconds_max=seconds_max),
+                    check=self.look_after,
+                    progress=lambda pending: progress.transfers(len(orders) - pending, len(orders)),
+                )
+            finally:
+                self._delivery = None
+        return name, chosen
 
     def join_again(self, timeout_seconds: float) -> set[str]:
         """Let instances that were started again take part in the run that is on; return the names that answer."""
-        return set() if self._joined is None else self.fleet.join_again(*self._joined, timeout_seconds)
-
-    def _wait(self, total: int, seconds_max: float, progress: Progress | None) -> None:
-        deadline = time.monotonic() + seconds_max
-        check_at = time.monotonic()
-        with self.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while True:
-                asked = time.monotonic()
-                pending = connection.execute(
-                    text("SELECT count(*) FROM transfers WHERE status = 'pending'")
-                ).scalar_one()
-                cost = time.monotonic() - asked
-                if progress is not None:
-                    progress.transfers(total - pending, total)
-                if not pending or time.monotonic() > deadline:
-                    return
-                if time.monotonic() > check_at:
-                    self.check_processes()
-                    check_at = time.monotonic() + CHECK_SECONDS
-                # The question must not become the load: it gets at most a twentieth of the time.
-                time.sleep(max(POLL_SECONDS, 20 * cost))
+        return set() if self._delivery is None else self._delivery.join_again(timeout_seconds)
 
     def seconds(self) -> float:
         """Return the time from the first claim to the last outcome, by Postgres' clock."""

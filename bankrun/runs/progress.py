@@ -87,7 +87,7 @@ class LineProgress:
 
 
 class Silence:
-    """Nothing at all: for whoever has a progress of its own."""
+    """Nothing at all: for a caller that has a progress of its own."""
 
     def cell_begins(self, strategy: str, topology: Topology, number: int, total: int) -> None:
         """Say nothing."""

@@ -104,7 +104,7 @@ def _forget_connections(app: Celery) -> None:
     """Close an application and its connections to the broker.
 
     Kombu keeps them for the whole process, by address: another lab in this process, with servers of its own in the same
-    place, would be handed sockets that nobody listens to any more.
+    place, would be handed sockets that no server listens to any more.
     """
     key = app.connection_for_write()
     for group in (pools.producers, pools.connections):
@@ -136,7 +136,7 @@ def open_lab(
     """Open the bank and gather the instances for the block: those that run already, or else some of our own.
 
     On given servers all that run are in ``Lab.instances``; a cell takes as many as its topology says. ``any_running``
-    is content with whatever runs: ``instances`` and ``threads`` are then what to start where nothing does. ``revive``
+    is content with those that run: ``instances`` and ``threads`` are then what to start where nothing does. ``revive``
     starts those of our own again that end, where a comparison otherwise would end with them.
 
     Raises CannotStart if another lab is at it, if there are too few instances or threads, or if there are not enough
@@ -155,17 +155,15 @@ def open_lab(
             )
             start(names, env=worker_environment(servers))
             stack.callback(keeper.stop, names, grace_seconds=5)
-            started = [*(("postgres", "valkey") if servers.endpoints.embedded else ()), *names]
-            check = partial(_check_processes, keeper, started, servers.state_dir)
-            if revive:
+            ours = ("postgres", "valkey") if servers.endpoints.embedded else ()
+            check_all = partial(_check_processes, keeper, [*ours, *names], servers.state_dir)
+            check_servers = partial(_check_processes, keeper, ours, servers.state_dir)
+            ready = partial(servers.fleet.wait_until_ready, names, keeper, servers.state_dir, check_all)
 
-                def start_again() -> None:
-                    _check_processes(keeper, started[: -len(names)], servers.state_dir)
-                    for name in names:
-                        if keeper.returncode(name) is not None:
-                            start([name], env=worker_environment(servers))
-
-            ready = partial(servers.fleet.wait_until_ready, names, keeper, servers.state_dir, check)
+            def revive_instances() -> None:
+                for name in names:
+                    if keeper.returncode(name) is not None:
+                        start([name], env=worker_environment(servers))
 
             def restart() -> list[InstanceInfo]:
                 keeper.stop(names, grace_seconds=1)  # they hang: there is nothing to wait for
@@ -174,13 +172,14 @@ def open_lab(
 
             found = ready()
             yield Lab(
-                *(servers.database, servers.app, servers.fleet, found, start_again if revive else check),
+                *(servers.database, servers.app, servers.fleet, found, check_servers if revive else check_all),
                 settings=servers.settings,
                 restart=restart,
-                revives=revive,
+                revive_instances=revive_instances if revive else lambda: None,
+                come_back=revive,
             )
         else:
-            yield Lab(servers.database, servers.app, servers.fleet, found, settings=servers.settings, revives=revive)
+            yield Lab(servers.database, servers.app, servers.fleet, found, settings=servers.settings, come_back=revive)
 
 
 def _check_processes(keeper: Keeper, names: Sequence[str], state_dir: Path) -> None:
@@ -201,7 +200,7 @@ def _gather(servers: Servers, *, instances: int, threads: int) -> list[InstanceI
     bank = bank_id(servers.database)
     wait_seconds = (servers.settings.startup_wait_ms or 0) / 1000
     deadline = time.monotonic() + wait_seconds
-    told = False
+    has_told = False
     while True:
         running = servers.fleet.discover()
         if not running and servers.settings.start_workers:
@@ -209,9 +208,9 @@ def _gather(servers: Servers, *, instances: int, threads: int) -> list[InstanceI
         ours = [info for info in running if info.bank == bank]
         if len(ours) >= instances or time.monotonic() > deadline:
             break
-        if not told:
+        if not has_told:
             tell(f"{len(ours)} of {instances} instances answer; waiting up to {wait_seconds:.0f} s for the others")
-            told = True
+            has_told = True
     if len(ours) < instances:
         elsewhere = len(running) - len(ours)
         raise CannotStart(
@@ -235,7 +234,7 @@ def cores_of(servers: Servers, names: Sequence[str]) -> dict[str, int]:
 
 
 def worker_environment(servers: Servers) -> dict[str, str]:
-    """Return the environment that gives a worker process the same settings, whatever it was started from.
+    """Return the environment that gives a worker process the same settings, wherever it is started from.
 
     All but one: in Postgres it has the workers' role.
     """

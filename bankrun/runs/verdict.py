@@ -10,7 +10,7 @@ from bankrun.results.models.comparison import Cell, Run
 from bankrun.results.provenance import Verdict
 
 CONTROL_LOST_MIN = 20
-"""So many postings must the control lose on the same topology and workload: else the load would break nobody."""
+"""The control must lose so many postings on the same topology and workload: else the load breaks nothing."""
 
 SAFE: Final = "safe"
 BROKEN: Final = "broken"

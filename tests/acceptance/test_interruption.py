@@ -69,7 +69,7 @@ def test_a_killed_instance_is_started_again_and_the_run_ends_well(lab: Lab) -> N
     run = lab.run("row-lock", Topology(2, 4), plan, progress)
     assert progress.killed
     assert (run.applied, run.pending, run.lost_postings, run.held) == (300, 0, 0, True)
-    lab.check_processes()  # should the run have ended before it was noticed
+    lab.look_after()  # should the run have ended before it was noticed
     assert wait_until(lambda: len(answering(lab)) == 2, 30)
 
 

@@ -550,7 +550,7 @@ def test_a_single_writers_cell_goes_to_one_instance_with_one_thread(
 
     infos = [InstanceInfo(f"w{n}@bankrun", f"w{n}", n, 4, "h", "h", "3", True, None) for n in (1, 2)]
     monkeypatch.setattr(
-        "bankrun.runs.comparison.publish", lambda app, orders, sent, **_: told.update(threads=sent.threads)
+        "bankrun.runs.delivery.publish", lambda app, orders, sent, **_: told.update(threads=sent.threads)
     )
     lab = Lab(database, None, Fleet(), infos)  # type: ignore[arg-type]
     for name, instances, threads in (("single-writer", ["w1"], 1), ("row-lock", ["w1", "w2"], 4)):

@@ -1,7 +1,7 @@
 """Other ways to run the same transfer: task queues that one might take instead, and the talk's pool of threads.
 
 Each applies one transfer per message with our teller and the row lock, so that only the queue differs. They are not
-needed for anything else: `requirements-peers.lock` brings them, and who is missing is not run.
+needed for anything else: `requirements-peers.lock` brings them, and one that is missing is not run.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from pathlib import Path
 
 from bank.errors import BankError
 from bank.postgres.schema import open_bank
-from bankrun.bench.outcome import check_kept, until_decided, waited
+from bankrun.bench.rules import PATIENCE, check_kept
 from bankrun.results.models.bench import QUEUE_STRATEGY, QUEUES
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Lab
+from bankrun.runs.delivery import Delivery, any_pending, wait
 from bankrun.runs.session import Servers, cores_of, worker_environment
 from workers.fleet import instance_environment
-from workers.submission import Submission, accept
+from workers.submission import Submission
 
 STRATEGY = QUEUE_STRATEGY
 PEERS = {name: None if name == "threads" else name for name in QUEUES}
@@ -50,12 +51,17 @@ def rate(servers: Servers, lab: Lab, name: str, topology: Topology, workload: Wo
     assert servers.keeper is not None
     open_bank(lab.database, accounts=workload.accounts, opening=workload.opening)
     orders = list(workload.orders(seed))
-    accept(lab.database, orders, Submission(name, STRATEGY), forgettable=True)
+    Delivery(lab, Submission(name, STRATEGY)).accept(orders, forgettable=True)
     environment = worker_environment(servers)
     if name == "procrastinate":  # it keeps its messages in Postgres too, in tables that a worker's role cannot make
         environment["BANKRUN_DATABASE_URL"] = servers.endpoints.database_url
     names = [f"{name}-{os.getpid()}-{number}" for number in range(topology.instances)]
     cores = cores_of(servers, names)
+
+    def check() -> None:
+        lab.look_after()
+        _check(servers, names)
+
     with tempfile.TemporaryDirectory() as place:
         for number, process in enumerate(names):
             arguments = [place, name, str(number), str(topology.instances), str(topology.threads)]
@@ -67,18 +73,19 @@ def rate(servers: Servers, lab: Lab, name: str, topology: Topology, workload: Wo
                 log=servers.state_dir / "logs" / f"{name}.log",
             )
         try:
-            for _ in waited(lab):
-                _check(servers, names)
-                if len(list(Path(place).glob("ready-*"))) == len(names):
-                    break
+            wait(
+                lambda: len(names) - len(list(Path(place).glob("ready-*"))),
+                PATIENCE,
+                check=check,
+                what=f"processes of {name} are not ready",
+            )
             (Path(place) / "go").touch()
-            for _ in until_decided(lab):
-                _check(servers, names)
+            wait(lambda: any_pending(lab.database), PATIENCE, check=check)
         finally:
             servers.keeper.stop(names, grace_seconds=STOP_SECONDS)
             with lab.database.transaction() as transaction:
                 transaction.execute("DROP SCHEMA IF EXISTS bankrun_procrastinate CASCADE")
-    check_kept(lab, name)
+    check_kept(lab.database, name)
     return len(orders) / lab.seconds()
 
 
