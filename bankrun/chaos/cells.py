@@ -1,4 +1,4 @@
-"""Faults while transfers flow, and what the bank looks like when everybody has recovered."""
+"""Faults while transfers flow, and what the bank looks like after the recovery."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from bank.outside import strategy_named
 from bank.postgres.database import Database
 from bank.postgres.schema import open_bank
 from bankrun.chaos.faults import FAULTS, Fault, Scene, fault_named
-from bankrun.chaos.targets import Missed, Stage
+from bankrun.chaos.targets import STEP_SECONDS_MAX, Missed, Targets
 from bankrun.results.models.chaos import Chaos, ChaosCell
 from bankrun.results.provenance import Expected, Verdict, write_command
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
-from bankrun.runs.boundary import LOST_SERVER
+from bankrun.runs.delivery import Delivery, Patience, Stalled, count_pending, wait
 from bankrun.runs.provenance import begin
 from bankrun.runs.verdict import BROKEN, INCONCLUSIVE, SAFE, UNSAFE
-from workers.submission import Submission, abandon, accept, publish
+from workers.submission import Submission
 
 ROUNDS_MAX = 100
 STALLED_SECONDS = 60.0
-"""No transfer was decided for so long: whoever is only slow decides some."""
-POLL_SECONDS = 0.02
+"""No transfer was decided for so long: instances that are only slow decide some."""
 STRIKE_FRACTION_MAX = 0.5
 """A fault strikes when at most so many of its round's transfers are decided: what it hits has to be still there."""
 CHAOS_LOAD = Workload(accounts=16, transfers=600)
@@ -35,7 +34,7 @@ CHAOS_LOAD = Workload(accounts=16, transfers=600)
 
 @dataclass(frozen=True, slots=True)
 class ChaosPlan:
-    """Which faults meet which strategies. Raises CannotStart for what cannot be run."""
+    """Which faults meet which strategies: a plain value. Raises CannotStart for what makes no sense."""
 
     faults: tuple[str, ...]
     strategies: tuple[str, ...]
@@ -49,17 +48,20 @@ class ChaosPlan:
             raise CannotStart("chaos needs at least one fault and one strategy")
         for name in self.faults:
             fault_named(name)
-        for name in self.strategies:
-            if strategy_named(name).routed_to_one:
-                raise CannotStart(f"{name} is routed to one instance: there is nothing that could take its place")
         if not 1 <= self.rounds <= ROUNDS_MAX:
             raise CannotStart(f"rounds={self.rounds}: it must be between 1 and {ROUNDS_MAX}")
         if self.seed < 0:
             raise CannotStart(f"seed={self.seed}: it must be 0 or more")
         if self.topology.instances < 2:
-            raise CannotStart(f"topology={self.topology}: with one instance, nobody is left to go on: at least 2")
+            raise CannotStart(f"topology={self.topology}: with one instance, none is left to go on: at least 2")
         if self.workload.transfers < 50 * self.rounds:
             raise CannotStart(f"transfers={self.workload.transfers}: at least 50 for each round, or no fault meets one")
+
+    def check_strategies(self) -> None:
+        """Look up the strategies, before anything starts. Raises CannotStart for one that chaos cannot use."""
+        for name in self.strategies:
+            if strategy_named(name).routed_to_one:
+                raise CannotStart(f"{name} is routed to one instance: there is nothing that could take its place")
 
     @property
     def needs_network(self) -> bool:
@@ -92,68 +94,68 @@ class ChaosPlan:
 
 
 class ChaosProgress(Protocol):
-    """Who wants to know which cell is run."""
+    """What is told which cell is run."""
 
     def begin(self, what: str) -> None:
         """Say what begins."""
 
 
-def begin_chaos(stage: Stage, plan: ChaosPlan) -> Chaos:
+def begin_chaos(targets: Targets, plan: ChaosPlan) -> Chaos:
     """Return a result that begins now, without any cells yet."""
-    instances = list(stage.infos.values())
+    instances = list(targets.infos.values())
     provenance = begin(
-        plan.command(), stage.database, stage.app, stage.settings, instances, embedded=True, seed=plan.seed
+        plan.command(), targets.database, targets.app, targets.settings, instances, embedded=True, seed=plan.seed
     )
     return Chaos(provenance, plan.workload, plan.rounds, plan.missing(), cells=[])
 
 
-def run_chaos(stage: Stage, plan: ChaosPlan, progress: ChaosProgress, cells: list[ChaosCell]) -> None:
+def run_chaos(targets: Targets, plan: ChaosPlan, progress: ChaosProgress, cells: list[ChaosCell]) -> None:
     """Run every cell of the plan; each that is finished is added to ``cells``."""
     for fault, strategy in plan.cells():
         progress.begin(f"{fault.name}, {strategy}")
-        cells.append(run_cell(stage, plan, fault, strategy))
+        cells.append(run_cell(targets, plan, fault, strategy))
 
 
-def run_cell(stage: Stage, plan: ChaosPlan, fault: Fault, strategy: str) -> ChaosCell:
-    """Let the transfers of a fresh bank flow, strike, let everybody recover, and audit."""
+def run_cell(targets: Targets, plan: ChaosPlan, fault: Fault, strategy: str) -> ChaosCell:
+    """Let the transfers of a fresh bank flow, strike, wait for the recovery, and audit."""
     # A string's hash differs between processes; a generator that is seeded with the string itself does not.
     chance = random.Random(f"{plan.seed} {fault.name} {strategy}")
     name = f"chaos-{fault.name}-{chance.getrandbits(32):08x}-{time.monotonic_ns():x}"
     submission = Submission(name, strategy, name, threads=plan.topology.threads)
     orders = list(plan.workload.orders(chance.getrandbits(31)))
-    scene = Scene(stage, sorted(stage.infos)[: plan.topology.instances], orders, submission, chance)
-    stage.submission = submission
     missed = ""
-    stage.insist(lambda: open_bank(stage.database, accounts=plan.workload.accounts, opening=plan.workload.opening))
+    targets.insist(lambda: open_bank(targets.database, accounts=plan.workload.accounts, opening=plan.workload.opening))
     started = time.monotonic()
     rounds = plan.rounds if fault.before is None else 1  # what acts before there are messages acts once
-    try:
+    with Delivery(targets, submission, insist_seconds=STEP_SECONDS_MAX) as delivery:
+        targets.delivery = delivery
+        scene = Scene(targets, sorted(targets.infos)[: plan.topology.instances], orders, delivery, chance)
         try:
-            for number in range(rounds):
-                scene.orders = orders[len(orders) * number // rounds : len(orders) * (number + 1) // rounds]
-                if number:  # as in the first: nobody takes part before everything is there
-                    stage.insist(lambda: stage.fleet.leave(name, list(stage.infos.values())))
-                _begin_round(scene, fault)
-                _strike(scene, fault)
-        except Missed as error:
-            missed = str(error)
-        scene.over_at = scene.over_at or time.monotonic()
-        dead = [one for one in scene.names if not stage.is_alive(one)]
-        stage.restore()
-        _await_pending(stage, 0)
-        ended = time.monotonic()
-        dead += [one for one in scene.names if not stage.is_alive(one)]
-        stage.restore()
-        readings = stage.insist(lambda: stage.fleet.read_meters(name, list(stage.infos.values())))
-        republished = stage.insist(lambda: stage.republished(name))
-        found = stage.insist(lambda: audit(stage.database))
-    finally:
-        stage.submission = None
-        _end(stage, submission)
-    if found.transfers["pending"]:  # whatever holds them up in an instance is not the next cell's
+            try:
+                for number in range(rounds):
+                    scene.orders = orders[len(orders) * number // rounds : len(orders) * (number + 1) // rounds]
+                    if number:  # as in the first: no instance takes part before everything is there
+                        targets.insist(delivery.withdraw)
+                    _begin_round(scene, fault)
+                    _strike(scene, fault)
+            except Missed as error:
+                missed = str(error)
+            scene.over_at = scene.over_at or time.monotonic()
+            dead = [one for one in scene.names if not targets.is_alive(one)]
+            targets.restore()
+            _await_pending(targets, 0)
+            ended = time.monotonic()
+            dead += [one for one in scene.names if not targets.is_alive(one)]
+            targets.restore()
+            readings = targets.insist(lambda: targets.fleet.read_meters(name, list(targets.infos.values())))
+            republished = targets.insist(lambda: targets.count_republished(name))
+            found = targets.insist(lambda: audit(targets.database))
+        finally:
+            targets.delivery = None
+    if found.transfers["pending"]:  # what holds them up in an instance is not the next cell's
         for one in scene.names:
-            stage.kill(one)
-        stage.restore()
+            targets.kill(one)
+        targets.restore()
     verdict, expected, reason = _judge(scene, fault, found, missed, dead)
     return ChaosCell(
         fault=fault.name,
@@ -179,31 +181,33 @@ def run_cell(stage: Stage, plan: ChaosPlan, fault: Fault, strategy: str) -> Chao
 
 def _begin_round(scene: Scene, fault: Fault) -> None:
     """Accept and send a round's transfers. Not before: what waits in the bank unsent would be found forgotten."""
-    stage = scene.stage
-    accept(stage.database, scene.orders, scene.submission)
+    targets = scene.targets
+    scene.delivery.accept(scene.orders)
     if fault.before is not None:
         fault.before(scene)
     if fault.point is not None:
         scene.arm(*fault.point)
     if fault.before is None:
-        publish(stage.app, scene.orders, scene.submission)
+        scene.delivery.publish(scene.orders)
     if scene.armed:  # the others might be done before it has begun
-        before = stage.count_by(scene.armed)
-        stage.join(scene.armed)
-        stage.until(lambda: stage.count_by(scene.armed) > before or not stage.is_alive(scene.armed), "it has begun", 10)
+        before = targets.count_by(scene.armed)
+        targets.join(scene.armed)
+        targets.until(
+            lambda: targets.count_by(scene.armed) > before or not targets.is_alive(scene.armed), "it has begun", 10
+        )
     for one in scene.names:
         if one != scene.armed:
-            stage.join(one)
+            targets.join(one)
 
 
 def _strike(scene: Scene, fault: Fault) -> None:
     """Strike when so many of the round's transfers are decided as the seed says."""
     if fault.strike is None:
         return
-    stage = scene.stage
+    targets = scene.targets
     fraction = STRIKE_FRACTION_MAX * scene.chance.uniform(0.1, 0.9)
     if fault.before is None and not scene.armed:
-        pending = _await_pending(stage, round(len(scene.orders) * (1 - fraction)))
+        pending = _await_pending(targets, round(len(scene.orders) * (1 - fraction)))
         if not pending:
             raise Missed("every transfer was decided before it struck")
     scene.over_at = 0.0
@@ -211,34 +215,20 @@ def _strike(scene: Scene, fault: Fault) -> None:
     scene.over_at = scene.over_at or time.monotonic()
 
 
-def _await_pending(stage: Stage, most: int) -> int:
+def _await_pending(targets: Targets, most: int) -> int:
     """Wait until no more transfers than this are pending, as long as some are decided; return how many are pending."""
-    least, deadline = None, 0.0
-    while True:
-        pending = stage.insist(lambda: stage.count("pending"))
-        if pending <= most:
-            return pending
-        if least is None or pending < least:
-            least, deadline = pending, time.monotonic() + STALLED_SECONDS
-        if time.monotonic() > deadline:
-            return pending
-        time.sleep(POLL_SECONDS)
-
-
-def _end(stage: Stage, submission: Submission) -> None:
-    """Leave nothing of this cell to the next one: no queue, and no run that somebody would publish again."""
+    patience = Patience(stalled_seconds=STALLED_SECONDS, outage_seconds=STEP_SECONDS_MAX, poll_seconds=0.02)
     try:
-        stage.insist(lambda: abandon(stage.database, submission.run), 5)
-        stage.insist(lambda: stage.fleet.leave(submission.queue, list(stage.infos.values())), 5)
-    except LOST_SERVER:  # what ended the cell is told; this would only hide it
-        return
+        return wait(lambda: count_pending(targets.database), patience, most=most)
+    except Stalled as stalled:
+        return stalled.left
 
 
 def _judge(scene: Scene, fault: Fault, found: Audit, missed: str, dead: Sequence[str]) -> tuple[Verdict, Expected, str]:
     """Return the verdict, what was expected, and the reason.
 
     A promise is kept if every invariant holds, nothing is pending, exactly those have failed that had to, and no
-    instance has ended that nobody killed.
+    instance has ended by itself.
     """
     strategy = strategy_named(scene.submission.strategy)
     threads = scene.submission.threads or 1
@@ -251,7 +241,7 @@ def _judge(scene: Scene, fault: Fault, found: Audit, missed: str, dead: Sequence
     pending, failed = found.transfers["pending"], found.transfers["failed"]
     if pending:
         return BROKEN, expected, f"{pending} transfers stayed pending: none was decided for {STALLED_SECONDS:g} s"
-    reasons = _reasons(scene.stage.database)
+    reasons = _reasons(scene.targets.database)
     if failed != scene.failed or not all(scene.failed_because in reason for reason in reasons):
         said = "; ".join(reasons[:3])
         return BROKEN, expected, f"{failed} transfers have failed instead of {scene.failed}: {said}"

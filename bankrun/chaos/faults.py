@@ -2,68 +2,51 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import random
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import LiteralString
 from uuid import uuid4
-
-import psycopg
 
 from bank.errors import unknown
 from bank.orders import Order
-from bank.postgres.database import psql_url
-from bankrun.chaos.targets import STEP_SECONDS_MAX, Missed, Stage, faketime_library
+from bankrun.chaos.poison import GARBAGE, GARBLED, poison
+from bankrun.chaos.targets import STEP_SECONDS_MAX, Missed, Targets, faketime_library
 from bankrun.runs.boundary import LOST_SERVER
-from workers.app import QUEUE, TASK
+from bankrun.runs.delivery import Delivery
 from workers.control.failpoints import Action, Point
 from workers.process.reconciler import Reconciler
-from workers.submission import Submission, accept, publish
+from workers.submission import Submission
 
 OUTAGE_SECONDS = 1.0
 MESSAGES_HURT = 20
-FULL_DISK_LOCK_KEY = 0x66756C6C  # "full"
-
-_NO_JSON = {
-    "body": base64.b64encode(b"{not json").decode(),
-    "content-encoding": "utf-8",
-    "content-type": "application/json",
-    "headers": {"task": TASK, "id": "1"},
-    "properties": {
-        "body_encoding": "base64",
-        "delivery_tag": "1",
-        "delivery_info": {"exchange": "", "routing_key": QUEUE},
-    },
-}
-GARBAGE = (b"\xff\xfe no text", b"{", b"[]", b"{}", b'{"body": "", "headers": {}, "properties": {}}', _NO_JSON)
-"""What must cost an instance nothing but a line in its log."""
-GARBLED = (ValueError, TypeError, KeyError, IndexError)
-"""What reading a message raises that an earlier round has changed."""
 
 
 @dataclass(slots=True)
 class Scene:
-    """One cell's stage while its transfers flow. ``chance`` makes the choices that the seed decides.
+    """One cell while its transfers flow: what faults act upon. ``chance`` makes the choices that the seed decides.
 
     ``failed`` is how many transfers this fault must leave as failed, with a reason that contains ``failed_because``.
     """
 
-    stage: Stage
+    targets: Targets
     names: Sequence[str]
     orders: Sequence[Order]
-    submission: Submission
+    delivery: Delivery
     chance: random.Random
     failed: int = 0
     failed_because: str = ""
     over_at: float = 0.0
     armed: str = ""
+
+    @property
+    def submission(self) -> Submission:
+        """How the transfers are published."""
+        return self.delivery.submission
 
     def over(self) -> None:
         """Note that the damage is done: from here on it is recovery."""
@@ -77,7 +60,7 @@ class Scene:
         if not self.armed:
             self.armed = self.an_instance()
             passes = self.chance.randint(1, max(1, len(self.orders) // (12 * len(self.names))))
-            self.stage.arm(self.armed, point, action, passes=passes)
+            self.targets.arm(self.armed, point, action, passes=passes)
         return self.armed
 
     def an_instance(self) -> str:
@@ -111,27 +94,27 @@ class Fault:
 
 def _kill(scene: Scene) -> None:
     name = scene.an_instance()
-    scene.stage.kill(name)
+    scene.targets.kill(name)
     scene.over()
-    scene.stage.revive(name)
+    scene.targets.revive(name)
 
 
 def _kill_at(point: Point) -> Callable[[Scene], None]:
     def strike(scene: Scene) -> None:
         name = scene.arm(point, "kill")
-        scene.stage.await_death(name)
+        scene.targets.await_death(name)
         scene.over()
         scene.armed = ""
-        scene.stage.revive(name)
+        scene.targets.revive(name)
 
     return strike
 
 
 def _pause_holder(scene: Scene) -> None:
-    settings = scene.stage.settings
+    settings = scene.targets.settings
     # Longer than a lease and than a wait for a lock, and shorter than Postgres lets a transaction idle.
     longer = (settings.lock_timeout_ms + settings.idle_timeout_ms) / 2_000
-    scene.stage.pause_armed(scene.arm("after-read", "stop"), longer)
+    scene.targets.pause_armed(scene.arm("after-read", "stop"), longer)
     scene.armed = ""
 
 
@@ -139,48 +122,46 @@ def _kill_each_time(scene: Scene) -> None:
     """Choose a transfer at which every instance ends that comes to it."""
     transfer = str(scene.orders[len(scene.orders) // 2].id)
     for name in scene.names:
-        scene.stage.arm(name, "claim", "exit", transfer)
-    _publish(scene, scene.orders)
+        scene.targets.arm(name, "claim", "exit", transfer)
+    scene.delivery.publish(scene.orders)
     scene.failed, scene.failed_because = 1, "its instance ended each time"
 
 
 def _revive_until_failed(scene: Scene) -> None:
     transfer = str(scene.orders[len(scene.orders) // 2].id)
-    stage = scene.stage
+    targets = scene.targets
     deadline = time.monotonic() + 4 * STEP_SECONDS_MAX
 
     def has_failed() -> bool:
         with suppress(*LOST_SERVER):
-            return stage.count("failed") == 1
+            return targets.count("failed") == 1
         return False
 
     while not has_failed():
         if time.monotonic() > deadline:
             raise Missed("the transfer that ends its instance has not failed")
         for name in scene.names:
-            if not stage.is_alive(name):
-                submission, stage.submission = stage.submission, None  # armed before it takes part
-                stage.revive(name)
-                stage.arm(name, "claim", "exit", transfer)
-                stage.submission = submission
-                stage.join(name)
+            if not targets.is_alive(name):
+                targets.revive(name, join=False)
+                targets.arm(name, "claim", "exit", transfer)  # before it takes part
+                targets.join(name)
         time.sleep(0.1)
     scene.over()
     for name in scene.names:
-        if not stage.is_alive(name):
-            stage.revive(name)
+        if not targets.is_alive(name):
+            targets.revive(name)
 
 
 def _wrong_clock(scene: Scene) -> None:
     name = scene.an_instance()
-    stage = scene.stage
+    targets = scene.targets
     hours = scene.chance.choice(["+1h", "-1h"])
-    stage.keeper.stop([name], grace_seconds=STEP_SECONDS_MAX)
-    stage.revive(name, LD_PRELOAD=str(faketime_library()), FAKETIME=hours, FAKETIME_DONT_FAKE_MONOTONIC="1")
+    targets.keeper.stop([name], grace_seconds=STEP_SECONDS_MAX)
+    targets.revive(name, LD_PRELOAD=str(faketime_library()), FAKETIME=hours, FAKETIME_DONT_FAKE_MONOTONIC="1")
     time.sleep(OUTAGE_SECONDS)
     scene.over()
-    stage.kill(name)  # so that what it had in its hands comes back by a clock that is right
-    stage.revive(name)
+    targets.kill(name)  # so that what it had in its hands comes back by a clock that is right
+    targets.revive(name)
 
 
 def _no_faketime() -> str:
@@ -191,193 +172,119 @@ def _no_faketime() -> str:
 
 
 def _swallow_commit(scene: Scene) -> None:
-    if not scene.stage.proxy.swallow_commit(STEP_SECONDS_MAX):
+    if not scene.targets.proxy.swallow_commit(STEP_SECONDS_MAX):
         raise Missed("no COMMIT came by")
 
 
 def _cut(scene: Scene) -> None:
-    scene.stage.proxy.cut()
+    scene.targets.proxy.cut()
 
 
 def _half_open(scene: Scene) -> None:
-    scene.stage.proxy.half_open()
-    time.sleep(scene.stage.settings.attempt_timeout_ms / 1000)
+    scene.targets.proxy.half_open()
+    time.sleep(scene.targets.settings.attempt_timeout_ms / 1000)
 
 
 def _silence(scene: Scene) -> None:
-    scene.stage.proxy.silence()
+    scene.targets.proxy.silence()
     try:
-        time.sleep(1.3 * scene.stage.settings.attempt_timeout_ms / 1000)
+        time.sleep(1.3 * scene.targets.settings.attempt_timeout_ms / 1000)
     finally:
-        scene.stage.proxy.speak()
+        scene.targets.proxy.speak()
 
 
 # --- Postgres ---
 
 
 def _restart_postgres(scene: Scene) -> None:
-    scene.stage.restart_postgres(signal.SIGINT)
+    scene.targets.restart_postgres(signal.SIGINT)
 
 
 def _crash_postgres(scene: Scene) -> None:
-    scene.stage.restart_postgres(signal.SIGQUIT)
+    scene.targets.restart_postgres(signal.SIGQUIT)
 
 
 def _end_sessions(scene: Scene) -> None:
-    scene.stage.end_sessions()
+    scene.targets.end_sessions()
 
 
 def _freeze_postgres(scene: Scene) -> None:
-    scene.stage.freeze_postgres(1.3 * scene.stage.settings.attempt_timeout_ms / 1000)
+    scene.targets.freeze_postgres(1.3 * scene.targets.settings.attempt_timeout_ms / 1000)
 
 
 def _take_all_connections(scene: Scene) -> None:
-    """Take every connection that Postgres has, and then the instances' own, so that they get none back."""
-    stage = scene.stage
-    stage.until(lambda: stage.count("applied") >= 0, "the lab has its own connection")
-    with ExitStack() as taken:
-
-        def take() -> None:
-            while True:
-                try:
-                    taken.enter_context(psycopg.connect(psql_url(stage.database.url), connect_timeout=5))
-                except psycopg.OperationalError:
-                    return
-
-        take()
-        stage.end_sessions()
-        until = time.monotonic() + OUTAGE_SECONDS
-        while time.monotonic() < until:
-            take()
-            time.sleep(0.02)
-
-
-@contextmanager
-def _full_disk(stage: Stage) -> Iterator[None]:
-    """Have Postgres answer every new entry as it would on a full disk, as long as this lab lives to end it."""
-    make: tuple[LiteralString, ...] = (
-        """
-        CREATE OR REPLACE FUNCTION bankrun.say_the_disk_is_full() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            IF EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 1718971500) THEN
-                RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';
-            END IF;
-            RETURN NEW;
-        END $$
-        """,
-        """
-        CREATE OR REPLACE TRIGGER disk_is_full BEFORE INSERT ON bankrun.entries
-        FOR EACH ROW EXECUTE FUNCTION bankrun.say_the_disk_is_full()
-        """,
-    )
-    with psycopg.connect(psql_url(stage.database.url), autocommit=True) as connection:
-        connection.execute("SELECT pg_advisory_lock(%s)", (FULL_DISK_LOCK_KEY,))
-        for statement in make:
-            connection.execute(statement)
-        try:
-            yield
-        finally:
-            connection.execute("SELECT pg_advisory_unlock(%s)", (FULL_DISK_LOCK_KEY,))
-            connection.execute("DROP FUNCTION bankrun.say_the_disk_is_full() CASCADE")
+    scene.targets.take_all_connections(OUTAGE_SECONDS)
 
 
 def _fill_disk(scene: Scene) -> None:
-    with _full_disk(scene.stage):
-        time.sleep(OUTAGE_SECONDS)
+    scene.targets.fill_disk(OUTAGE_SECONDS)
 
 
 # --- the broker and its messages ---
 
 
 def _empty_redis(scene: Scene) -> None:
-    scene.stage.restart_redis(kept=False)
+    scene.targets.restart_redis(kept=False)
 
 
 def _restart_redis(scene: Scene) -> None:
-    scene.stage.restart_redis(kept=True)
+    scene.targets.restart_redis(kept=True)
 
 
 def _delete_messages(scene: Scene) -> None:
     for _ in range(MESSAGES_HURT):
-        message = scene.stage.redis.lindex(scene.submission.queue, scene.chance.randint(0, MESSAGES_HURT))
+        message = scene.targets.redis.lindex(scene.submission.queue, scene.chance.randint(0, MESSAGES_HURT))
         if message is not None:
-            scene.stage.redis.lrem(scene.submission.queue, 1, str(message))
+            scene.targets.redis.lrem(scene.submission.queue, 1, str(message))
 
 
 def _repeat_messages(scene: Scene) -> None:
-    for message in scene.stage.redis.lrange(scene.submission.queue, 0, MESSAGES_HURT):
-        scene.stage.redis.lpush(scene.submission.queue, message)
-        scene.stage.redis.rpush(scene.submission.queue, message)
+    for message in scene.targets.redis.lrange(scene.submission.queue, 0, MESSAGES_HURT):
+        scene.targets.redis.lpush(scene.submission.queue, message)
+        scene.targets.redis.rpush(scene.submission.queue, message)
 
 
 def _poison_messages(scene: Scene) -> None:
     """Change some messages to nonsense, add others, and accept a transfer for a strategy that does not exist."""
-    client, queue = scene.stage.redis, scene.submission.queue
+    client, queue = scene.targets.redis, scene.submission.queue
     # From the end at which messages are put: they keep their places while others are taken from the other end.
     for index in scene.chance.sample(range(2 * MESSAGES_HURT), MESSAGES_HURT):
         message = client.lindex(queue, index)
         if message is not None:
             with suppress(*LOST_SERVER, *GARBLED):  # the queue is shorter by now
-                client.lset(queue, index, _poisoned(str(message), scene.chance))
+                client.lset(queue, index, poison(str(message), scene.chance))
     for garbage in GARBAGE:
-        client.rpush(queue, json.dumps(garbage) if isinstance(garbage, dict) else garbage)
+        client.rpush(queue, garbage)
     unknown = f"no-such-lock-{uuid4().hex[:8]}"
     first = scene.orders[0]
-    accept(
-        scene.stage.database,
-        [Order(uuid4(), first.debit, first.credit, 1)],
-        Submission(unknown, unknown, scene.submission.queue),
-    )
+    stranger = Delivery(scene.targets, Submission(unknown, unknown, queue))
+    stranger.accept([Order(uuid4(), first.debit, first.credit, 1)])
     scene.failed, scene.failed_because = scene.failed + 1, "there is no strategy"
-
-
-def _poisoned(message: str, chance: random.Random) -> str:
-    """Return a message with something wrong in it."""
-    envelope = json.loads(message)
-    arguments, options, embed = json.loads(base64.b64decode(envelope["body"]))
-    job = arguments[0]
-    wrong = chance.randrange(5)
-    if wrong == 0:
-        return message[: len(message) // 2]
-    if wrong == 1:
-        job["strategy"] = "no-such-lock"
-    elif wrong == 2:
-        job["orders"][0][3] = "ten"
-    elif wrong == 3:
-        job["orders"][0][3] += 1  # not what was accepted
-    else:
-        job["run"] = {"$": 1}
-    envelope["body"] = base64.b64encode(json.dumps([arguments, options, embed]).encode()).decode()
-    return json.dumps(envelope)
-
-
-def _publish(scene: Scene, orders: Sequence[Order]) -> None:
-    publish(scene.stage.app, orders, scene.submission)
 
 
 def _submitter_dies(scene: Scene) -> None:
     """Let a process of its own publish the transfers; it is killed when some of them are sent."""
-    stage = scene.stage
+    targets = scene.targets
     some = scene.chance.randint(1, len(scene.orders) * 3 // 4)
-    stage.keeper.spawn(
+    targets.keeper.spawn(
         "submitter",
         [sys.executable, "-P", "-m", "bankrun.chaos.submitter", scene.submission.run, str(some)],
-        env=stage.environment,
-        cwd=stage.servers.state_dir,
-        log=stage.log_path / "submitter.log",
+        env=targets.environment,
+        cwd=targets.servers.state_dir,
+        log=targets.log_path / "submitter.log",
     )
-    if stage.keeper.wait("submitter", STEP_SECONDS_MAX) != -signal.SIGKILL:
-        raise Missed(f"the submitter was not killed; see {stage.log_path / 'submitter.log'}")
+    if targets.keeper.wait("submitter", STEP_SECONDS_MAX) != -signal.SIGKILL:
+        raise Missed(f"the submitter was not killed; see {targets.log_path / 'submitter.log'}")
 
 
 def _two_reconcilers(scene: Scene) -> None:
     """Lose what is in the queue, and let two reconcilers that know nothing of each other publish it again."""
-    stage = scene.stage
-    stage.redis.delete(scene.submission.queue)
+    targets = scene.targets
+    targets.redis.delete(scene.submission.queue)
     published: list[int] = []
 
     def look() -> None:
-        reconciler = Reconciler(stage.database, stage.app, wait_seconds=0)
+        reconciler = Reconciler(targets.database, targets.app, wait_seconds=0)
         until = time.monotonic() + OUTAGE_SECONDS
         while time.monotonic() < until:
             with suppress(*LOST_SERVER):

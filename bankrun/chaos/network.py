@@ -72,7 +72,7 @@ class Proxy:
         self._loop.close()
 
     def cut(self) -> int:
-        """Close every connection, whatever is going on in it. Returns how many there were."""
+        """Close every connection, also in the middle of a transaction. Returns how many there were."""
         return self._run(self._for_all(Link.close))
 
     def half_open(self) -> int:

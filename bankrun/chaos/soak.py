@@ -8,34 +8,34 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from bank.audit import audit
 from bank.errors import CannotStart
+from bank.orders import Order
 from bank.outside import strategy_named
 from bank.postgres.schema import open_bank
 from bank.strategies import Claim
-from bankrun.chaos.targets import Missed, Stage
+from bankrun.chaos.targets import STEP_SECONDS_MAX, Targets
 from bankrun.results.models.soak import Recovery, Soak, SoakLoad, Strike
 from bankrun.results.provenance import write_command
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.boundary import LOST_SERVER
+from bankrun.runs.delivery import Delivery, Patience, count_pending, wait
 from bankrun.runs.provenance import begin
-from workers.submission import Submission, accept, publish
+from workers.submission import Submission
 
 QUIET_FRACTION = 0.05
 """So much of the transfers is left alone at the end: the last fault must strike while there is work."""
 STALLED_SECONDS = 180.0
-POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class SoakPlan(SoakLoad):
-    """How much, and what strikes. Raises CannotStart for what makes no sense."""
+    """How much, and what strikes: a plain value. Raises CannotStart for what makes no sense."""
 
     def __post_init__(self) -> None:
         if min(self.kills, self.pauses, self.postgres_restarts, self.redis_restarts) < 0:
@@ -44,12 +44,15 @@ class SoakPlan(SoakLoad):
             raise CannotStart(f"transfers={self.transfers}: {self.faults} faults need {20 * self.faults} at least")
         if not self.faults:
             raise CannotStart("a soak needs at least one fault: give --kills, for example")
+        _ = self.workload  # which refuses what makes no bank
+
+    def check_strategy(self) -> None:
+        """Look up the strategy, before anything starts. Raises CannotStart for one that is not to survive all this."""
         strategy = strategy_named(self.strategy)
         if strategy.claim is not Claim.EVERYWHERE or strategy.routed_to_one:
-            raise CannotStart(f"{self.strategy} does not claim to hold on whatever instances are there: use another")
+            raise CannotStart(f"{self.strategy} does not claim to hold on any number of instances: use another")
         if self.pauses and strategy.survives_pause is False:
             raise CannotStart(f"{self.strategy} does not survive a paused holder: give --pauses 0, or another strategy")
-        _ = self.workload  # which refuses what makes no bank
 
     @property
     def workload(self) -> Workload:
@@ -70,94 +73,91 @@ class SoakPlan(SoakLoad):
         return kinds
 
 
-def begin_soak(stage: Stage, plan: SoakPlan, topology: Topology) -> Soak:
+def begin_soak(targets: Targets, plan: SoakPlan, topology: Topology) -> Soak:
     """Return a result that begins now, in which nothing has happened yet."""
     # The names of a plan's values are those of the command's options.
     command = write_command("soak", topology=str(topology), **asdict(plan))
-    instances = list(stage.infos.values())
-    provenance = begin(command, stage.database, stage.app, stage.settings, instances, embedded=True, seed=plan.seed)
+    instances = list(targets.infos.values())
+    provenance = begin(
+        command, targets.database, targets.app, targets.settings, instances, embedded=True, seed=plan.seed
+    )
     return Soak(provenance, plan, str(topology))
 
 
-def run_soak(stage: Stage, plan: SoakPlan, result: Soak, tell: Callable[[int, str], None]) -> None:
+def run_soak(targets: Targets, plan: SoakPlan, result: Soak, tell: Callable[[int, str], None]) -> None:
     """Run it. ``tell`` is called with how many transfers have their outcome, and what struck last."""
     chance = random.Random(plan.seed)
     kinds = plan.schedule(chance)
     workload = plan.workload
     name = f"soak-{secrets.token_hex(4)}"
-    submission = stage.submission = Submission(name, plan.strategy, name)
     orders = list(workload.orders(plan.seed))
-    open_bank(stage.database, accounts=workload.accounts, opening=workload.opening)
-    accept(stage.database, orders, submission)
-    started = time.monotonic()
-    publisher = threading.Thread(target=_publish, args=(stage, orders, submission), daemon=True)
-    publisher.start()
-    for one in stage.infos:
-        stage.join(one)
-    for number, kind in enumerate(kinds):
-        due = int(plan.transfers * (1 - QUIET_FRACTION) * (number + chance.random()) / len(kinds))
-        _await(stage, due, lambda decided, kind=kind: tell(decided, f"next: {kind}"))  # type: ignore[misc]
-        seconds = _strike(stage, kind, chance)
-        result.struck.append(Strike(kind, due, round(seconds, 3)))
-        tell(due, kind)
-    _await(stage, plan.transfers, lambda decided: tell(decided, "no more faults"))
+    open_bank(targets.database, accounts=workload.accounts, opening=workload.opening)
+    with Delivery(targets, Submission(name, plan.strategy, name), insist_seconds=STEP_SECONDS_MAX) as delivery:
+        delivery.accept(orders)
+        started = time.monotonic()
+        threading.Thread(target=_publish, args=(delivery, orders), daemon=True).start()
+        targets.delivery = delivery
+        for one in targets.infos:
+            targets.join(one)
+        for number, kind in enumerate(kinds):
+            due = int(plan.transfers * (1 - QUIET_FRACTION) * (number + chance.random()) / len(kinds))
+            _await(targets, plan, due, lambda decided, kind=kind: tell(decided, f"next: {kind}"))  # type: ignore[misc]
+            seconds = _strike(targets, kind, chance)
+            result.struck.append(Strike(kind, due, round(seconds, 3)))
+            tell(due, kind)
+        _await(targets, plan, plan.transfers, lambda decided: tell(decided, "no more faults"))
+        targets.delivery = None
     result.seconds = round(time.monotonic() - started, 1)
-    found = audit(stage.database)
+    found = audit(targets.database)
     result.transfers = found.transfers
     result.lost_postings, result.duplicates, result.drift = found.lost_postings, found.duplicates, found.drift
     result.audit = found
-    result.republished = stage.republished(name)
+    result.republished = targets.count_republished(name)
     for kind in dict.fromkeys(sorted(kinds)):
         times = [struck.recovery_s for struck in result.struck if struck.kind == kind]
         result.recovery_s[kind] = Recovery(statistics.median(times), max(times))
-    stage.submission = None
 
 
-def _publish(stage: Stage, orders: list[Any], submission: Submission) -> None:
-    """Publish until Redis goes away for the first time: the rest, the reconcilers will find."""
+def _publish(delivery: Delivery, orders: Sequence[Order]) -> None:
+    """Publish until Redis goes away for the first time: the reconcilers will find the rest."""
     with suppress(*LOST_SERVER):
-        publish(stage.app, orders, submission)
+        delivery.publish(orders)
 
 
-def _await(stage: Stage, due: int, tell: Callable[[int], None]) -> None:
-    """Wait until so many transfers are decided. Raises Missed where nothing moves for three minutes."""
-    before, moved_at = -1, time.monotonic()
-    while True:
-        decided = stage.insist(lambda: stage.count("applied", "refused", "failed"), STALLED_SECONDS)
-        tell(decided)
-        if decided >= due:
-            return
-        if decided != before:
-            before, moved_at = decided, time.monotonic()
-        if time.monotonic() - moved_at > STALLED_SECONDS:
-            raise Missed(f"{decided} transfers are decided, and nothing has moved for {STALLED_SECONDS:g} s")
-        time.sleep(POLL_SECONDS)
+def _await(targets: Targets, plan: SoakPlan, due: int, tell: Callable[[int], None]) -> None:
+    """Wait until so many transfers are decided. Raises Stalled where nothing moves for three minutes."""
+    wait(
+        lambda: count_pending(targets.database),
+        Patience(stalled_seconds=STALLED_SECONDS, outage_seconds=STALLED_SECONDS),
+        most=plan.transfers - due,
+        progress=lambda pending: tell(plan.transfers - pending),
+    )
 
 
-def _strike(stage: Stage, kind: str, chance: random.Random) -> float:
+def _strike(targets: Targets, kind: str, chance: random.Random) -> float:
     """Let one fault strike, and return how long it took until what was struck worked again, in seconds."""
-    name = chance.choice(sorted(stage.infos))
+    name = chance.choice(sorted(targets.infos))
     if kind in ("kill", "pause"):
-        before = stage.insist(lambda: stage.count_by(name))
+        before = targets.insist(lambda: targets.count_by(name))
         if kind == "kill":
-            stage.kill(name)
+            targets.kill(name)
             over = time.monotonic()
-            stage.revive(name)
+            targets.revive(name)
         else:
-            stage.pause(name, chance.uniform(0.1, 1.5 * stage.settings.lock_timeout_ms / 1000))
+            targets.pause(name, chance.uniform(0.1, 1.5 * targets.settings.lock_timeout_ms / 1000))
             over = time.monotonic()
-        _until_moving(stage, lambda: stage.count_by(name) > before, f"{name} works again")
+        _until_moving(targets, lambda: targets.count_by(name) > before, f"{name} works again")
         return time.monotonic() - over
     if kind.startswith("postgres"):
-        stage.restart_postgres(signal.SIGINT if kind == "postgres-restart" else signal.SIGQUIT)
+        targets.restart_postgres(signal.SIGINT if kind == "postgres-restart" else signal.SIGQUIT)
     else:
-        stage.restart_redis(kept=kind == "redis-restart")
+        targets.restart_redis(kept=kind == "redis-restart")
     over = time.monotonic()
-    before = stage.insist(lambda: stage.count("applied", "refused"))
-    _until_moving(stage, lambda: stage.count("applied", "refused") > before, "somebody works again")
+    before = targets.insist(lambda: targets.count("applied", "refused"))
+    _until_moving(targets, lambda: targets.count("applied", "refused") > before, "an instance works again")
     return time.monotonic() - over
 
 
-def _until_moving(stage: Stage, moves: Callable[[], bool], what: str) -> None:
+def _until_moving(targets: Targets, moves: Callable[[], bool], what: str) -> None:
     """Wait until something moves, or nothing is left that could."""
-    stage.until(lambda: moves() or not stage.count("pending"), what, STALLED_SECONDS)
+    targets.until(lambda: moves() or not count_pending(targets.database), what, STALLED_SECONDS)

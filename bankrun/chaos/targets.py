@@ -1,8 +1,8 @@
 """What faults act upon: instances, servers, the network between them and the broker, each of which can be made to fail.
 
-    with open_stage(settings, instances=2, threads=4) as stage:
-        stage.kill("w1")
-        stage.revive("w1")
+    with open_targets(settings, instances=2, threads=4) as targets:
+        targets.kill("w1")
+        targets.revive("w1")
 
 The servers are embedded ones, and everything belongs to the keeper, as in a comparison.
 """
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import LiteralString, TypeVar
 
 import psutil
 import psycopg
@@ -37,12 +37,12 @@ from bank.strategies.redis_lock import redis_url
 from bankrun.chaos.network import Proxy
 from bankrun.errors import BankrunError
 from bankrun.runs.boundary import LOST_SERVER
+from bankrun.runs.delivery import Delivery, insist
 from bankrun.runs.session import Servers, cores_of, hold_bank, open_servers, worker_environment
 from bankrun.servers import binaries as embedded
 from bankrun.servers.keeper_client import Keeper
 from workers.control.failpoints import Action, Failpoint, Point
 from workers.fleet import InstanceInfo, start_instances
-from workers.submission import Submission
 
 WAITS = {
     "lease_ttl_ms": 300,
@@ -59,6 +59,22 @@ MAX_CONNECTIONS = 80
 STEP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.02
 FREEZE_SECONDS_MAX = 20
+FULL_DISK_LOCK_KEY = 0x66756C6C  # "full", 1718971500 below
+FILL_DISK: tuple[LiteralString, ...] = (
+    """
+    CREATE OR REPLACE FUNCTION bankrun.say_the_disk_is_full() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 1718971500) THEN
+            RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';
+        END IF;
+        RETURN NEW;
+    END $$
+    """,
+    """
+    CREATE OR REPLACE TRIGGER disk_is_full BEFORE INSERT ON bankrun.entries
+    FOR EACH ROW EXECUTE FUNCTION bankrun.say_the_disk_is_full()
+    """,
+)
 
 T = TypeVar("T")
 
@@ -67,8 +83,8 @@ class Missed(BankError):
     """The fault did not happen."""
 
 
-class Stage:
-    """A bank with its servers and instances, and a way to break each. Its faults return when they are over.
+class Targets:
+    """A bank's servers and instances, and ways to break each. What breaks one returns when that is over.
 
     ``instances`` is how the instances see the servers: through a network that can fail, for example. Methods raise
     Missed where a fault could not be brought about, and BankError where something does not come back.
@@ -86,7 +102,7 @@ class Stage:
         self._cores: dict[str, int] = {}
         self.infos: dict[str, InstanceInfo] = {}
         self._armed: set[str] = set()
-        self.submission: Submission | None = None
+        self.delivery: Delivery | None = None
         self.log_path = servers.state_dir / "logs"
         self._proxy = proxy
         self._key = key
@@ -97,13 +113,13 @@ class Stage:
     @property
     def proxy(self) -> Proxy:
         """The network between the instances and Postgres."""
-        assert self._proxy is not None, "this stage was opened without a network that can fail"
+        assert self._proxy is not None, "these were opened without a network that can fail"
         return self._proxy
 
-    # Waiting: whatever is away may come back.
+    # Waiting: what is away may come back.
 
     def until(self, condition: Callable[[], object], what: str, seconds_max: float = STEP_SECONDS_MAX) -> None:
-        """Wait until something is so; while it cannot be asked, it is not. Raises Missed if it does not become so."""
+        """Wait until something is so; while a server is away, it is not. Raises Missed if it does not become so."""
         deadline = time.monotonic() + seconds_max
         while True:
             with suppress(*LOST_SERVER):
@@ -115,14 +131,7 @@ class Stage:
 
     def insist(self, act: Callable[[], T], seconds_max: float = STEP_SECONDS_MAX) -> T:
         """Return what ``act`` returns, once the servers that it needs are back. Raises its error if they stay away."""
-        deadline = time.monotonic() + seconds_max
-        while True:
-            try:
-                return act()
-            except LOST_SERVER:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(POLL_SECONDS)
+        return insist(act, seconds_max)
 
     # Instances.
 
@@ -139,31 +148,31 @@ class Stage:
             self.keeper, names, threads=self.threads, env=env, state_dir=self.servers.state_dir, cores=self._cores
         )
 
-    def revive(self, name: str, **extra: str) -> None:
-        """Start an instance again, with more in its environment, and let it take part."""
+    def revive(self, name: str, *, join: bool = True, **extra: str) -> None:
+        """Start an instance again, with more in its environment, and let it take part in the delivery that is on."""
         self._spawn([name], extra)
         self._armed.discard(name)
 
-        def found() -> bool:
+        def find() -> bool:
             (info,) = [one for one in self.fleet.discover(None, 0.5) if one.instance == name]
             self.infos[name] = info
             return True
 
         def is_back() -> bool:
             with suppress(ValueError):
-                return found()
+                return find()
             if self.keeper.returncode(name) is not None:  # it ended again: a server that it needs is away
                 self._spawn([name], extra)
             return False
 
         self.until(is_back, f"{name} is back", 2 * STEP_SECONDS_MAX)
-        self.join(name)
+        if join:
+            self.join(name)
 
     def join(self, name: str) -> None:
-        """Let an instance take from the queue of the run that is on."""
-        if self.submission is not None:
-            queue = self.submission.queue
-            self.insist(lambda: self.fleet.join(queue, [self.infos[name]]))
+        """Let an instance take part in the delivery that is on, if there is one."""
+        if self.delivery is not None:
+            self.delivery.join([self.infos[name]])
 
     def kill(self, name: str) -> None:
         """End an instance with SIGKILL."""
@@ -237,7 +246,7 @@ class Stage:
         """Stop Postgres and all of its sessions for a time."""
         postmaster = psutil.Process(self.keeper.process_id("postgres"))
         frozen = [postmaster, *postmaster.children()]
-        # Should this lab be killed now, nobody would wake them, and stopped sessions cannot even end.
+        # Should this lab be killed now, they would never be woken, and stopped sessions cannot even end.
         pids = [str(process.pid) for process in frozen]
         alarm = subprocess.Popen(
             ["/bin/sh", "-c", f"sleep {FREEZE_SECONDS_MAX}; kill -CONT {' '.join(pids)} 2>/dev/null"],
@@ -257,6 +266,37 @@ class Stage:
                     process.resume()
             os.killpg(alarm.pid, signal.SIGKILL)
             alarm.wait()
+
+    def take_all_connections(self, seconds: float) -> None:
+        """Take every connection that Postgres has, and then the instances' own, so that they get none back."""
+        self.until(lambda: self.count("applied") >= 0, "the lab has its own connection")
+        with ExitStack() as taken:
+
+            def take() -> None:
+                while True:
+                    try:
+                        taken.enter_context(psycopg.connect(psql_url(self.database.url), connect_timeout=5))
+                    except psycopg.OperationalError:
+                        return
+
+            take()
+            self.end_sessions()
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                take()
+                time.sleep(POLL_SECONDS)
+
+    def fill_disk(self, seconds: float) -> None:
+        """Have Postgres answer every new entry as it would on a full disk; not for longer than this lab lives."""
+        with psycopg.connect(psql_url(self.database.url), autocommit=True) as connection:
+            connection.execute("SELECT pg_advisory_lock(%s)", (FULL_DISK_LOCK_KEY,))
+            for statement in FILL_DISK:
+                connection.execute(statement)
+            try:
+                time.sleep(seconds)
+            finally:
+                connection.execute("SELECT pg_advisory_unlock(%s)", (FULL_DISK_LOCK_KEY,))
+                connection.execute("DROP FUNCTION bankrun.say_the_disk_is_full() CASCADE")
 
     def end_sessions(self) -> int:
         """Have Postgres end every instance's sessions; return how many there were."""
@@ -288,7 +328,7 @@ class Stage:
             ).fetchone()
         return 0 if row is None else int(row[0])
 
-    def republished(self, run: str) -> int:
+    def count_republished(self, run: str) -> int:
         """Return how many of a run's transfers the reconcilers have published again, each as often as it was."""
         with self.database.transaction() as transaction:
             row = transaction.execute("SELECT republished FROM runs WHERE name = %(run)s", {"run": run}).fetchone()
@@ -306,9 +346,9 @@ class Stage:
 
 
 @contextmanager
-def open_stage(
+def open_targets(
     settings: Settings, *, instances: int, threads: int, with_network: bool = True, waits: Mapping[str, int] = WAITS
-) -> Iterator[Stage]:
+) -> Iterator[Targets]:
     """Start servers and instances for the block, with waits that are short except where the environment sets them.
 
     Raises CannotStart where servers are given: they are not ours to break.
@@ -337,12 +377,12 @@ def open_stage(
             proxy = stack.enter_context(Proxy(directory / name, Path(str(url.query["host"])) / name))
             proxied = url.update_query_dict({"host": str(directory)}).render_as_string(hide_password=False)
             seen = replace(seen, endpoints=replace(servers.endpoints, worker_database_url=proxied))
-        stage = Stage(servers, servers.keeper, proxy, seen, key, threads)
-        stack.callback(stage.redis.close)
+        targets = Targets(servers, servers.keeper, proxy, seen, key, threads)
+        stack.callback(targets.redis.close)
         names = [f"w{number}" for number in range(1, instances + 1)]
         stack.callback(_stop, servers.keeper, names)
-        stage.start(names)
-        yield stage
+        targets.start(names)
+        yield targets
 
 
 def _stop(keeper: Keeper, names: list[str]) -> None:

@@ -17,7 +17,7 @@ from bank.settings import read_settings
 from bank.strategies import STRATEGIES
 from bankrun.chaos.cells import CHAOS_LOAD, ChaosPlan, begin_chaos, run_chaos
 from bankrun.chaos.faults import FAULTS
-from bankrun.chaos.targets import open_stage
+from bankrun.chaos.targets import open_targets
 from bankrun.cli.app import CONTRADICTED, open_console
 from bankrun.cli.options import ALL, ExportJson, Strategies, choose_strategies, takes_workload
 from bankrun.render import fault_tables as tables
@@ -74,15 +74,16 @@ def chaos(
         seed=secrets.randbelow(2**31) if seed is None else seed,
         rounds=rounds,
     )
+    plan.check_strategies()
     shape = plan.topology
     logging.getLogger("bankrun").addHandler(logging.NullHandler())  # what our own reconcilers say is in no table
-    with open_stage(
+    with open_targets(
         read_settings(), instances=shape.instances, threads=shape.threads, with_network=plan.needs_network
-    ) as stage:
-        rehearse(stage.database, stage.servers.settings, plan.strategies)
-        result = begin_chaos(stage, plan)
+    ) as targets:
+        rehearse(targets.database, targets.servers.settings, plan.strategies)
+        result = begin_chaos(targets, plan)
         with Steps(len(plan.cells())) as steps, _show_if_cut(result.cells, console):
-            run_chaos(stage, plan, steps, result.cells)
+            run_chaos(targets, plan, steps, result.cells)
     _show(console, result)  # first: it may be all that is left of a long run where a file cannot be written
     if export_json is not None:
         store.save(export_json, result)

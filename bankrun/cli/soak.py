@@ -11,7 +11,7 @@ from rich.console import Console
 from bank.outside import user_strategy
 from bank.settings import read_settings
 from bankrun.chaos.soak import SoakPlan, begin_soak, run_soak
-from bankrun.chaos.targets import open_stage
+from bankrun.chaos.targets import open_targets
 from bankrun.cli.app import CONTRADICTED, open_console
 from bankrun.cli.options import ExportJson
 from bankrun.render import fault_tables as tables
@@ -56,12 +56,13 @@ def soak(
         redis_restarts=redis_restarts,
         seed=seed,
     )
+    plan.check_strategy()
     logging.getLogger("bankrun").addHandler(logging.NullHandler())
-    with open_stage(read_settings(), instances=shape.instances, threads=shape.threads, with_network=False) as stage:
-        rehearse(stage.database, stage.servers.settings, [plan.strategy])
-        result = begin_soak(stage, plan, shape)
+    with open_targets(read_settings(), instances=shape.instances, threads=shape.threads, with_network=False) as targets:
+        rehearse(targets.database, targets.servers.settings, [plan.strategy])
+        result = begin_soak(targets, plan, shape)
         with Amount(Console(stderr=True, highlight=False), plan.transfers) as amount:
-            run_soak(stage, plan, result, amount.tell)
+            run_soak(targets, plan, result, amount.tell)
     console.print(tables.soak_table(result))
     if export_json is not None:
         store.save(export_json, result)

@@ -20,9 +20,10 @@ from bankrun.chaos import cells as chaos
 from bankrun.chaos.cells import CHAOS_LOAD, ChaosCell, ChaosPlan, run_cell
 from bankrun.chaos.faults import FAULTS
 from bankrun.chaos.soak import SoakPlan
-from bankrun.chaos.targets import Stage, open_stage
+from bankrun.chaos.targets import Targets, open_targets
 from bankrun.cli.chaos import choose_survivors
 from bankrun.results.topology import Topology
+from bankrun.runs.delivery import Delivery
 from tests.acceptance.conftest import Bankrun, processes_of
 from tests.waiting import wait_until
 from workers.control.failpoints import Failpoint
@@ -31,22 +32,22 @@ SEED = 3
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+def targets() -> Iterator[Targets]:
     """Two instances with four threads each, and servers that may be broken."""
     path = Path(tempfile.mkdtemp(prefix="bankrun-chaos-"))
     path.chmod(0o755)
-    with open_stage(Settings(state_dir=path), instances=2, threads=4) as opened:
+    with open_targets(Settings(state_dir=path), instances=2, threads=4) as opened:
         yield opened
     shutil.rmtree(path, ignore_errors=True)
 
 
 def struck(
-    stage: Stage, fault: str, strategy: str = "row-lock", *, transfers: int = 240, seed: int = SEED, rounds: int = 1
+    targets: Targets, fault: str, strategy: str = "row-lock", *, transfers: int = 240, seed: int = SEED, rounds: int = 1
 ) -> ChaosCell:
     """Run one cell."""
     load = replace(CHAOS_LOAD, transfers=transfers, accounts=8)
     plan = ChaosPlan((fault,), (strategy,), Topology(2, 4), load, seed, rounds)
-    return run_cell(stage, plan, FAULTS[fault], strategy)
+    return run_cell(targets, plan, FAULTS[fault], strategy)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +71,10 @@ def struck(
         ("two-reconcilers", "row-lock"),
     ],
 )
-def test_nothing_is_lost_nothing_is_applied_twice_and_nothing_is_left(stage: Stage, fault: str, strategy: str) -> None:
-    cell = struck(stage, fault, strategy)
+def test_nothing_is_lost_nothing_is_applied_twice_and_nothing_is_left(
+    targets: Targets, fault: str, strategy: str
+) -> None:
+    cell = struck(targets, fault, strategy)
     assert (cell.verdict, cell.reason) == ("safe", "")
     assert (cell.lost_postings, cell.duplicates, cell.pending, cell.unexplained) == (0, 0, 0, 0)
     assert cell.recovery_s is not None
@@ -81,29 +84,29 @@ def test_nothing_is_lost_nothing_is_applied_twice_and_nothing_is_left(stage: Sta
 
 
 @pytest.mark.parametrize("fault", ["kill-between-writes", "messages-poisoned", "terminate"])
-def test_each_round_strikes_among_transfers_of_its_own(stage: Stage, fault: str) -> None:
-    cell = struck(stage, fault, transfers=400, rounds=2)
+def test_each_round_strikes_among_transfers_of_its_own(targets: Targets, fault: str) -> None:
+    cell = struck(targets, fault, transfers=400, rounds=2)
     assert (cell.verdict, cell.reason, cell.rounds) == ("safe", "", 2)
     assert cell.applied + cell.refused == 400
     assert cell.failed == (2 if fault == "messages-poisoned" else 0)
 
 
 def test_a_fault_that_finds_nothing_left_to_strike_did_not_happen(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    targets: Targets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     awaited = chaos._await_pending
     monkeypatch.setattr(chaos, "_await_pending", lambda given, _: awaited(given, 0))
-    cell = struck(stage, "terminate")
+    cell = struck(targets, "terminate")
     assert cell.verdict == "inconclusive"
     assert "every transfer was decided before it struck" in cell.reason
 
 
 def test_an_instance_that_ends_while_the_others_recover_is_noticed_and_started_again(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    targets: Targets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     awaited = chaos._await_pending
 
-    def end_one(given: Stage, most: int) -> int:
+    def end_one(given: Targets, most: int) -> int:
         pending = awaited(given, most)
         if not most:
             given.kill("w2")
@@ -111,45 +114,45 @@ def test_an_instance_that_ends_while_the_others_recover_is_noticed_and_started_a
 
     with monkeypatch.context() as patched:
         patched.setattr(chaos, "_await_pending", end_one)
-        cell = struck(stage, "terminate")
+        cell = struck(targets, "terminate")
     assert (cell.verdict, cell.reason) == ("broken", "w2 ended by itself")
-    assert struck(stage, "terminate").verdict == "safe"
+    assert struck(targets, "terminate").verdict == "safe"
 
 
-def test_a_paused_holder_breaks_a_lease_and_not_a_fenced_one(stage: Stage) -> None:
-    broken = struck(stage, "pause-holder", "redis-lock")
+def test_a_paused_holder_breaks_a_lease_and_not_a_fenced_one(targets: Targets) -> None:
+    broken = struck(targets, "pause-holder", "redis-lock")
     assert (broken.verdict, broken.expected) == ("broken", "unsafe")
     assert broken.lost_postings > 0
-    fenced = struck(stage, "pause-holder", "redis-lock-fenced")
+    fenced = struck(targets, "pause-holder", "redis-lock-fenced")
     assert (fenced.verdict, fenced.lost_postings) == ("safe", 0)
 
 
-def test_no_lock_at_all_loses_postings_whatever_strikes(stage: Stage) -> None:
-    cell = struck(stage, "terminate", "none", transfers=300)
+def test_no_lock_at_all_loses_postings_whatever_strikes(targets: Targets) -> None:
+    cell = struck(targets, "terminate", "none", transfers=300)
     assert (cell.verdict, cell.expected) == ("broken", "unsafe")
 
 
-def test_a_message_duplicated_is_seen_as_an_extra_delivery(stage: Stage) -> None:
-    assert struck(stage, "messages-repeated").extra_deliveries > 0
+def test_a_message_duplicated_is_seen_as_an_extra_delivery(targets: Targets) -> None:
+    assert struck(targets, "messages-repeated").extra_deliveries > 0
 
 
-def test_a_system_that_forgets_would_be_found_broken(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_forgets_would_be_found_broken(targets: Targets, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without the reconcilers' view of the run nobody publishes again what the broker lost.
     monkeypatch.setattr(chaos, "STALLED_SECONDS", 2.0)
-    accepted = chaos.accept
-    monkeypatch.setattr(chaos, "accept", lambda *given: accepted(*given, forgettable=True))
-    cell = struck(stage, "messages-lost")
+    accept = Delivery.accept
+    monkeypatch.setattr(Delivery, "accept", lambda *given: accept(*given, forgettable=True))
+    cell = struck(targets, "messages-lost")
     assert (cell.verdict, cell.expected) == ("broken", "safe")
     assert cell.contradicts
     assert "stayed pending" in cell.reason
 
 
 def test_a_transfer_that_failed_without_a_reason_to_would_be_found(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    targets: Targets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     awaited = chaos._await_pending
 
-    def fail_one(given: Stage, most: int) -> int:
+    def fail_one(given: Targets, most: int) -> int:
         pending = awaited(given, most)
         if most:
             return pending
@@ -161,45 +164,45 @@ def test_a_transfer_that_failed_without_a_reason_to_would_be_found(
         return pending
 
     monkeypatch.setattr(chaos, "_await_pending", fail_one)
-    cell = struck(stage, "terminate")
+    cell = struck(targets, "terminate")
     assert cell.contradicts
     assert "1 transfers have failed instead of 0: who knows" in cell.reason
 
 
-def test_a_failpoint_needs_the_key_that_its_instance_was_started_with(stage: Stage) -> None:
-    name = min(stage.infos)
-    stage.fleet.arm(stage.infos[name], "not the key", Failpoint("after-read", "kill"))
+def test_a_failpoint_needs_the_key_that_its_instance_was_started_with(targets: Targets) -> None:
+    name = min(targets.infos)
+    targets.fleet.arm(targets.infos[name], "not the key", Failpoint("after-read", "kill"))
     with pytest.raises(BankError, match="needs the key"):
-        stage.fleet.disarm(stage.infos[name], "not the key")
-    assert struck(stage, "messages-repeated").verdict == "safe"
-    assert stage.is_alive(name)
+        targets.fleet.disarm(targets.infos[name], "not the key")
+    assert struck(targets, "messages-repeated").verdict == "safe"
+    assert targets.is_alive(name)
 
 
-def test_an_instance_that_is_asked_to_end_finishes_what_it_has_in_hand(stage: Stage) -> None:
+def test_an_instance_that_is_asked_to_end_finishes_what_it_has_in_hand(targets: Targets) -> None:
     from bank.audit import audit
     from bank.postgres.schema import open_bank
     from bankrun.results.workload import Workload
-    from workers.submission import Submission, accept, publish
+    from workers.submission import Submission
 
-    names = sorted(stage.infos)
-    submission = stage.submission = Submission("orderly", "row-lock", "orderly", think_ms=300)
+    names = sorted(targets.infos)
     orders = list(Workload(accounts=50, transfers=24).orders(1))
-    open_bank(stage.database, accounts=50, opening=1_000)
-    accept(stage.database, orders, submission)
-    publish(stage.app, orders, submission)
+    open_bank(targets.database, accounts=50, opening=1_000)
+    targets.delivery = Delivery(targets, Submission("orderly", "row-lock", "orderly", think_ms=300))
+    targets.delivery.accept(orders)
+    targets.delivery.publish(orders)
     for name in names:
-        stage.join(name)
-    stage.until(lambda: "idle in transaction" in _sessions(stage, names[0]), "it has begun")
-    stage.keeper.stop(names[:1], grace_seconds=10)
-    finished = stage.count_by(names[0])
-    assert stage.keeper.returncode(names[0]) == 0
-    assert not _sessions(stage, names[0])  # whatever it had begun, it has ended
+        targets.join(name)
+    targets.until(lambda: "idle in transaction" in _sessions(targets, names[0]), "it has begun")
+    targets.keeper.stop(names[:1], grace_seconds=10)
+    finished = targets.count_by(names[0])
+    assert targets.keeper.returncode(names[0]) == 0
+    assert not _sessions(targets, names[0])  # whatever it had begun, it has ended
     assert finished > 0
-    stage.until(lambda: not stage.count("pending"), "the other one has done the rest", 20)
-    assert audit(stage.database).passed
-    stage.revive(names[0])
-    stage.fleet.leave("orderly", list(stage.infos.values()))
-    stage.submission = None
+    targets.until(lambda: not targets.count("pending"), "the other one has done the rest", 20)
+    assert audit(targets.database).passed
+    targets.revive(names[0])
+    targets.delivery.withdraw()
+    targets.delivery = None
 
 
 def test_the_matrix_is_printed_and_saved_with_what_it_takes_to_run_it_again(bankrun: Bankrun, tmp_path: Path) -> None:
@@ -223,7 +226,7 @@ def test_the_matrix_is_printed_and_saved_with_what_it_takes_to_run_it_again(bank
     [
         (["--fault", "kil"], "there is no fault 'kil': did you mean kill?"),
         (["--rounds", "0"], "rounds=0"),
-        (["--topology", "1x4"], "nobody is left to go on"),
+        (["--topology", "1x4"], "none is left to go on"),
         (["--transfers", "10"], "transfers=10: at least 50"),
         (["--strategy", "single-writer"], "routed to one instance"),
         (["--seed", "-1"], "seed=-1"),
@@ -253,14 +256,14 @@ def test_what_cannot_be_run_is_one_sentence(bankrun: Bankrun, words: list[str], 
 )
 def test_a_soak_that_makes_no_sense_is_refused_before_anything_starts(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(CannotStart, match=sentence):
-        SoakPlan(**given)
+        SoakPlan(**given).check_strategy()
 
 
 def test_a_wait_that_is_set_and_does_not_go_with_the_short_ones_is_named() -> None:
     given = Settings.model_validate({"lock_timeout_ms": 5_000})
     with (
         pytest.raises(CannotStart, match="BANKRUN_LOCK_TIMEOUT_MS=5000 must be less"),
-        open_stage(given, instances=2, threads=1),
+        open_targets(given, instances=2, threads=1),
     ):
         pass
 
@@ -275,7 +278,7 @@ def test_servers_of_somebody_else_are_not_broken() -> None:
     given = Settings.model_validate({"database_url": "postgresql://u@h/d", "broker_url": "redis://h"})
     with (
         pytest.raises(CannotStart, match="faults need servers that may be broken"),
-        open_stage(given, instances=2, threads=1),
+        open_targets(given, instances=2, threads=1),
     ):
         pass
 
@@ -306,9 +309,9 @@ def test_an_interrupted_chaos_leaves_no_process_not_even_a_stopped_one(tmp_path:
         shutil.rmtree(state, ignore_errors=True)
 
 
-def _sessions(stage: Stage, instance: str) -> list[str]:
+def _sessions(targets: Targets, instance: str) -> list[str]:
     """Return what each of an instance's sessions in Postgres does: 'idle in transaction', for example."""
-    with stage.database.transaction() as transaction:
+    with targets.database.transaction() as transaction:
         rows = transaction.execute(
             "SELECT state FROM pg_stat_activity WHERE application_name = %(name)s", {"name": f"bankrun {instance}"}
         ).fetchall()
