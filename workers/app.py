@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from celery import Celery
-from kombu.transport import TRANSPORT_ALIASES
 
 from bank.errors import CannotStart
 from bank.settings import Settings, read_settings
@@ -22,10 +20,23 @@ QUEUE = "transfers"
 """The queue that every instance consumes: for jobs that scripts trigger."""
 
 
+class Application(Celery):  # type: ignore[misc]
+    """An application that works on our broker, also where the environment names one for other programs.
+
+    Celery prefers CELERY_BROKER_URL, and its siblings for reading and writing, to an application's configuration.
+    """
+
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
+        """Return a connection for a consumer."""
+        return super().connection_for_read(url or self.conf["broker_url"], **options)
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
+        """Return a connection for a producer."""
+        return super().connection_for_write(url or self.conf["broker_url"], **options)
+
+
 def configuration(settings: Settings) -> dict[str, Any]:
     """Return Celery's configuration for a broker that may lose and repeat messages."""
-    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
-        os.environ.pop(name, None)  # Celery prefers them to its configuration: we would work on somebody else's broker
     if settings.broker_url is None:
         raise CannotStart("BANKRUN_BROKER_URL is not set: a worker needs to know where its jobs come from")
     return {
@@ -56,17 +67,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
-def worker_configuration(settings: Settings) -> dict[str, Any]:
-    """Return the configuration of a worker: it takes what others have put into the broker."""
-    # By these names, since Kombu derives more from an address' scheme than its transport: TLS, and where a socket is.
-    for scheme in ("redis", "rediss"):
-        TRANSPORT_ALIASES[scheme] = "workers.broker.gate:Transport"
-    return configuration(settings)
-
-
-def create_app(settings: Settings) -> Celery:
+def create_app(settings: Settings) -> Application:
     """Return an application for a process that is no worker: it sends jobs and remote-control commands."""
-    app = Celery("bankrun", set_as_current=False)
+    app = Application("bankrun", set_as_current=False)
     options = configuration(settings)
     # Kombu tries again for ever otherwise: a lab has to say that its broker is gone. A worker waits for it.
     options["broker_transport_options"] |= {"max_retries": 2, "interval_start": 0.1, "interval_max": 0.5}
@@ -74,7 +77,7 @@ def create_app(settings: Settings) -> Celery:
     return app
 
 
-app = Celery("bankrun", include=["workers.process.tasks", "workers.control.commands"])
+app = Application("bankrun", include=["workers.process.tasks", "workers.control.commands"])
 # Called when the configuration is first needed, not at import: importing this module reads no environment.
-app.add_defaults(lambda: worker_configuration(read_settings()))
+app.add_defaults(lambda: configuration(read_settings()))
 app.steps["consumer"].add(Heartbeat)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from queue import Empty
 from typing import Any
 
+from kombu.transport import TRANSPORT_ALIASES
+
 from bank.errors import Rejected, one_line
 from workers.broker import envelope, transport
 from workers.broker.messages import REASON_MAX
@@ -55,3 +57,11 @@ class Transport(transport.Transport):
         else:
             message = envelope.job(message, queue)
         super()._deliver(message, queue)  # type: ignore[no-untyped-call]
+
+
+def take_place() -> None:
+    """Be the transport of every connection that this process makes from now on.
+
+    By the schemes' own names, since Kombu derives more from a scheme than its transport: TLS, and where a socket is.
+    """
+    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))

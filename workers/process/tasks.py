@@ -9,11 +9,12 @@ import time
 from typing import Any, NoReturn
 
 from celery import Task, shared_task
-from celery.signals import worker_init, worker_shutdown
+from celery.signals import celeryd_init, worker_init, worker_shutdown
 
 from bank.errors import BankError, CannotStart, Rejected, one_line
 from bank.settings import read_settings
 from workers.app import NOOP_TASK, TASK
+from workers.broker import gate
 from workers.broker.messages import REASON_MAX, Job
 from workers.process.affinity import stay_on
 from workers.process.instance import Instance
@@ -34,6 +35,12 @@ def current_instance() -> Instance:
     if _instance is None:
         raise CannotStart("this process is not a worker")
     return _instance
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]
+def _take_only_what_is_ours(**_: Any) -> None:
+    """Put the gate between this worker and its broker; first of all, since Kombu keeps the transport of a scheme."""
+    gate.take_place()
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
