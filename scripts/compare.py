@@ -44,7 +44,7 @@ def main() -> int:
         workload=Workload(transfers=wanted.transfers, accounts=wanted.accounts),
         seed=wanted.seed,
     )
-    with running_lab(instances=plan.instances, threads=plan.threads) as lab:
+    with running_lab(instances=plan.instances, threads=plan.threads, strategies=plan.strategies) as lab:
         print(f"instances: {', '.join(info.instance for info in lab.instances)}")
         # The control, `none`, runs as well: a lock that holds proves something only if no lock breaks.
         cells = lab.compare(plan, Lines())
