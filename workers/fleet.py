@@ -223,7 +223,7 @@ class Fleet:
                     "restart it, as with docker compose restart worker"
                 )
 
-    def standing(self, instances: Sequence[InstanceInfo]) -> dict[str, list[str]]:
+    def find_stuck(self, instances: Sequence[InstanceInfo]) -> dict[str, list[str]]:
         """Return, by instance, where transfers stand that do not come to an end."""
         nodes = [info.node for info in instances]
         replies = self._ask("bankrun_standing", nodes=nodes, timeout_seconds=REPLY_SECONDS, limit=len(nodes))

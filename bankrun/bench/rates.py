@@ -17,6 +17,7 @@ from bank.strategies import Claim, takes_chunks
 from bankrun.bench import peers
 from bankrun.bench.pgbench import SCRIPTS, pgbench_rate
 from bankrun.bench.rules import PATIENCE, check_kept
+from bankrun.errors import BankrunError
 from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, BenchRow, MeasuredFrom, RateSpread
 from bankrun.results.models.comparison import Run
 from bankrun.results.topology import Topology
@@ -165,7 +166,7 @@ def measure(
                         tell(f"round {number + 1} of {rounds}: {one.name} on {topology}, chunk {one.chunk}")
                         try:
                             rate = _rate(servers, lab, one, one.workload(transfers), seed + number)
-                        except BankError as fault:
+                        except (BankError, BankrunError) as fault:
                             tell(f"not measured: {fault}")
                             row.faults.append(f"round {number + 1}: {fault}")
                             break  # what it left standing in this fleet is not the next one's

@@ -223,7 +223,7 @@ class Lab:
     ) -> dict[str, int]:
         """Return what a strategy from outside did that is no outcome, and how often."""
         faults = dict(readings.faults)
-        standing = self.fleet.standing(chosen) if pending and strategy not in STRATEGIES else {}
+        standing = self.fleet.find_stuck(chosen) if pending and strategy not in STRATEGIES else {}
         for instance, places in standing.items():
             faults |= {f"{strategy} hangs: {instance} stands in {place}": 1 for place in places}
         if standing and self._restart is not None:

@@ -41,7 +41,7 @@ def targets() -> Iterator[Targets]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def struck(
+def strike(
     targets: Targets, fault: str, strategy: str = "row-lock", *, transfers: int = 240, seed: int = SEED, rounds: int = 1
 ) -> ChaosCell:
     """Run one cell."""
@@ -74,7 +74,7 @@ def struck(
 def test_nothing_is_lost_nothing_is_applied_twice_and_nothing_is_left(
     targets: Targets, fault: str, strategy: str
 ) -> None:
-    cell = struck(targets, fault, strategy)
+    cell = strike(targets, fault, strategy)
     assert (cell.verdict, cell.reason) == ("safe", "")
     assert (cell.lost_postings, cell.duplicates, cell.pending, cell.unexplained) == (0, 0, 0, 0)
     assert cell.recovery_s is not None
@@ -85,7 +85,7 @@ def test_nothing_is_lost_nothing_is_applied_twice_and_nothing_is_left(
 
 @pytest.mark.parametrize("fault", ["kill-between-writes", "messages-poisoned", "terminate"])
 def test_each_round_strikes_among_transfers_of_its_own(targets: Targets, fault: str) -> None:
-    cell = struck(targets, fault, transfers=400, rounds=2)
+    cell = strike(targets, fault, transfers=400, rounds=2)
     assert (cell.verdict, cell.reason, cell.rounds) == ("safe", "", 2)
     assert cell.applied + cell.refused == 400
     assert cell.failed == (2 if fault == "messages-poisoned" else 0)
@@ -96,7 +96,7 @@ def test_a_fault_that_finds_nothing_left_to_strike_did_not_happen(
 ) -> None:
     awaited = chaos._await_pending
     monkeypatch.setattr(chaos, "_await_pending", lambda given, _: awaited(given, 0))
-    cell = struck(targets, "terminate")
+    cell = strike(targets, "terminate")
     assert cell.verdict == "inconclusive"
     assert "every transfer was decided before it struck" in cell.reason
 
@@ -114,26 +114,26 @@ def test_an_instance_that_ends_while_the_others_recover_is_noticed_and_started_a
 
     with monkeypatch.context() as patched:
         patched.setattr(chaos, "_await_pending", end_one)
-        cell = struck(targets, "terminate")
+        cell = strike(targets, "terminate")
     assert (cell.verdict, cell.reason) == ("broken", "w2 ended by itself")
-    assert struck(targets, "terminate").verdict == "safe"
+    assert strike(targets, "terminate").verdict == "safe"
 
 
 def test_a_paused_holder_breaks_a_lease_and_not_a_fenced_one(targets: Targets) -> None:
-    broken = struck(targets, "pause-holder", "redis-lock")
+    broken = strike(targets, "pause-holder", "redis-lock")
     assert (broken.verdict, broken.expected) == ("broken", "unsafe")
     assert broken.lost_postings > 0
-    fenced = struck(targets, "pause-holder", "redis-lock-fenced")
+    fenced = strike(targets, "pause-holder", "redis-lock-fenced")
     assert (fenced.verdict, fenced.lost_postings) == ("safe", 0)
 
 
 def test_no_lock_at_all_loses_postings_whatever_strikes(targets: Targets) -> None:
-    cell = struck(targets, "terminate", "none", transfers=300)
+    cell = strike(targets, "terminate", "none", transfers=300)
     assert (cell.verdict, cell.expected) == ("broken", "unsafe")
 
 
 def test_a_message_duplicated_is_seen_as_an_extra_delivery(targets: Targets) -> None:
-    assert struck(targets, "messages-repeated").extra_deliveries > 0
+    assert strike(targets, "messages-repeated").extra_deliveries > 0
 
 
 def test_a_system_that_forgets_would_be_found_broken(targets: Targets, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_a_system_that_forgets_would_be_found_broken(targets: Targets, monkeypat
     monkeypatch.setattr(chaos, "STALLED_SECONDS", 2.0)
     accept = Delivery.accept
     monkeypatch.setattr(Delivery, "accept", lambda *given: accept(*given, forgettable=True))
-    cell = struck(targets, "messages-lost")
+    cell = strike(targets, "messages-lost")
     assert (cell.verdict, cell.expected) == ("broken", "safe")
     assert cell.contradicts
     assert "stayed pending" in cell.reason
@@ -164,7 +164,7 @@ def test_a_transfer_that_failed_without_a_reason_to_would_be_found(
         return pending
 
     monkeypatch.setattr(chaos, "_await_pending", fail_one)
-    cell = struck(targets, "terminate")
+    cell = strike(targets, "terminate")
     assert cell.contradicts
     assert "1 transfers have failed instead of 0: who knows" in cell.reason
 
@@ -174,7 +174,7 @@ def test_a_failpoint_needs_the_key_that_its_instance_was_started_with(targets: T
     targets.fleet.arm(targets.infos[name], "not the key", Failpoint("after-read", "kill"))
     with pytest.raises(BankError, match="needs the key"):
         targets.fleet.disarm(targets.infos[name], "not the key")
-    assert struck(targets, "messages-repeated").verdict == "safe"
+    assert strike(targets, "messages-repeated").verdict == "safe"
     assert targets.is_alive(name)
 
 
