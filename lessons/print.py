@@ -52,7 +52,7 @@ LESSON = Lesson(
     unsafe=(without,),
     safe=(with_lock,),
     question="Would print(message + end, end='') be safe without a lock? On which kinds of output?",
-    in_earnest="bankrun/results/files.py writes a result beside its place, then moves it: no reader finds half of it.",
+    in_earnest="bankrun/results/store.py writes a result beside its place, then moves it: no reader finds half of it.",
 )
 
 if __name__ == "__main__":
