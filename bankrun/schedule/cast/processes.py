@@ -1,0 +1,259 @@
+"""The processes that participants run in: warmed ones that fork, and programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import IO, Any
+
+from bankrun.schedule.cast.participant import Call, Command, Outcome, Participant
+from bankrun.schedule.cast.warm import OUTPUT_BYTES_MAX
+from bankrun.schedule.errors import NotStarted, Stuck
+from bankrun.schedule.protocol.proxy import Proxy
+
+START_SECONDS_MAX = 60.0
+END_SECONDS_MAX = 10.0
+_WARM = "from bankrun.schedule.cast.warm import main; main()"
+
+
+class Warmed:
+    """The engine's handle on a warmed process (see ``warm``)."""
+
+    def __init__(self, imports: Sequence[str], path: Sequence[str], environment: Mapping[str, str]) -> None:
+        ours, theirs = socket.socketpair()
+        self._channel = ours
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _WARM, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+        self._channel.settimeout(START_SECONDS_MAX)
+        self._unread = b""
+        self._imports = imports
+        self._send({"import": list(imports), "path": list(path)})
+        self._is_ready = False
+
+    def fork(self, names: Sequence[str], *, captures: bool) -> tuple[int, dict[str, socket.socket]]:
+        """Fork a process with a thread for each of these; return its pid and their channels."""
+        self._await_ready()
+        pairs = {name: socket.socketpair() for name in names}
+        line = json.dumps({"fork": list(names), "captures": captures}).encode() + b"\n"
+        socket.send_fds(self._channel, [line], [theirs.fileno() for _, theirs in pairs.values()])
+        for _, theirs in pairs.values():
+            theirs.close()
+        return int(self._reply()["pid"]), {name: ours for name, (ours, _) in pairs.items()}
+
+    def close(self) -> None:
+        """End it and its children."""
+        self._channel.close()
+        try:
+            self._process.wait(END_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _await_ready(self) -> None:
+        if self._is_ready:
+            return
+        reply = self._reply()
+        if "failed" in reply:
+            failed = reply["failed"]
+            raise NotStarted(f"{', '.join(self._imports)} cannot be imported: {failed['error']}: {failed['message']}")
+        self._is_ready = True
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        self._channel.sendall(json.dumps(message).encode() + b"\n")
+
+    def _reply(self) -> dict[str, Any]:
+        while b"\n" not in self._unread:
+            try:
+                data = self._channel.recv(65_536)
+            except TimeoutError as error:
+                names = ", ".join(self._imports)
+                raise NotStarted(f"{names}: not imported after {START_SECONDS_MAX:g} s") from error
+            if not data:
+                raise NotStarted("a warmed process ended; its error is above")
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+
+class Crew:
+    """All participants and their processes. Close it at the end."""
+
+    def __init__(self, proxy: Proxy, specs: Sequence[Call | Command]) -> None:
+        self._proxy = proxy
+        self.members = {spec.name: Participant(spec, proxy.listen(spec.name)) for spec in specs}
+        self._warmed: dict[str, Warmed] = {}
+        self._commands: dict[str, subprocess.Popen[bytes]] = {}
+        self._job = 0
+
+    def warm_up(self, addresses: Mapping[str, Mapping[str, str]]) -> None:
+        """Start the warmed processes, all at the same time; ``addresses`` are each participant's variables."""
+        for member in self.members.values():
+            spec = member.spec
+            if isinstance(spec, Call):
+                process = spec.process or spec.name
+                if process not in self._warmed:
+                    module = spec.function.partition(":")[0]
+                    environment = {**os.environ, **addresses[member.name], **spec.environment}
+                    self._warmed[process] = Warmed([*spec.imports, module], spec.path, environment)
+
+    def begin(self, execution: int) -> None:
+        """Forget the last execution."""
+        self._job = execution
+        for member in self.members.values():
+            member.reset()
+
+    def start(self, name: str, urls: Mapping[str, str], addresses: Mapping[str, Mapping[str, str]]) -> None:
+        """Let a participant begin."""
+        member = self.members[name]
+        spec = member.spec
+        member.started = True
+        if isinstance(spec, Command):
+            self._start_command(member, spec, addresses[name])
+            return
+        if member.channel is None:
+            self._fork(spec)
+        member.tell(
+            run={
+                "function": spec.function,
+                "arguments": list(spec.arguments),
+                "cooperative": spec.kept,
+                "url": urls[name],
+                "execution": self._job,
+            }
+        )
+
+    def _fork(self, spec: Call) -> None:
+        process = spec.process or spec.name
+        together = [
+            member
+            for member in self.members.values()
+            if isinstance(member.spec, Call) and (member.spec.process or member.name) == process
+        ]
+        captures = not spec.kept and len(together) == 1
+        pid, channels = self._warmed[process].fork([member.name for member in together], captures=captures)
+        for member in together:
+            member.channel, member.pid = channels[member.name], pid
+            self._watch(member, channels[member.name])
+
+    def _watch(self, member: Participant, channel: socket.socket) -> None:
+        def hear() -> None:
+            member.hear()
+            if member.channel is None:
+                self._proxy.unwatch(channel)
+
+        self._proxy.watch(channel, hear)
+
+    def _start_command(self, member: Participant, spec: Command, address: Mapping[str, str]) -> None:
+        printed, complained = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed at its end
+        try:
+            process = subprocess.Popen(
+                list(spec.argv),
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=complained,
+                env={**os.environ, **address, **spec.environment},
+                cwd=spec.directory,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NotStarted(f"{spec.argv[0]} cannot be started: {error.strerror}") from error
+        ours, theirs = socket.socketpair()
+        member.pid = process.pid
+        self._commands[member.name] = process
+
+        def wait() -> None:
+            process.wait()
+            theirs.close()
+
+        def ended() -> None:
+            self._proxy.unwatch(ours)
+            ours.close()
+            self._commands.pop(member.name, None)
+            member.outcome = _exit_of(process, printed, complained)
+            printed.close()
+            complained.close()
+
+        self._proxy.watch(ours, ended)
+        threading.Thread(target=wait, name=f"waits for {member.name}", daemon=True).start()
+
+    def end(self) -> list[int]:
+        """End what still runs: give up what cooperates, kill the rest. Raises Stuck if something does not end.
+
+        Returns the server's processes whose sessions were not idle.
+        """
+        unfinished: list[int] = []
+        deadline = time.monotonic() + END_SECONDS_MAX
+        for member in self.members.values():
+            if not member.has_ended:
+                if isinstance(member.spec, Call) and member.spec.kept:
+                    member.tell(abandon=True)
+                else:
+                    self.kill(member)
+        while running := [member for member in self.members.values() if not member.has_ended]:
+            for member in running:
+                unfinished += self._proxy.hang_up(member.name)
+                if time.monotonic() > deadline:
+                    self.kill(member)
+            self._proxy.pump(0.01)
+            if time.monotonic() > deadline + END_SECONDS_MAX:
+                raise Stuck(f"{running[0].name} does not end, not even when it is killed")
+        self._end_forked()
+        return unfinished
+
+    def _end_forked(self) -> None:
+        for member in self.members.values():
+            if isinstance(member.spec, Call) and not member.spec.kept and member.channel is not None:
+                self._proxy.unwatch(member.channel)
+                member.channel.close()
+                member.channel = None
+
+    def kill(self, member: Participant) -> None:
+        """End a participant's process, and those that it started."""
+        if member.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                if isinstance(member.spec, Command):
+                    os.killpg(member.pid, signal.SIGKILL)
+                else:
+                    os.kill(member.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End every process."""
+        for member in self.members.values():
+            if member.channel is not None:
+                self._proxy.unwatch(member.channel)
+                member.channel.close()
+                member.channel = None
+        for process in list(self._commands.values()):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for warmed in self._warmed.values():
+            warmed.close()
+
+
+def _exit_of(process: subprocess.Popen[bytes], printed: IO[bytes], complained: IO[bytes]) -> Outcome:
+    output, errors = (_first_of(file) for file in (printed, complained))
+    if process.returncode == 0:
+        return Outcome(output=output)
+    return Outcome(error=f"exit {process.returncode}", message=errors, output=output)
+
+
+def _first_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read(OUTPUT_BYTES_MAX).decode("utf-8", "replace")
