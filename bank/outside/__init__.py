@@ -6,7 +6,7 @@ the user's file. What others may use is listed here.
 
 from bank.outside.calling import check_guard, close_strategy, install, name_fault, open_strategy, place_in
 from bank.outside.leaks import Borrowed, take_back
-from bank.outside.loading import announce, as_imported_by, fingerprint, folders_in, is_announced, is_reference, recall
+from bank.outside.loading import announce, fingerprint, folders_in, is_announced, is_reference, recall
 from bank.outside.lookup import (
     find_installed,
     known_strategy,
@@ -20,7 +20,6 @@ from bank.outside.template import write_starter
 __all__ = [
     "Borrowed",
     "announce",
-    "as_imported_by",
     "check_guard",
     "close_strategy",
     "find_installed",

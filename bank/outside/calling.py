@@ -8,13 +8,17 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TypeVar
 
+from pydantic import SecretStr
+
 from bank.errors import BankError, StrategyFault
 from bank.orders import Order
 from bank.outside.places import find_place, home_of, stack_of, stack_of_thread
 from bank.postgres.database import Database
+from bank.postgres.roles import grant_installed
 from bank.settings import Settings
 from bank.strategies import STRATEGIES
 from bank.strategies.base import Guard, Lease, Strategy
+from bank.strategies.redis_lock import redis_url
 
 CALL_SECONDS_MAX = 10.0
 
@@ -63,6 +67,9 @@ def call(strategy: Strategy | type[Strategy], to_do: Callable[[], T]) -> T:
 
 def open_strategy(strategy: type[Strategy], settings: Settings) -> Strategy:
     """Return the object that one instance uses. Raises StrategyFault if it cannot be made."""
+    if settings.broker_url is not None:  # as redis-py takes it, which is what a strategy does with it
+        url = redis_url(settings.broker_url.get_secret_value())
+        settings = settings.model_copy(update={"broker_url": SecretStr(url)})
     if strategy in STRATEGIES.values():
         return strategy.open(settings)
     made = call(strategy, lambda: strategy.open(settings))
@@ -80,11 +87,12 @@ def close_strategy(strategy: Strategy) -> None:
 
 
 def install(strategy: type[Strategy], database: Database) -> None:
-    """Let it make what it needs in the bank's schema. Raises StrategyFault if that raises or hangs."""
+    """Let it make what it needs in the bank's schema, for workers to use. Raises StrategyFault if that fails."""
 
     def make() -> None:
         with database.transaction() as transaction:
             strategy.install(transaction)
+            grant_installed(transaction.raw)
 
     if strategy.install.__func__ is not Strategy.install.__func__:  # type: ignore[attr-defined]
         call(strategy, make)

@@ -7,13 +7,13 @@ import importlib
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bank.errors import DoesNotFit
 from bank.outside.calling import StillAtIt, call_in_time, describe_error
 from bank.outside.checking import fit
-from bank.outside.places import find_place, folder_of, is_theirs, show_file, stack_of, top_of
+from bank.outside.places import find_place, folder_of, show_file, stack_of, top_of
 from bank.settings import Settings
 from bank.strategies.base import Strategy
 
@@ -28,7 +28,6 @@ class Loaded:
     strategy: type[Strategy]
     reference: str
     fingerprint: str
-    again: dict[int, type[Strategy]] = field(default_factory=dict)
 
 
 _loaded: dict[str, Loaded] = {}
@@ -94,30 +93,6 @@ def is_announced(name: str, settings: Settings) -> bool:
 def folders_in(path: str | None) -> list[Path]:
     """Return the folders of a value like PATH."""
     return [Path(folder) for folder in (path or "").split(os.pathsep) if folder]
-
-
-def as_imported_by(strategy: type[Strategy], instance: int) -> type[Strategy]:
-    """Return the class as the given instance has it, counted from 0: each has an import of its own.
-
-    Instances are processes. Where two of them are played in one, a lock that lives in a module or in a class would be
-    shared by both, and seem to hold where it does not. Our own strategies keep theirs in the object.
-    """
-    loaded = _loaded.get(strategy.name)
-    if instance == 0 or loaded is None:
-        return strategy
-    if instance not in loaded.again:
-        top = top_of(loaded.reference)
-        folder = folder_of(top)
-        mine = {key: module for key, module in sys.modules.items() if is_theirs(key, module, top, folder)}
-        for key in mine:
-            del sys.modules[key]
-        try:
-            loaded.again[instance] = fit(_find(strategy.name, loaded.reference), strategy.name)
-        finally:
-            for key in [key for key, module in sys.modules.items() if is_theirs(key, module, top, folder)]:
-                del sys.modules[key]
-            sys.modules.update(mine)
-    return loaded.again[instance]
 
 
 def _find(name: str, reference: str) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, NamedTuple
 
 from bank.strategies.base import Strategy
@@ -83,17 +83,6 @@ def folder_of(top: str) -> Path:
     file = module.__file__ or next(iter(module.__path__), ".")
     place = Path(file).resolve()
     return place.parent.parent if place.name == "__init__.py" else place.parent
-
-
-def is_theirs(name: str, module: ModuleType, top: str, folder: Path) -> bool:
-    """Whether a module is the user's: of the strategy's package, or lying beside it."""
-    first = name.partition(".")[0]
-    if first == top:
-        return True
-    file = getattr(module, "__file__", None)
-    if first in (*OURS, "__main__") or not isinstance(file, str):
-        return False
-    return _lies_in(Path(file), folder)
 
 
 def _lies_in(file: Path, folder: Path) -> bool:

@@ -122,7 +122,7 @@ class LeanConnection(psycopg.Connection[tuple[Any, ...]]):
         return Rows(self._adapter.load_rows(0, result.ntuples, tuple), result.ntuples, result)
 
     def _run_bound(self, text: str, parameters: Parameters) -> PGresult:
-        command, keys = _number(text)
+        command, keys = number_placeholders(text)
         types: list[int] = []
         try:
             values = [self._bind(parameters[key], types) for key in keys]  # type: ignore[index]
@@ -218,7 +218,7 @@ class LeanConnection(psycopg.Connection[tuple[Any, ...]]):
 
 
 @lru_cache(maxsize=500)
-def _number(text: str) -> tuple[bytes, tuple[str | int, ...]]:
+def number_placeholders(text: str) -> tuple[bytes, tuple[str | int, ...]]:
     """Return a query with ``$1`` for its first placeholder, and what is bound to each number: a name, or a position."""
     keys: dict[str | int, str] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -71,8 +72,11 @@ class Database:
         options: Mapping[str, object],
         transaction_seconds_max: float | None = None,
         connect: Callable[..., psycopg.Connection[Any]] = psycopg.Connection.connect,
+        one_for_each_thread: bool = False,
     ) -> None:
         self.url = url
+        self._one_for_each_thread = one_for_each_thread
+        self._held = threading.local()
         self._watchdog = None if transaction_seconds_max is None else Watchdog(transaction_seconds_max)
         everywhere = {"search_path": models.SCHEMA, "default_transaction_isolation": "read committed", **options}
         arguments = {
@@ -117,6 +121,7 @@ class Database:
             },
             transaction_seconds_max=settings.attempt_timeout_ms / 1000,
             connect=connect,
+            one_for_each_thread=True,
         )
 
     def close(self) -> None:
@@ -134,6 +139,8 @@ class Database:
         Unavailable where the server cannot do it now; InsufficientFunds where the database's own CHECK refused a
         balance.
         """
+        if self._one_for_each_thread and getattr(self._held, "is_open", False):
+            raise SecondConnection("it wants a second connection, and holds one: there is one for each thread")
         # The pool's own connection, not an SQLAlchemy one around it: that would cost a tenth of a transfer.
         try:
             pooled = self.engine.raw_connection()
@@ -143,6 +150,7 @@ class Database:
             raise OutcomeUnknown(f"no connection: {first_line(error)}") from error
         transaction = Transaction(self.engine, pooled, isolation)
         ticket = None if self._watchdog is None else self._watchdog.watch(transaction.raw)
+        self._held.is_open = True
         try:
             yield transaction
             transaction.commit()
@@ -160,12 +168,25 @@ class Database:
                 raise named from error
             raise
         finally:
+            self._held.is_open = False
             self._release(ticket)
             pooled.close()
 
     def _release(self, ticket: int | None) -> None:
         if self._watchdog is not None and ticket is not None:
             self._watchdog.release(ticket)
+
+
+class SecondConnection(RuntimeError):
+    """A thread that holds a connection asks for another: two such threads would wait for each other."""
+
+
+class MoveSession(Session):
+    """The ORM session of a move. It cannot commit: what is claimed, moved and journalled is one transaction."""
+
+    def commit(self) -> None:
+        """Raise RuntimeError: doing nothing here would be a surprise later."""
+        raise RuntimeError("the commit is the teller's, after the move: use flush()")
 
 
 class Transaction:
@@ -252,7 +273,9 @@ class Transaction:
         """Return an ORM session inside this transaction. Flush it; the commit stays with the teller."""
         connection = Connection(self._engine, connection=self._pooled)
         connection.begin()  # a session that began the transaction itself would roll it back when it closes
-        return Session(bind=connection, autoflush=False, expire_on_commit=False, join_transaction_mode="rollback_only")
+        return MoveSession(
+            bind=connection, autoflush=False, expire_on_commit=False, join_transaction_mode="rollback_only"
+        )
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:

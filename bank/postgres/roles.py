@@ -73,6 +73,25 @@ def grant_to_workers(connection: Connection) -> None:
         connection.exec_driver_sql(f"GRANT USAGE ON SEQUENCE {schema}.{sequence} TO {role}")
 
 
+def grant_installed(connection: psycopg.Connection[Any]) -> None:
+    """Let workers use the tables and sequences that strategies made in our schema, in the connection's transaction.
+
+    A strategy that made them for its transfers means that; and a worker without the right would take it for an outage.
+    """
+    made = connection.execute(
+        """
+        SELECT c.relname, c.relkind = 'S' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_roles r ON r.rolname = %s AND r.oid <> n.nspowner
+        WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'S') AND c.relname <> ALL(%s)
+        """,
+        [WORKER_ROLE, models.SCHEMA, [*(table.name for table in models.metadata.sorted_tables), *SEQUENCES]],
+    ).fetchall()
+    for name, is_sequence in made:
+        rights = sql.SQL("USAGE ON SEQUENCE" if is_sequence else "SELECT, INSERT, UPDATE, DELETE ON")
+        relation, role = sql.Identifier(models.SCHEMA, name), sql.Identifier(WORKER_ROLE)
+        connection.execute(sql.SQL("GRANT {} {} TO {}").format(rights, relation, role))
+
+
 def missing(connection: Connection, role: str) -> list[str]:
     """Return the rights in our schema that a role lacks, and would need to apply transfers."""
     needs = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,23 +90,36 @@ class Lease(Guard, Protocol):
 
 
 class ThreadGuard:
-    """A ``threading.Lock`` as a guard."""
+    """A ``threading.Lock`` as a guard, or several that are taken in this order and all held.
 
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock
+    It reaches no further than its process: the proof relies on that, and lets two instances pass each other here.
+    """
+
+    def __init__(self, *locks: threading.Lock) -> None:
+        self._locks = locks
 
     def enter(self, timeout_seconds: float) -> None:
-        """Wait for the lock. Raises NotAcquired after ``timeout_seconds``."""
-        if not self._lock.acquire(timeout=timeout_seconds):
+        """Wait for one lock after the other. Raises NotAcquired, holding none, after ``timeout_seconds`` in all."""
+        deadline = time.monotonic() + timeout_seconds
+        if not self._take(lambda lock: lock.acquire(timeout=max(0.0, deadline - time.monotonic()))):
             raise NotAcquired(f"the thread lock was not free within {timeout_seconds:g} s")
 
     def try_enter(self) -> bool:
-        """Take the lock if it is free."""
-        return self._lock.acquire(blocking=False)
+        """Take all locks if all are free."""
+        return self._take(lambda lock: lock.acquire(blocking=False))
 
     def leave(self) -> None:
-        """Release the lock."""
-        self._lock.release()
+        """Release all locks."""
+        for lock in self._locks:
+            lock.release()
+
+    def _take(self, acquire: Callable[[threading.Lock], bool]) -> bool:
+        for number, lock in enumerate(self._locks):
+            if not acquire(lock):
+                for taken in self._locks[:number]:
+                    taken.release()
+                return False
+        return True
 
 
 class Strategy:

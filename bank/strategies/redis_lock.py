@@ -25,8 +25,8 @@ def redis_url(broker_url: str) -> str:
     query = dict(parse_qsl(url.query))
     if "ssl_cert_reqs" in query:
         query["ssl_cert_reqs"] = query["ssl_cert_reqs"].lower().removeprefix("cert_")
-    if url.scheme == "redis+socket":
-        query["db"] = query.pop("virtual_host", "0")
+    if url.scheme in ("redis+socket", "unix"):
+        query["db"] = query.pop("virtual_host", query.get("db", "0"))
         return f"unix://{url.netloc}{url.path}?{urlencode(query)}"
     return url._replace(query=urlencode(query)).geturl()
 

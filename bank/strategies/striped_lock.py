@@ -1,44 +1,11 @@
-"""A thread lock for each account instead of one for all."""
+"""One thread lock per account, so that transfers that share no account do not wait for each other."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
 
-from bank.errors import NotAcquired
 from bank.orders import Order
-from bank.strategies.base import Claim, Guard, Strategy
-
-
-class StripedGuard:
-    """Several ``threading.Lock`` objects as one guard: all of them, or none."""
-
-    def __init__(self, locks: Sequence[threading.Lock]) -> None:
-        self._locks = locks
-
-    def enter(self, timeout_seconds: float) -> None:
-        """Wait for one lock after the other. Raises NotAcquired, holding none, after ``timeout_seconds`` in all."""
-        deadline = time.monotonic() + timeout_seconds
-        if not self._take(lambda lock: lock.acquire(timeout=max(0.0, deadline - time.monotonic()))):
-            raise NotAcquired(f"the thread locks of both accounts were not free within {timeout_seconds:g} s")
-
-    def try_enter(self) -> bool:
-        """Take all locks if all are free."""
-        return self._take(lambda lock: lock.acquire(blocking=False))
-
-    def leave(self) -> None:
-        """Release all locks."""
-        for lock in self._locks:
-            lock.release()
-
-    def _take(self, acquire: Callable[[threading.Lock], bool]) -> bool:
-        for number, lock in enumerate(self._locks):
-            if not acquire(lock):
-                for taken in self._locks[:number]:
-                    taken.release()
-                return False
-        return True
+from bank.strategies.base import Claim, Guard, Strategy, ThreadGuard
 
 
 class StripedLock(Strategy):
@@ -62,4 +29,4 @@ class StripedLock(Strategy):
     def guard(self, order: Order) -> Guard:
         """Return the locks of both accounts; once if it is the same, because a thread cannot take it twice."""
         stripes = sorted({account % self.STRIPES for account in order.accounts})
-        return StripedGuard([self._locks[stripe] for stripe in stripes])
+        return ThreadGuard(*(self._locks[stripe] for stripe in stripes))

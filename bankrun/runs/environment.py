@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -34,22 +34,33 @@ def environment(
 ) -> dict[str, Any]:
     """Return what this run depends on. No address is in it: it would carry a password."""
     return {
+        **describe_servers(database, redis_info(app), "embedded" if embedded else "given"),
+        "instances": [asdict(info) for info in instances],
+    }
+
+
+def describe_servers(database: Database, broker: Mapping[str, str], servers: str) -> dict[str, Any]:
+    """Return what a run depends on that has no instances: the machine, the packages, the servers."""
+    return {
         **describe_machine(),
         "packages": {name: version(name) for name in PACKAGES},
-        "servers": "embedded" if embedded else "given",
+        "servers": servers,
         "postgres": server_settings(database, POSTGRES_SETTINGS),
-        "redis": redis_info(app),
-        "instances": [asdict(info) for info in instances],
+        "redis": dict(broker),
     }
 
 
 def redis_info(app: Celery) -> dict[str, str]:
     """Return the broker's kind, version and the settings that can lose messages."""
     with app.connection_for_write() as connection:
-        client = connection.default_channel.client
-        server = client.info("server")
-        memory = client.info("memory")
-        persistence = client.info("persistence")
+        return describe_redis(connection.default_channel.client)
+
+
+def describe_redis(client: Any) -> dict[str, str]:
+    """Return a Redis server's kind, version and the settings that can lose messages."""
+    server = client.info("server")
+    memory = client.info("memory")
+    persistence = client.info("persistence")
     kind = "valkey" if "valkey_version" in server else "redis"
     return {
         "server": kind,

@@ -45,13 +45,17 @@ class Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class PrivatePostgres:
-    """A Postgres of our own that is reached by its socket alone; ``user`` is its superuser, ``log`` its log file."""
+    """A Postgres of our own that is reached by its socket alone; ``user`` is its superuser, ``log`` its log file.
+
+    ``broker_url`` is the Valkey's beside it, if there is one.
+    """
 
     keeper: Keeper
     host: Path
     port: str
     user: str
     log: Path
+    broker_url: str | None = None
 
 
 @contextmanager
@@ -107,8 +111,12 @@ def embedded_stack(
 
 
 @contextmanager
-def private_postgres(state_dir: Path, settings: Mapping[str, str]) -> Iterator[PrivatePostgres]:
+def private_postgres(
+    state_dir: Path, settings: Mapping[str, str], *, valkey: bool = False
+) -> Iterator[PrivatePostgres]:
     """Start a Postgres that nobody else uses, in a directory of its own below the state directory, for the block.
+
+    With ``valkey``, one of these too.
 
     Several at once do not meet. Data, logs and sockets are gone afterwards; what a killed process left is removed by
     the next one. Raises CannotStart, with nothing left running, if it does not start.
@@ -127,9 +135,16 @@ def private_postgres(state_dir: Path, settings: Mapping[str, str]) -> Iterator[P
                 keeper = Keeper(state, remove_at_end=[sockets])
                 try:
                     with _explained("a private Postgres did not start"):
+                        broker_url = None
+                        if valkey:
+                            _start_valkey(keeper, state, binaries, sockets)
+                            broker_url = _broker_url(sockets)
                         _start_postgres(keeper, state, binaries, sockets, settings)
+                        if valkey:
+                            _wait(keeper, state, "valkey", lambda: programs.valkey_is_ready(sockets))
                         _create_database(sockets, lambda connection: None)
-                    yield PrivatePostgres(keeper, sockets, programs.PORT, programs.USER, state.logs / "postgres.log")
+                    log = state.logs / "postgres.log"
+                    yield PrivatePostgres(keeper, sockets, programs.PORT, programs.USER, log, broker_url)
                 finally:
                     keeper.close()
             finally:
@@ -193,9 +208,13 @@ def _describe_endpoints(sockets: Path, worker_user: str) -> Endpoints:
     return Endpoints(
         database_url=f"postgresql+psycopg://{programs.USER}{place}",
         worker_database_url=f"postgresql+psycopg://{worker_user}{place}",
-        broker_url=f"redis+socket://{programs.valkey_socket(sockets)}?virtual_host=0",
+        broker_url=_broker_url(sockets),
         embedded=True,
     )
+
+
+def _broker_url(sockets: Path) -> str:
+    return f"redis+socket://{programs.valkey_socket(sockets)}?virtual_host=0"
 
 
 def _make_database(keeper: Keeper, state: StateDir, binaries: Binaries) -> None:
