@@ -5,7 +5,7 @@ SHELL = /bin/sh
 # -P: the working directory is not importable, so a stranger's bank/ or workers/ cannot be picked up for ours.
 py = .venv/bin/python -P
 
-.PHONY: help setup demo bench soak benchmarks test test-compose check lock clean venv-run venv-dev
+.PHONY: help setup demo bench soak benchmarks test soundness test-compose check lock clean venv-run venv-dev
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,10 @@ benchmarks: venv-run ## write docs/benchmarks.md anew; twenty minutes, on a mach
 
 test: venv-dev ## run all tests
 	@$(py) -m pytest --numprocesses=auto --dist=loadgroup
+
+soundness: venv-dev ## prove the prover: every pruned search against the full one; some twenty minutes
+	@BANKRUN_SOUNDNESS=1 BANKRUN_SOUNDNESS_PAIRS=$${BANKRUN_SOUNDNESS_PAIRS:-300} $(py) -m pytest -rs --numprocesses=1 \
+		tests/integration/test_schedule_soundness.py tests/integration/test_proof_soundness.py
 
 test-compose: venv-dev ## run the tests of the compose stack, with a Docker engine that is up
 	@$(py) -m pytest tests/compose

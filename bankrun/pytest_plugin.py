@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 if TYPE_CHECKING:
+    from bank.settings import Settings
+    from bankrun.proof.prover import Prover
     from bankrun.proof.verdicts import Proof
     from bankrun.results.models.comparison import Cell
     from bankrun.runs.session import Servers
@@ -34,10 +36,12 @@ class Bankrun:
 
     def __init__(self, resources: ExitStack) -> None:
         self._resources = resources
+        self._settings: Settings | None = None
         self._servers: Servers | None = None
+        self._prover: Prover | None = None
 
     def prove(self, strategy: str | type, *, instances: str = "two", cases: Iterable[str] = ()) -> Proof:
-        """Run every order in which two transfers can meet, and fail if one of them loses or makes money.
+        """Run every order in which two transfers can meet, and fail unless the verdict is `safe`.
 
         ``strategy`` is ``module:Class``, the class itself, or a name of bankrun's. ``instances`` is "same", "two" or
         "both"; ``cases`` some of `bankrun prove --case`, by default all that say anything about the strategy.
@@ -45,11 +49,11 @@ class Bankrun:
         """
         __tracebackhide__ = True
         _check_packages()
-        from bankrun.proof.verdicts import prove_on, why_broken
+        from bankrun.proof.verdicts import prove_with, why_not_proved
 
-        proof = self._ask(lambda: prove_on(self._open(), strategy, instances=instances, cases=cases))
-        if proof.broken:
-            pytest.fail(why_broken(proof), pytrace=False)
+        proof = self._ask(lambda: prove_with(self._open_prover(), strategy, instances=instances, cases=cases))
+        if proof.verdict != "safe":
+            pytest.fail(why_not_proved(proof), pytrace=False)
         return proof
 
     def stress(
@@ -85,18 +89,33 @@ class Bankrun:
 
     def _open(self) -> Servers:
         if self._servers is None:
-            from bank.settings import read_settings
             from bankrun.runs.session import open_servers
 
-            settings = read_settings()
-            if settings.state_dir is None and settings.database_url is None:
-                # One of its own: another bankrun, or another process of this test run, may be using the user's.
+            self._servers = self._resources.enter_context(open_servers(self._read_settings()))
+        return self._servers
+
+    def _open_prover(self) -> Prover:
+        if self._prover is None:
+            from bankrun.proof.prover import Prover
+
+            self._prover = self._resources.enter_context(Prover(self._read_settings()))
+        return self._prover
+
+    def _read_settings(self) -> Settings:
+        """Return the settings, with a state directory of this session's own.
+
+        Another bankrun, or another process of this test run, may be using the user's.
+        """
+        if self._settings is None:
+            from bank.settings import read_settings
+
+            self._settings = read_settings()
+            if self._settings.state_dir is None:
                 directory = Path(tempfile.mkdtemp(prefix="bankrun-pytest-", dir=_public_directory()))
                 self._resources.callback(shutil.rmtree, directory, ignore_errors=True)
                 directory.chmod(0o755)
-                settings = settings.model_copy(update={"state_dir": directory})
-            self._servers = self._resources.enter_context(open_servers(settings))
-        return self._servers
+                self._settings = self._settings.model_copy(update={"state_dir": directory})
+        return self._settings
 
 
 def _check_packages() -> None:

@@ -14,12 +14,11 @@ from bankrun.cli.app import CONTRADICTED, FAILED, open_console
 from bankrun.cli.options import ALL, ExportJson, Strategies, choose_strategies
 from bankrun.cli.replay import show_replay
 from bankrun.proof.matrix import ProofPlan, choose_cases, prove_matrix
-from bankrun.proof.scheduler import RETRIES_MAX
 from bankrun.render import tables
 from bankrun.results import store
 from bankrun.results.models.proof import CaseResult, ProofResult
 from bankrun.runs.progress import Steps
-from bankrun.runs.session import hold_bank, open_servers
+from bankrun.schedule.cast.control import RETRIES_MAX
 
 
 def prove(
@@ -31,6 +30,7 @@ def prove(
     transfers: Annotated[int, typer.Option(help="2, or 3 on one pair of accounts.")] = 2,
     preemptions: Annotated[int, typer.Option(help="With 3 transfers: how often one may be interrupted.")] = 2,
     show: Annotated[int, typer.Option(help="Tell this many broken interleavings, the shortest first.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 also where a proof is inconclusive.")] = False,
     export_json: ExportJson = None,
     export_markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the matrix.")] = None,
 ) -> None:
@@ -40,19 +40,20 @@ def prove(
     """
     console = open_console(export_json, export_markdown)
     plan = ProofPlan(choose_strategies(strategy), instances, tuple(choose_cases(case)), transfers, preemptions, show)
-    with open_servers(read_settings()) as servers, hold_bank(servers), Steps(len(plan.steps())) as steps:
-        result, stories = prove_matrix(servers, plan, steps)
+    with Steps(plan.count_steps()) as steps:
+        result, stories = prove_matrix(read_settings(), plan, steps)
     if export_json is not None:
         store.save(export_json, result)
     if export_markdown is not None:
         store.write(export_markdown, tables.proof_markdown(result.cases))
     if result.cases:
         _show_proof(console, result)
-    for story in stories:
-        show_replay(console, *story)
+    for name, judged in stories:
+        show_replay(console, name, judged)
     for name, what in result.faults.items():
         console.print(f"no verdict: {name} {what}", style="bold red", markup=False, soft_wrap=True)
-    if result.contradictions:
+    is_open = any(case.verdict == "inconclusive" for case in result.cases)
+    if result.contradictions or (strict and is_open):
         raise typer.Exit(CONTRADICTED)
     if result.faults:
         raise typer.Exit(FAILED)
@@ -73,33 +74,38 @@ def _show_proof(console: Console, proof: ProofResult) -> None:
             shortest[result.strategy, result.instances] = result.shortest_broken
     for name in shortest.values():
         console.print(f"bankrun replay {name}", markup=False, soft_wrap=True)
-    truncated = sum(result.truncated for result in results)
-    if truncated:
-        console.print(f"warning: {truncated} were cut short after {RETRIES_MAX} retries", style="yellow")
-    for name in dict.fromkeys(result.strategy for result in results if outside.recall(result.strategy)):
-        _show_verdict(console, [result for result in results if result.strategy == name])
-    for result in proof.contradictions:
+    beyond = sum(result.truncated for result in results)
+    if beyond:
         console.print(
-            f"{result.strategy} claims to hold ({result.claim}), and does not: "
-            f"{result.shortest_broken} ends with {', '.join(result.kinds)}",
-            style="bold red",
-            soft_wrap=True,
+            f"{beyond:,} went beyond {RETRIES_MAX} retries of a transfer: not explored further", style="yellow"
         )
+    for name in dict.fromkeys(result.strategy for result in results):
+        _show_verdict(console, [result for result in results if result.strategy == name])
 
 
 def _show_verdict(console: Console, results: Sequence[CaseResult]) -> None:
-    """Say in one line what was found of a strategy from outside; its author reads nothing else at first."""
-    first, broken = results[0], sum(result.broken for result in results)
-    total = sum(result.interleavings for result in results)
+    """Say what was found of a strategy: of one from outside in any case, of ours what is no verdict, or refutes it."""
+    name, claim = results[0].strategy, results[0].claim
+    total, broken = sum(result.interleavings for result in results), sum(result.broken for result in results)
+    open_ones = [result for result in results if result.verdict == "inconclusive"]
     where = {"same": "in one instance", "two": "in two instances"}
-    if broken:
-        places = dict.fromkeys(where[result.instances] for result in results if result.broken)
-        console.print(
-            f"{first.strategy} is broken {' and '.join(places)}: {broken} of {total}", style="red", soft_wrap=True
-        )
-    elif first.claim == "nothing":
-        console.print(
-            f"{first.strategy} was not broken by any of {total}; it claims nothing: set its claim", soft_wrap=True
-        )
-    else:
-        console.print(f"{first.strategy} is safe: none of {total} is broken", style="green", soft_wrap=True)
+    if outside.recall(name):
+        if broken:
+            places = dict.fromkeys(where[result.instances] for result in results if result.broken)
+            console.print(f"{name} is broken {' and '.join(places)}: {broken} of {total}", style="red", soft_wrap=True)
+        elif claim == "nothing":
+            console.print(f"{name} was not broken by any of {total}; it claims nothing: set its claim", soft_wrap=True)
+        elif not open_ones:
+            console.print(f"{name} is safe: none of {total} is broken", style="green", soft_wrap=True)
+    for result in results:
+        if result.contradicts:
+            why = f" ({result.reason})" if result.reason else ""
+            console.print(
+                f"{name} claims to hold ({claim}), and does not: "
+                f"{result.shortest_broken} ends with {', '.join(result.kinds)}{why}",
+                style="bold red",
+                soft_wrap=True,
+            )
+    for result in open_ones:
+        case = f"{result.case}, {where[result.instances]}"
+        console.print(f"{name} is not proved safe: {case}: {result.reason}", style="yellow", soft_wrap=True)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -24,8 +24,9 @@ from bank.errors import BankError, CannotStart, Occupied
 from bank.outside import user_strategy
 from bank.postgres.database import first_line
 from bank.settings import Settings
+from bankrun import errors
 from bankrun.errors import BankrunError
-from bankrun.proof.interleavings import Prover
+from bankrun.proof.prover import Prover
 from bankrun.proof.stepper import Position, Stepped, step
 from bankrun.results.models.comparison import Comparison, Run
 from bankrun.results.store import read_as, save
@@ -34,7 +35,7 @@ from bankrun.runs.boundary import LOST_SERVER
 from bankrun.runs.comparison import Lab, Plan, judge_all
 from bankrun.runs.provenance import begin_comparison
 from bankrun.runs.sampling import View, Watch
-from bankrun.runs.session import Servers, hold_bank, open_lab, open_servers
+from bankrun.runs.session import Servers, open_lab, open_servers
 from bankrun.servers.state_dir import default_state_dir
 from workers.control.interruption import PAUSE_SECONDS_MAX
 from workers.fleet import InstanceInfo
@@ -105,8 +106,7 @@ class Live:
         self._stop = threading.Event()
         self._lab: Lab | None = None
         self._servers_gone = False
-        self._prover: ExitStack | None = None
-        self._proving: Prover | None = None
+        self._prover: Prover | None = None
         self._thread = threading.Thread(target=self._work, name="lab", daemon=True)
         self._thread.start()
 
@@ -245,25 +245,22 @@ class Live:
 
     def _step(self, position: Position) -> Stepped:
         try:
-            if self._proving is None:
-                self._prover = ExitStack()
-                servers = self._prover.enter_context(open_servers(self._settings))
-                self._prover.enter_context(hold_bank(servers))
-                self._proving = self._prover.enter_context(Prover(servers.database, servers.settings))
-            return step(self._proving, position)
-        except CannotStart:
-            if self._proving is None:
-                self._end_proving()
+            if self._prover is None:
+                prover = Prover(self._settings)
+                prover.__enter__()
+                self._prover = prover
+            return step(self._prover, position)
+        except (CannotStart, errors.CannotStart):
             raise
         except LOST_SERVER as error:
             self._end_proving()
             raise BankError(f"failed while running: {first_line(error)}") from error
 
     def _end_proving(self) -> None:
-        stack, self._prover, self._proving = self._prover, None, None
-        if stack is not None:
+        prover, self._prover = self._prover, None
+        if prover is not None:
             with suppress(*LOST_SERVER):
-                stack.close()
+                prover.__exit__()
 
     # What they see.
 

@@ -12,9 +12,9 @@ from bank.strategies import STRATEGIES
 from bankrun.errors import BankrunError
 from bankrun.page.frame import draw_frame
 from bankrun.page.runner import Live
-from bankrun.proof.interleavings import CASES
-from bankrun.proof.scheduler import CLOCK
+from bankrun.proof.cases import CASES
 from bankrun.proof.stepper import Position, Stepped
+from bankrun.schedule.trace import CLOCK
 
 
 class StepPage:

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from bank import outside
-from bank.audit import Audit
 from bank.errors import CannotStart, StrategyFault
 from bank.outside import strategy_named
-from bank.strategies import Strategy
-from bankrun.proof.interleavings import CASES, CHUNKS, INSTANCES, THREE, Case, Prover, applies
-from bankrun.proof.scheduler import Execution
-from bankrun.proof.verdicts import replayed
+from bank.settings import Settings
+from bank.strategies import STRATEGIES, Strategy
+from bankrun.proof.cases import ALL_CASES, INSTANCES, THREE, Case, applies
+from bankrun.proof.private_bank import WAITS_MS
+from bankrun.proof.prover import Judged, Prover
+from bankrun.proof.verdicts import ProofProgress, prove_cases, replay_by_id
 from bankrun.results.models.proof import ProofResult
-from bankrun.results.provenance import write_command
-from bankrun.runs.provenance import begin_with
-from bankrun.runs.rehearsal import rehearse
-from bankrun.runs.session import Servers
+from bankrun.results.provenance import Provenance, write_command
 
 PREEMPTIONS_MAX = 10
-ALL_CASES = {**CASES, CHUNKS.name: CHUNKS}
-
-Step = tuple[type[Strategy], str, Case]
-Story = tuple[str, Execution, Audit]
-"""An interleaving by its id, what happened in it, and what became of the money."""
-
-
-class ProofProgress(Protocol):
-    """A display of which case is run."""
-
-    def begin(self, what: str) -> None:
-        """Say what begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +47,28 @@ class ProofPlan:
                 f"show={self.show}, preemptions={self.preemptions}: show is 0 or more, preemptions 0 to"
                 f" {PREEMPTIONS_MAX}"
             )
-        if not self.proved():
+        if not self.list_strategies():
             raise CannotStart(
                 "nothing to prove: its transfers are routed to one instance, one at a time, and never meet"
             )
 
-    def proved(self) -> list[type[Strategy]]:
+    def list_strategies(self) -> list[type[Strategy]]:
         """Return the strategies whose transfers can meet."""
         chosen = [strategy_named(name) for name in self.strategies]
         return [one for one in chosen if not one.routed_to_one]
 
-    def steps(self) -> list[Step]:
-        """Return what is run: each strategy in each number of instances in each case that says anything about it."""
+    def list_instances(self) -> tuple[str, ...]:
+        """Return in how many instances: in one, in two, or first one and then the other."""
+        return INSTANCES if self.instances == "both" else (self.instances,)
+
+    def list_cases(self, strategy: type[Strategy]) -> list[Case]:
+        """Return the cases that say anything about a strategy."""
         cases = [THREE] if self.transfers > 2 else [ALL_CASES[name] for name in self.cases]
-        return [
-            (one, where, case)
-            for one in self.proved()
-            for where in (INSTANCES if self.instances == "both" else (self.instances,))
-            for case in cases
-            if applies(one, case)
-        ]
+        return [case for case in cases if applies(strategy, case)]
+
+    def count_steps(self) -> int:
+        """Return how many cases there are in all."""
+        return len(self.list_instances()) * sum(len(self.list_cases(one)) for one in self.list_strategies())
 
     def command(self) -> str:
         """Return the command that repeats it."""
@@ -91,38 +77,41 @@ class ProofPlan:
             "prove",
             instances=self.instances,
             transfers=self.transfers,
-            strategy=[one.name for one in self.proved()],
+            strategy=[one.name for one in self.list_strategies()],
             case=None if three else self.cases,
             preemptions=self.preemptions if three else None,
         )
 
 
-def prove_matrix(servers: Servers, plan: ProofPlan, progress: ProofProgress) -> tuple[ProofResult, list[Story]]:
-    """Run every step of a plan on a bank that is held, and tell the first of what is broken."""
-    result = ProofResult(begin_with(servers, plan.command()), cases=[])
-    with Prover(servers.database, servers.settings, transfers=plan.transfers) as prover:
-        preemptions_max = plan.preemptions if plan.transfers > 2 else None
-        _prove_all(prover, plan.steps(), progress, preemptions_max, result)
+def prove_matrix(
+    settings: Settings, plan: ProofPlan, progress: ProofProgress
+) -> tuple[ProofResult, list[tuple[str, Judged]]]:
+    """Run every step of a plan on servers of its own, and tell the first of what is broken: its id, and its replay.
+
+    A strategy that fails to be one has a fault for a result, and harms no other.
+    """
+    with Prover(settings, transfers=plan.transfers) as prover:
+        result = ProofResult(
+            Provenance.begin(plan.command(), environment=prover.bank.describe(), settings=WAITS_MS), cases=[]
+        )
+        for strategy in plan.list_strategies():
+            try:
+                _prove_strategy(prover, strategy, plan, progress, result)
+            except StrategyFault as fault:
+                result.faults[strategy.name] = fault.what
         told = [name for case in result.cases for name in case.broken_ids][: plan.show]
-        return result, [(name, *replayed(prover, name)) for name in told]
+        return result, [(name, replay_by_id(prover, name)) for name in told]
 
 
-def _prove_all(
-    prover: Prover, steps: Sequence[Step], progress: ProofProgress, preemptions_max: int | None, result: ProofResult
+def _prove_strategy(
+    prover: Prover, strategy: type[Strategy], plan: ProofPlan, progress: ProofProgress, result: ProofResult
 ) -> None:
-    """Run the steps. A strategy that fails to be one has a fault for a result, and harms no other."""
-    rehearsed: set[str] = set()
-    for one, where, case in steps:
-        progress.begin(f"{one.name} on {where}, {case.name}")
-        if one.name in result.faults:
-            continue
-        try:
-            if one.name not in rehearsed and outside.recall(one.name):
-                rehearsed.add(one.name)
-                rehearse(prover.database, prover.settings, [one.name])
-            result.cases.append(prover.prove(one, where, case, preemptions_max=preemptions_max))
-        except StrategyFault as fault:
-            result.faults[one.name] = fault.what
+    if strategy not in STRATEGIES.values():
+        prover.rehearse(strategy)
+    preemptions_max = plan.preemptions if plan.transfers > 2 else None
+    for where in plan.list_instances():
+        for case in prove_cases(prover, strategy, where, plan.list_cases(strategy), progress, preemptions_max):
+            result.cases.append(case)
 
 
 def choose_cases(names: Sequence[str]) -> Iterator[str]:

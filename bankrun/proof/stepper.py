@@ -1,4 +1,4 @@
-"""An interleaving by hand: whoever steps is the scheduler of two transfers.
+"""An interleaving by hand: a visitor is the scheduler of two transfers.
 
 Nothing waits in Postgres while a visitor thinks. An interleaving is its choices; each time they are run from the
 beginning, and abandoned where nobody has chosen yet. It is the same every time, so a step back is one choice fewer.
@@ -6,15 +6,15 @@ beginning, and abandoned where nobody has chosen yet. It is the same every time,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bank.audit import audit
 from bank.errors import CannotStart
 from bank.strategies import STRATEGIES, Strategy
-from bankrun.proof.interleavings import CASES, INSTANCES, Case, Prover, applies
-from bankrun.proof.replay import money, parse_id, told
-from bankrun.proof.scheduler import Step
+from bankrun.proof.cases import CASES, INSTANCES, Case, applies
+from bankrun.proof.prover import Prover
+from bankrun.proof.replay import parse_id, tell_money, tell_step
+from bankrun.schedule import Step
 
 STEPS_MAX = 80
 
@@ -48,9 +48,9 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """What has happened up to a position. ``able`` is who can go, and what he would do next.
+    """What has happened up to a position. ``able`` is who can go, and what that would do next.
 
-    ``rows`` are the steps: who, and what he did, line by line. ``outcome`` is the audit's word, once all is over, and
+    ``rows`` are the steps: who, and what that did, line by line. ``outcome`` is the audit's word, once all is over, and
     ``passed`` its verdict; ``note`` is why nothing happened.
     """
 
@@ -64,36 +64,49 @@ class Stepped:
 
 def step(prover: Prover, position: Position) -> Stepped:
     """Run an interleaving up to a position. Raises CannotStart if its choices are not possible."""
-    strategy, case = _found(position)
-    able: dict[str, str] = {}
-    refused = ""
-    asked: set[int] = set()
-
-    def choose(can: Mapping[str, Step], depth: int) -> str | None:
-        nonlocal refused
-        if depth >= len(position.choices):
-            able.update({who: one.text for who, one in can.items()})
-            return None
-        wanted = position.choices[depth]
-        if depth in asked or wanted not in can:
-            if depth < len(position.choices) - 1 or depth not in asked:
-                raise CannotStart(f"step {depth + 1} of {position.choices}: {wanted} cannot go")
-            refused = f"{wanted} could not go on: its guard is taken"
-            able.update({who: one.text for who, one in can.items()})
-            return None
-        asked.add(depth)
-        return wanted
-
-    execution = prover.run(strategy, position.instances, case, choose)
-    rows = tuple((event.who, tuple(told(event))) for event in execution.events if event.kind != "begin")
-    reached = Position(position.strategy, position.instances, position.case, execution.choices)
-    if not execution.complete:
-        return Stepped(reached, able, rows, note=refused or ("cut short" if execution.truncated else ""))
-    found = audit(prover.database)
-    return Stepped(reached, {}, rows, tuple(money(found)), found.passed)
+    strategy, case = _find(position)
+    courtroom = prover.open(strategy, position.instances)
+    courtroom.hear(case)
+    choices = Choices(position.choices, courtroom.engine.stepper.describe_next)
+    execution = courtroom.engine.execute(choices.choose)
+    names = list(case.messages())
+    rows = tuple(
+        (who, tuple(line.plain for line in lines)) for one in execution.steps for who, lines in tell_step(one, names)
+    )
+    reached = Position(position.strategy, position.instances, position.case, execution.schedule)
+    if execution.cut:
+        return Stepped(reached, choices.able, rows, note=choices.refused)
+    judged = courtroom.judge(execution)
+    note = "cut short: it was in conflict more than twice" if execution.truncated else ""
+    return Stepped(reached, {}, rows, tuple(tell_money(judged.audit, judged.torn)), not judged.is_broken, note)
 
 
-def _found(position: Position) -> tuple[type[Strategy], Case]:
+class Choices:
+    """Follows the choices of a position; at its end ``able`` is who can go, and what each would do next."""
+
+    def __init__(self, choices: str, describe_next: Callable[[str], str]) -> None:
+        self.able: dict[str, str] = {}
+        self.refused = ""
+        self._choices = choices
+        self._describe_next = describe_next
+        self._asked: set[int] = set()
+
+    def choose(self, can: Sequence[str], steps: Sequence[Step]) -> str | None:
+        """Return who goes on; None at the end, or where the last choice stands before a guard that is taken."""
+        depth = len(steps)
+        if depth < len(self._choices):
+            wanted = self._choices[depth]
+            if depth not in self._asked and wanted in can:
+                self._asked.add(depth)
+                return wanted
+            if depth not in self._asked or depth < len(self._choices) - 1:
+                raise CannotStart(f"step {depth + 1} of {self._choices}: {wanted} cannot go")
+            self.refused = f"{wanted} could not go on: its guard is taken"
+        self.able = {name: self._describe_next(name) for name in can}
+        return None
+
+
+def _find(position: Position) -> tuple[type[Strategy], Case]:
     if position.strategy not in STRATEGIES:  # an address may come from anywhere, and must not be able to import
         raise CannotStart(f"{position.strategy!r} is none of bankrun's own strategies: use `bankrun replay`")
     strategy = STRATEGIES[position.strategy]

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from rich.console import Console
 
-from bank.audit import Audit
 from bank.errors import CannotStart
 from bank.outside import user_strategy
 from bank.settings import Settings, read_settings
-from bank.strategies import Strategy
-from bankrun.proof.interleavings import CASES, INSTANCES, Case, Prover, applies, length
-from bankrun.proof.replay import money, parse_id, steps_table
-from bankrun.proof.scheduler import Execution
+from bank.strategies import STRATEGIES, Strategy
+from bankrun.proof.cases import CASES, INSTANCES, Case, applies
+from bankrun.proof.prover import Judged, Prover
+from bankrun.proof.replay import draw_steps, parse_id, tell_money
 from bankrun.render.story import explain
 from bankrun.results.models.comparison import Cell
 from bankrun.results.models.proof import CaseResult
+from bankrun.results.provenance import Verdict
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
+from bankrun.runs.boundary import convert_errors
 from bankrun.runs.comparison import Plan
 from bankrun.runs.progress import Silence
-from bankrun.runs.rehearsal import rehearse
-from bankrun.runs.session import Servers, hold_bank, open_lab, open_servers
+from bankrun.runs.session import Servers, open_lab
 
 STORY_COLUMNS = 100
 STRESS = Workload(transfers=1_000)
@@ -49,47 +50,91 @@ class Proof:
         return sum(case.broken for case in self.cases)
 
     @property
+    def verdict(self) -> Verdict:
+        """Return ``safe`` if every case is, ``broken`` if one is, else ``inconclusive``."""
+        verdicts = [case.verdict for case in self.cases]
+        return "broken" if "broken" in verdicts else "inconclusive" if "inconclusive" in verdicts else "safe"
+
+    @property
+    def reason(self) -> str:
+        """Return why it is inconclusive."""
+        return "; ".join(dict.fromkeys(case.reason for case in self.cases if case.verdict == "inconclusive"))
+
+    @property
     def shortest_broken(self) -> str | None:
         """Return the id of the shortest broken one: what ``bankrun replay`` takes."""
         ids = [case.shortest_broken for case in self.cases if case.shortest_broken is not None]
-        return min(ids, key=length, default=None)
+        return min(ids, key=measure, default=None)
 
 
+@convert_errors()
 def prove(
     strategy: str | type, *, instances: str = "two", cases: Iterable[str] = (), settings: Settings | None = None
 ) -> Proof:
-    """Run every order in which two transfers can meet, on servers of the environment's, or on our own.
+    """Run every order in which two transfers can meet, on servers that are started for this call alone.
 
-    ``instances`` is "same", "two" or "both"; ``cases`` some of CASES, by default all that say anything about the
-    strategy. Raises CannotStart for what does not exist or does not fit, StrategyFault for a strategy that fails.
+    ``instances`` is "same", "two" or "both"; ``cases`` some of ``bankrun prove --case``, by default all that say
+    anything about the strategy. Raises CannotStart for what does not exist or does not fit, StrategyFault for a
+    strategy that fails.
     """
-    user_strategy(strategy)
-    with open_servers(settings or read_settings()) as servers:
-        return prove_on(servers, strategy, instances=instances, cases=cases)
+    wanted = check_question(strategy, instances, cases)
+    with Prover(settings or read_settings()) as prover:
+        return prove_with(prover, wanted, instances=instances, cases=cases)
 
 
-def prove_on(servers: Servers, strategy: str | type, *, instances: str = "two", cases: Iterable[str] = ()) -> Proof:
-    """Do as ``prove`` does, on servers that are open."""
+def check_question(strategy: str | type, instances: str, cases: Iterable[str]) -> type[Strategy]:
+    """Return the strategy that is asked about. Raises CannotStart for what cannot be proved."""
     wanted = user_strategy(strategy)
-    chosen = chosen_cases(cases, wanted)
+    choose_cases(cases, wanted)
     if instances not in (*INSTANCES, "both"):
         raise CannotStart(f"instances={instances!r}: there are same, two and both")
     if wanted.routed_to_one:
         raise CannotStart(f"{wanted.name}: its transfers go to one instance, one at a time, and never meet")
-    with hold_bank(servers), Prover(servers.database, servers.settings) as prover:
-        rehearse(servers.database, servers.settings, [wanted.name])
-        results = [
-            prover.prove(wanted, where, case)
-            for where in (INSTANCES if instances == "both" else (instances,))
-            for case in chosen
-        ]
-        proof = Proof(wanted.name, tuple(results), "")
-        shortest = proof.shortest_broken
-        story = "" if shortest is None else story_of(shortest, *replayed(prover, shortest))
-    return Proof(wanted.name, tuple(results), story)
+    return wanted
 
 
-def chosen_cases(names: Iterable[str], strategy: type[Strategy]) -> list[Case]:
+def prove_with(prover: Prover, strategy: str | type, *, instances: str = "two", cases: Iterable[str] = ()) -> Proof:
+    """Do as ``prove`` does, with a prover that is open."""
+    wanted = check_question(strategy, instances, cases)
+    if wanted not in STRATEGIES.values():
+        prover.rehearse(wanted)
+    results: list[CaseResult] = []
+    for where in INSTANCES if instances == "both" else (instances,):
+        results += prove_cases(prover, wanted, where, choose_cases(cases, wanted))
+    proof = Proof(wanted.name, tuple(results), "")
+    shortest = proof.shortest_broken
+    return Proof(wanted.name, tuple(results), "" if shortest is None else tell_story(prover, shortest))
+
+
+class ProofProgress(Protocol):
+    """A display of which case is run."""
+
+    def begin(self, what: str) -> None:
+        """Say what begins."""
+
+
+def prove_cases(
+    prover: Prover,
+    strategy: type[Strategy],
+    instances: str,
+    cases: Sequence[Case],
+    progress: ProofProgress | None = None,
+    preemptions_max: int | None = None,
+) -> Iterator[CaseResult]:
+    """Yield the result of each case. A guard that turns out to be a lease is asked about a holder that pauses, too."""
+    leases: dict[str, int] = {}
+    todo = list(cases)
+    for case in todo:
+        if progress is not None:
+            progress.begin(f"{strategy.name} on {instances}, {case.name}")
+        result = prover.prove(strategy, instances, case, preemptions_max=preemptions_max)
+        leases |= result.leases
+        yield result
+        if leases and case is cases[-1] and CASES["paused-holder"] not in cases:
+            todo.append(CASES["paused-holder"])
+
+
+def choose_cases(names: Iterable[str], strategy: type[Strategy]) -> list[Case]:
     """Return cases by name, or all that say anything about a strategy. Raises CannotStart for one that is none."""
     wanted = list(names)
     for name in wanted:
@@ -104,18 +149,19 @@ def chosen_cases(names: Iterable[str], strategy: type[Strategy]) -> list[Case]:
     ]
 
 
-def replayed(prover: Prover, interleaving: str) -> tuple[Execution, Audit]:
+def replay_by_id(prover: Prover, interleaving: str) -> Judged:
     """Run an interleaving by its id."""
-    name, where, case, choices = parse_id(interleaving)
-    return prover.replay(user_strategy(name), where, case, choices)
+    name, where, case, schedule = parse_id(interleaving)
+    return prover.replay(user_strategy(name), where, case, schedule)
 
 
-def story_of(interleaving: str, execution: Execution, found: Audit) -> str:
+def tell_story(prover: Prover, interleaving: str) -> str:
     """Tell one interleaving: the transfers side by side, what became of the money, and how to see it again."""
     _, _, case, _ = parse_id(interleaving)
+    judged = replay_by_id(prover, interleaving)
     page = Console(file=io.StringIO(), width=STORY_COLUMNS, color_system=None, highlight=False)
-    page.print(steps_table(execution, list(case.orders())))
-    for line in money(found):
+    page.print(draw_steps(judged.execution, list(case.messages())))
+    for line in tell_money(judged.audit, judged.torn):
         page.print(line, markup=False, soft_wrap=True)
     page.print(f"see it again: bankrun replay {interleaving}", markup=False, soft_wrap=True)
     assert isinstance(page.file, io.StringIO)
@@ -140,8 +186,15 @@ def why_not_safe(cell: Cell) -> str:
     return "\n".join([*told, *(explain(cell) if cell.verdict == "broken" else ())])
 
 
-def why_broken(proof: Proof) -> str:
-    """Tell how a proof failed: how many, and the shortest in two columns."""
+def measure(interleaving: str) -> tuple[int, str]:
+    """Return what an id is sorted by: how many steps it has, whatever the names before them."""
+    return len(interleaving.rpartition("/")[2]), interleaving
+
+
+def why_not_proved(proof: Proof) -> str:
+    """Tell why a proof is not safe: how many are broken, and the shortest in two columns; or what it leaves open."""
+    if proof.verdict == "inconclusive":
+        return f"{proof.strategy} is not proved safe: {proof.reason}"
     where = {"same": "in one instance", "two": "on two instances"}
     places = dict.fromkeys(where[case.instances] for case in proof.cases if case.broken)
     kinds = dict.fromkeys(kind for case in proof.cases for kind in case.kinds)

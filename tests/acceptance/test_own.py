@@ -67,7 +67,7 @@ def test_from_an_empty_folder_to_a_verdict(bankrun: Bankrun, tmp_path: Path) -> 
     refuted = bankrun("prove", "--strategy", "my_lock:MyLock", *PAIR, "--show", "1")
     assert refuted.returncode == 3
     assert "my_lock:MyLock is broken in one instance and in two instances: 8 of 12\n" in refuted.stdout
-    assert "\nbankrun replay my_lock:MyLock/two/same-pair/AAABABBB\n" in refuted.stdout
+    assert "\nbankrun replay my_lock:MyLock/two/same-pair/AAAAABBABBBB\n" in refuted.stdout
     assert "is off the books" in refuted.stdout
     edit(tmp_path / "my_lock.py", "ORDER BY id", "ORDER BY id FOR UPDATE")
     safe = bankrun("prove", "--strategy", "my_lock:MyLock", *PAIR)
@@ -151,10 +151,10 @@ def test_a_users_own_tests_pass_and_fail_with_the_shortest_story(cli_state: Path
     assert done.returncode == 1, done.stdout
     assert "2 failed, 2 passed" in done.stdout, done.stdout
     assert "mine:Wrong is not safe on two instances: 4 of 6 interleavings of two transfers are broken" in done.stdout
-    assert "see it again: bankrun replay mine:Wrong/two/same-pair/AAABABBB" in done.stdout
+    assert "see it again: bankrun replay mine:Wrong/two/same-pair/AAAAABBABBBB" in done.stdout
     columns = next(line for line in done.stdout.splitlines() if line.split() == ["A", "B"])
-    begins = [line.index("begins") for line in done.stdout.splitlines() if line.strip() == "begins"]
-    assert begins == [columns.index("A"), columns.index("B")]
+    claims = [line.index("claims") for line in done.stdout.splitlines() if "claims its transfer" in line]
+    assert claims == [columns.index("A"), columns.index("B")]
     assert "mine:Missing cannot be loaded: mine.py has no Missing" in done.stdout
     assert "Traceback" not in done.stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -16,7 +17,21 @@ from bank.receipts import Receipt
 from bank.settings import Settings
 from bank.strategies import Strategy
 from bank.teller import Teller
+from bankrun.proof.prover import Prover
 from workers.submission import Submission, accept
+
+
+@pytest.fixture(scope="session")
+def own_settings(settings: Settings, state_dir: Path) -> Settings:
+    """Settings for servers of a proof's own."""
+    return settings.model_copy(update={"state_dir": state_dir})
+
+
+@pytest.fixture(scope="session")
+def prover(own_settings: Settings) -> Iterator[Prover]:
+    """A prover for two transfers."""
+    with Prover(own_settings) as opened:
+        yield opened
 
 
 class Branch:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, TypeAdapter
 
-from bankrun.results.provenance import Provenance
+from bankrun.results.provenance import Provenance, Verdict
 
 SUMMARIES = {
     "same-pair": "both move money from 101 to 102",
@@ -15,6 +15,7 @@ SUMMARIES = {
     "opposite": "from 101 to 102, and back",
     "duplicate": "one transfer, delivered twice",
     "drain": "each fits, both together do not",
+    "drain-higher": "the same, and the payer has the higher id",
     "paused-holder": "a lease runs out between read and write",
     "three": "three on the same pair",
     "chunks": "two messages of two, each in the opposite order; together they overdraw 101",
@@ -25,6 +26,7 @@ HEADINGS = {
     "one-common": "one",
     "opposite": "back",
     "duplicate": "twice",
+    "drain-higher": "drain2",
     "paused-holder": "pause",
 }
 """Cases whose names are too long for a column's head."""
@@ -34,8 +36,12 @@ HEADINGS = {
 class CaseResult:
     """All executions of one case, counted. ``shortest_broken`` is an id that ``bankrun replay`` takes.
 
-    ``kinds`` are the findings of the audits, ``outcomes`` what the executions came to, each once. ``broken_ids`` are
-    all that are broken, the shortest first; they are not saved.
+    ``interleavings`` are the executions that were run to their end, ``left_out`` those that were begun and are like
+    one of these. ``serial_broken`` are broken one after the other: that is no race. ``refused_payable`` refuse a
+    transfer that is paid in every order one by one; ``leases`` are keys in Redis, with their ms, that make a guard a
+    lease without its saying so. ``kinds`` are the findings of the audits, ``outcomes`` what the executions came to,
+    each once.
+    ``broken_ids`` are all that are broken, the shortest first; they are not saved.
     """
 
     strategy: str
@@ -49,6 +55,13 @@ class CaseResult:
     truncated: int = 0
     deadlocks: int = 0
     conflicts: int = 0
+    serial_broken: int = 0
+    refused_payable: int = 0
+    left_out: int = 0
+    complete: bool = True
+    verdict: Verdict = "safe"
+    reason: str = ""
+    leases: dict[str, int] = field(default_factory=dict)
     shortest_broken: str | None = None
     kinds: list[str] = field(default_factory=list)
     broken_ids: list[str] = field(default_factory=list)
