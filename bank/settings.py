@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     reuse_client: bool = Field(
         True, description="keep a channel's Redis client, where Kombu makes one for each command"
     )
+    receive_many: bool = Field(
+        True, description="a worker takes messages by a script, many at once, where Kombu takes each with BRPOP"
+    )
     visibility_timeout_ms: int = Field(
         60_000, ge=1_000, le=2**40, description="Redis: an unacknowledged message comes back"
     )

@@ -49,6 +49,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
             "reuse_client": settings.reuse_client,
+            "receive_many": settings.receive_many,
             "socket_timeout": 10,
             "health_check_interval": 25,
         },

@@ -65,6 +65,15 @@ class _Command(_Envelope):
     headers: _CommandHeaders = _CommandHeaders()
 
 
+class _MarkedProperties(_Part):
+    delivery_info: dict[str, Any]
+
+
+class _Marked(_Part):
+    headers: dict[str, Any]
+    properties: _MarkedProperties
+
+
 def job(raw: object, queue: str) -> dict[str, Any]:
     """Return the message of a job, written anew. Raises Rejected, with the first thing that is wrong with it.
 
@@ -105,6 +114,17 @@ def job(raw: object, queue: str) -> dict[str, Any]:
             "delivery_tag": given.properties.delivery_tag,
         },
     }
+
+
+def check_marks(raw: object) -> None:
+    """Raise Rejected if this has no place for the mark of a message that is delivered again.
+
+    Nothing else is asked: what comes back may be another application's, that uses the same Redis.
+    """
+    try:
+        _Marked.model_validate(raw)
+    except ValidationError as error:
+        raise Rejected(f"not a message: {first_fault(error)}") from None
 
 
 def check_command(raw: object) -> None:

@@ -1,8 +1,7 @@
 """The transport of workers: what lies in the broker may be anything, and no worker ends of it.
 
 Kombu lets the consumer's loop end with whatever is raised by a list item that is no message, and Celery then ends the
-worker. Here it is dropped, with its reason in the log. BRPOP has taken it from the list already, and it was not yet
-noted as unacknowledged: it does not come back.
+worker. Here it is dropped, with its reason in the log, and does not come back.
 """
 
 from __future__ import annotations
@@ -14,15 +13,17 @@ from queue import Empty
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
+from kombu.utils.json import loads
 
 from bank.errors import Rejected, one_line
-from workers.broker import envelope, transport
+from workers.broker import envelope, receiving
 from workers.broker.messages import REASON_MAX
+from workers.broker.receiver import Taken
 
 logger = logging.getLogger("bankrun")
 
 
-class Channel(transport.Channel):
+class Channel(receiving.Channel):
     """Drops what is no message, and goes on."""
 
     @contextmanager
@@ -41,12 +42,24 @@ class Channel(transport.Channel):
         with self._dropping("message"):
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
 
+    def deliver(self, taken: Taken) -> None:
+        """Hand a message to its queue's consumer, if it is one."""
+        with self._dropping("message"):
+            super().deliver(taken)
+
+    def put_back(self, noted: bytes, pipe: Any, leftmost: bool) -> None:  # noqa: FBT001 - Kombu's order
+        """Put what was noted of a message back, if it is one: a receiver notes whatever it takes."""
+        with self._dropping("message"):
+            message = loads(noted)[0]  # type: ignore[no-untyped-call]
+            envelope.check_marks(message)
+            super().put_back(noted, pipe, leftmost)
+
     def _receive_one(self, c: Any) -> Any:
         with self._dropping("command"):
             return super()._receive_one(c)  # type: ignore[no-untyped-call]
 
 
-class Transport(transport.Transport):
+class Transport(receiving.Transport):
     """Lets jobs and remote-control commands pass, and nothing else."""
 
     Channel = Channel
