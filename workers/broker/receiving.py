@@ -57,7 +57,7 @@ class QoS(redis.QoS):
             if noted:
                 self.channel.put_back(noted, pipe, leftmost)
 
-        with self.channel.conn_or_acquire(client) as connected:  # type: ignore[no-untyped-call]
+        with self.channel.conn_or_acquire(client) as connected:
             connected.transaction(restore, self.unacked_key)
 
     def room(self) -> int:
