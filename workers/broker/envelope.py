@@ -7,11 +7,11 @@ on them. So a message is not passed on but written anew, from the few fields tha
 
 from __future__ import annotations
 
-from base64 import b64decode
+from binascii import a2b_base64
 from typing import Annotated, Any, Literal
 
-from kombu.utils.json import loads
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from bank.errors import Rejected
 from workers.app import NOOP_TASK, TASK
@@ -83,10 +83,27 @@ def job(raw: object, queue: str) -> dict[str, Any]:
         given = _Job.model_validate(raw)
     except ValidationError as error:
         raise Rejected(f"not a message: {first_fault(error)}") from None
-    _check_body(given.body)
+    _open_body(given.body)
+    return _anew(given, queue, given.properties.delivery_tag, given.body, "base64")
+
+
+def open_job(raw: bytes, queue: str, tag: str) -> dict[str, Any]:
+    """Return the message of a job from what lies in the queue, under the tag that it was noted with; as ``job`` does.
+
+    Its body is opened here, and not again by Celery, which would do it twice.
+    """
+    try:
+        given = _Job.model_validate_json(raw)
+    except ValidationError as error:
+        raise Rejected(f"not a message: {first_fault(error)}") from None
+    body, opened = _open_body(given.body)
+    return {**_anew(given, queue, tag, body, None), "opened": opened}
+
+
+def _anew(given: _Job, queue: str, tag: str, body: str | bytes, encoding: str | None) -> dict[str, Any]:
     headers = given.headers
     return {
-        "body": given.body,
+        "body": body,
         "content-type": given.content_type,
         "content-encoding": given.content_encoding,
         "headers": {
@@ -110,8 +127,8 @@ def job(raw: object, queue: str) -> dict[str, Any]:
             },
             "delivery_mode": 2,
             "priority": 0,
-            "body_encoding": given.properties.body_encoding,
-            "delivery_tag": given.properties.delivery_tag,
+            "body_encoding": encoding,
+            "delivery_tag": tag,
         },
     }
 
@@ -135,16 +152,19 @@ def check_command(raw: object) -> None:
         raise Rejected(f"not a command: {first_fault(error)}") from None
 
 
-def _check_body(body: str) -> None:
-    """Raise Rejected unless this is one argument, and nothing that would be run when the task has ended."""
+def _open_body(body: str) -> tuple[bytes, tuple[list[Any], dict[str, Any], dict[str, Any]]]:
+    """Return a body as bytes, and what it says: one argument, and nothing that would be run when the task has ended.
+
+    Raises Rejected if it says anything else.
+    """
     arguments, named, after = None, None, None
     try:
-        arguments, named, after = loads(b64decode(body, validate=True))  # type: ignore[no-untyped-call]
-    except RecursionError:
-        raise Rejected("not a message: body: nested too deeply") from None
+        decoded = a2b_base64(body, strict_mode=True)
+        arguments, named, after = from_json(decoded)
     except Exception as error:  # noqa: BLE001 - whatever a decoder raises, it is the message's fault
         raise Rejected(f"not a message: body: {type(error).__name__}") from None
     if not isinstance(arguments, list) or len(arguments) != 1 or named:
         raise Rejected("not a message: body: a task takes one argument")
     if not isinstance(after, dict) or any(after.values()):
         raise Rejected("not a message: body: callbacks, chains and chords are not run")
+    return decoded, (arguments, {}, after)

@@ -45,7 +45,7 @@ class Channel(receiving.Channel):
     def deliver(self, taken: Taken) -> None:
         """Hand a message to its queue's consumer, if it is one."""
         with self._dropping("message"):
-            super().deliver(taken)
+            self.connection.deliver_job(envelope.open_job(taken.raw, taken.queue, taken.tag), taken.queue)
 
     def put_back(self, noted: bytes, pipe: Any, leftmost: bool) -> None:  # noqa: FBT001 - Kombu's order
         """Put what was noted of a message back, if it is one: a receiver notes whatever it takes."""
@@ -69,6 +69,10 @@ class Transport(receiving.Transport):
             envelope.check_command(message)
         else:
             message = envelope.job(message, queue)
+        super()._deliver(message, queue)  # type: ignore[no-untyped-call]
+
+    def deliver_job(self, message: dict[str, Any], queue: str) -> None:
+        """Let a job pass that a receiver has taken."""
         super()._deliver(message, queue)  # type: ignore[no-untyped-call]
 
 

@@ -23,6 +23,7 @@ from workers.process.reconciler import Reconciler
 RETRY_SECONDS_MAX = 2.0
 FAULTS_MAX = 100
 GC_YOUNG_MAX = 50_000
+REQUEST = "workers.process.request:Request"
 
 logger = logging.getLogger("bankrun")
 
@@ -72,7 +73,7 @@ def _close(**_: Any) -> None:
         _instance = None
 
 
-@shared_task(name=TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
+@shared_task(name=TASK, bind=True, max_retries=None, Request=REQUEST)  # type: ignore[untyped-decorator]
 def apply_transfers(self: Task, message: object) -> None:
     """Apply one message. A message that is no job is dropped with its reason in the log; no money moves."""
     try:
@@ -102,7 +103,7 @@ def _send_again(task: Task, message: object, error: Exception) -> NoReturn:
     raise task.retry(args=(message,), exc=error, countdown=0) from error
 
 
-@shared_task(name=NOOP_TASK)  # type: ignore[untyped-decorator]
+@shared_task(name=NOOP_TASK, Request=REQUEST)  # type: ignore[untyped-decorator]
 def do_nothing(message: object) -> None:
     """Take a message, check it, and do nothing with it: what is left is the cost of messages alone."""
     try:
