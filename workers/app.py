@@ -50,6 +50,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "unacked_restore_throttle": 1,
             "reuse_client": settings.reuse_client,
             "receive_many": settings.receive_many,
+            "prefetch": settings.prefetch,
             "socket_timeout": 10,
             "health_check_interval": 25,
         },
@@ -58,9 +59,10 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         "result_accept_content": ["json"],
         "task_default_queue": QUEUE,
-        # A message is acknowledged after COMMIT, and each thread takes one at a time.
+        # A message is acknowledged after COMMIT, and each thread works at one at a time.
         "task_acks_late": True,
-        "worker_prefetch_multiplier": 1,
+        "worker_prefetch_multiplier": settings.prefetch if settings.receive_many else 1,
+        "worker_consumer": "workers.process.consumer:Consumer",
         "task_ignore_result": True,
         "worker_send_task_events": False,
         "worker_hijack_root_logger": False,

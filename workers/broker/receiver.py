@@ -23,45 +23,58 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 SCRIPT = """
 local index, unacked = KEYS[1], KEYS[2]
-local room, prefix, number, done = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local room, ahead, long = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local prefix, number, done = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 
 -- With none to forget, ask: a key of another type ends this before anything is taken.
 if done > 0 then
-    redis.call('ZREM', index, unpack(ARGV, 5, 4 + done))
-    redis.call('HDEL', unacked, unpack(ARGV, 5, 4 + done))
+    redis.call('ZREM', index, unpack(ARGV, 7, 6 + done))
+    redis.call('HDEL', unacked, unpack(ARGV, 7, 6 + done))
 else
     redis.call('ZCARD', index)
     redis.call('HLEN', unacked)
 end
 
--- Each queue in its turn gives its share of the room that is left; those that gave all of it are asked again.
-local taken, scores, noted = {}, {}, {}
 local time = redis.call('TIME')
 local now = time[1] .. string.format('.%06d', time[2])
+local taken, scores, noted = {}, {}, {}
+
+local function take(queue, count)
+    local messages = count > 0 and redis.pcall('RPOP', KEYS[queue], count)
+    if not messages or messages.err then return 0 end
+    for _, message in ipairs(messages) do
+        local tag = prefix .. number
+        number = number + 1
+        taken[#taken + 1] = queue - 3
+        taken[#taken + 1] = message
+        scores[#scores + 1] = now
+        scores[#scores + 1] = tag
+        noted[#noted + 1] = tag
+        noted[#noted + 1] = '[' .. message .. ARGV[4 + done + queue]
+    end
+    return #messages
+end
+
+-- Each queue in its turn gives its share of the room that is left; those that gave all of it are asked again.
 local queues = {}
 for queue = 3, #KEYS do queues[queue - 2] = queue end
 while room > 0 and #queues > 0 do
     local again = {}
     for turn, queue in ipairs(queues) do
         local share = math.ceil(room / (#queues - turn + 1))
-        local messages = share > 0 and redis.pcall('RPOP', KEYS[queue], share)
-        if messages and not messages.err then
-            for _, message in ipairs(messages) do
-                local tag = prefix .. number
-                number = number + 1
-                room = room - 1
-                taken[#taken + 1] = queue - 3
-                taken[#taken + 1] = message
-                scores[#scores + 1] = now
-                scores[#scores + 1] = tag
-                noted[#noted + 1] = tag
-                noted[#noted + 1] = '[' .. message .. ARGV[2 + done + queue]
-            end
-            if #messages == share then again[#again + 1] = queue end
-        end
+        local count = take(queue, share)
+        room = room - count
+        if share > 0 and count == share then again[#again + 1] = queue end
     end
     queues = again
 end
+
+-- Ahead, only from what is long: otherwise one worker would keep what another has threads for.
+for _, queue in ipairs(queues) do
+    local length = redis.call('LLEN', KEYS[queue])
+    if length > long then ahead = ahead - take(queue, math.min(ahead, length - long)) end
+end
+
 if #taken > 0 then
     redis.call('ZADD', index, unpack(scores))
     redis.call('HSET', unacked, unpack(noted))
@@ -70,14 +83,17 @@ return taken
 """
 """Forgets what is acknowledged, takes messages from the queues in turn, and notes them as Kombu does.
 
-Keys: the index of what is unacknowledged, its hash, and the queues. Arguments: how many to take; their tags' prefix and
-the first one's number; how many are acknowledged, and their tags; what follows each queue's messages in the hash.
+Keys: the index of what is unacknowledged, its hash, and the queues. Arguments: how many to take, how many more while a
+queue is longer than what; their tags' prefix and the first one's number; how many are acknowledged, and their tags;
+what follows each queue's messages in the hash.
 Returns each message after the number of its queue.
 """
 SCRIPT_SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 RECEIVE_MAX = 1_000
 """Also how many are acknowledged at a time: a Lua function takes some thousands of arguments."""
+LONG = 100
+"""How many messages have to be left to others in a queue, so that a worker takes more than it has threads for."""
 WAIT_SECONDS = 10
 PAUSE_SECONDS = 1.0
 OVERDUE_SECONDS = 25.0
@@ -180,8 +196,10 @@ class Receiver:
         self._number = 0
         self._done: list[str] = []
         self._waits: dict[str, Wait] = {}
+        self._known: dict[str, tuple[str, str]] = {}
         self._there_may_be_more = True
         self._paused = False
+        self.in_doubt: list[str] = []
 
     def acknowledge(self, tag: str) -> None:
         """Forget a message, together with the next ones that are taken."""
@@ -191,36 +209,40 @@ class Receiver:
         """Ask for messages, instead of waiting for them."""
         self._there_may_be_more = True
 
-    def tags(self, room: int) -> list[str]:
-        """Return the tags that the next messages get."""
-        return [f"{self._prefix}{number}" for number in range(self._number, self._number + room)]
-
     def has_reason(self, room: int) -> bool:
         """Whether there is something to acknowledge, or something to take and room for it."""
         return not self._paused and bool(self._done or (room and self._there_may_be_more))
 
-    def receive(self, queues: list[str], room: int) -> list[Taken]:
+    def receive(self, queues: list[str], room: int, ahead: int = 0) -> list[Taken]:
         """Acknowledge what is done, and take up to ``room`` messages from the queues, the first one first.
 
-        A connection that fails meanwhile leaves open which of ``tags`` are taken.
+        Up to ``ahead`` more are taken from a queue that stays long. A connection that fails meanwhile leaves open which
+        of ``in_doubt`` are taken.
         """
         done = self._done[:RECEIVE_MAX]
-        arguments = [
-            *(2 + len(queues), *self._keys, *map(self._key_of, queues)),
-            *(room, self._prefix, self._number, len(done), *done),
-            *(f',"",{json.dumps(queue)}]' for queue in queues),
-        ]
-        self._number += room  # never used again, whatever became of them
-        first = self._number - room
+        for queue in queues:
+            if queue not in self._known:
+                self._known[queue] = self._key_of(queue), f',"",{json.dumps(queue)}]'
+        known = [self._known[queue] for queue in queues]
+        first = self._number
+        self._number = first + room + ahead  # never used again, whatever became of them
         try:
-            answer = self._ask(arguments)
+            answer = self._ask(
+                [
+                    *(2 + len(queues), *self._keys, *[key for key, _ in known]),
+                    *(room, ahead, LONG, self._prefix, first, len(done), *done, *[end for _, end in known]),
+                ]
+            )
         except ResponseError as error:
             logger.warning("cannot take messages: %s", error)
             self._pause()
             return []
+        except BaseException:
+            self.in_doubt = [f"{self._prefix}{number}" for number in range(first, self._number)]
+            raise
         del self._done[: len(done)]
         if room:
-            self._there_may_be_more = len(answer) == 2 * room
+            self._there_may_be_more = len(answer) >= 2 * room
         return [
             Taken(answer[place + 1], queues[answer[place]], f"{self._prefix}{first + place // 2}")
             for place in range(0, len(answer), 2)

@@ -67,10 +67,12 @@ class QoS(redis.QoS):
         with self.channel.conn_or_acquire(client) as connected:
             connected.transaction(restore, self.unacked_key)
 
-    def room(self) -> int:
-        """Return how many messages may be taken now."""
-        room = self.can_consume_max_estimate()  # type: ignore[no-untyped-call]
-        return RECEIVE_MAX if room is None else min(int(room), RECEIVE_MAX)
+    def room(self) -> tuple[int, int]:
+        """Return how many messages may be taken to be worked at, and how many more ahead."""
+        most = self.prefetch_count or RECEIVE_MAX
+        at_once = -(-most // self.channel.prefetch)
+        held = len(self._delivered) - len(self._dirty)
+        return max(0, at_once - held), max(0, most - max(at_once, held))
 
     def expect(self, tags: list[str]) -> None:
         """Hold what may have been taken: if nothing more is heard of it, it is put back when the channel is closed."""
@@ -91,7 +93,9 @@ class Channel(transport.Channel):
     Message = Message
     QoS = QoS
     receive_many = True
-    from_transport_options = (*transport.Channel.from_transport_options, "receive_many")  # type: ignore[assignment]
+    prefetch = 1
+    """Messages held for each one that is worked at: those beyond are only taken while there are enough for others."""
+    from_transport_options = (*transport.Channel.from_transport_options, "receive_many", "prefetch")  # type: ignore[assignment]
     receiver: Receiver | None = None
 
     def basic_consume(self, queue: str, *arguments: Any, **options: Any) -> Any:
@@ -126,22 +130,24 @@ class Channel(transport.Channel):
         Where messages are dropped, again: nothing else would wake the loop. Yet not for ever, since it has more to do.
         """
         for _ in range(TURNS_MAX):
-            room = self.qos.room()
+            room, ahead = self.qos.room()
             if not receiver.has_reason(room):
                 break
-            self._receive_once(receiver, room)
-        if self.qos.room():
+            self._receive_once(receiver, room, ahead)
+        if room:
             receiver.wait(self.active_queues)
 
-    def _receive_once(self, receiver: Receiver, room: int) -> None:
-        queues = self._queue_cycle.consume(len(self.active_queues))
-        tags = receiver.tags(room)
-        self.qos.expect(tags)
-        taken = receiver.receive(queues, room)
-        for tag in tags[len(taken) :]:
-            self.qos.forget(tag)
+    def _receive_once(self, receiver: Receiver, room: int, ahead: int) -> None:
+        queues = self._queue_cycle.consume(len(self._active_queues))
+        try:
+            taken = receiver.receive(queues, room, ahead)
+        except BaseException:
+            self.qos.expect(receiver.in_doubt)
+            raise
+        if taken:  # the first one may have given more than its share
+            self._queue_cycle.rotate(taken[0].queue)
+            self.qos.expect([one.tag for one in taken])
         for one in taken:
-            self._queue_cycle.rotate(one.queue)
             self.deliver(one)
             if not self.qos.is_held(one.tag):  # dropped, or its consumer acknowledges nothing
                 self.qos.forget(one.tag)

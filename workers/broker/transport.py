@@ -21,8 +21,12 @@ class Channel(redis.Channel):
     When Redis goes away while a thread is at work, that work's message is acknowledged on a channel whose connection
     has been closed meanwhile. Kombu (5.7.0) then fails with an AttributeError, which takes the whole worker along,
     where a connection error is logged and the worker connects again.
+
+    Kombu has a list for each priority of a queue. Here a queue is one list, and taken in order: a message with a
+    priority is refused when it is sent.
     """
 
+    priority_steps = [0]  # noqa: RUF012 - as Kombu has it
     reuse_client = True
     from_transport_options = (*redis.Channel.from_transport_options, "reuse_client")  # type: ignore[assignment]
     _kept_client: Any = None
@@ -34,6 +38,14 @@ class Channel(redis.Channel):
         if kept is None or kept.connection_pool is not self.pool:  # after a reconnection there is another pool
             kept = self._kept_client = super()._create_client()  # type: ignore[no-untyped-call]
         return kept
+
+    def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
+        priority = self._get_message_priority(message)  # type: ignore[no-untyped-call]
+        if priority:
+            raise ValueError(
+                f"priority={priority}: messages have none here; they are taken in the order of their queue"
+            )
+        super()._put(queue, message, **options)  # type: ignore[no-untyped-call]
 
     def _connparams(self, *arguments: Any, **options: Any) -> Any:
         if self.connection.client is None:
