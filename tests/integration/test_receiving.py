@@ -52,10 +52,11 @@ class Taker:
 
     def turn(self, until: Callable[[], object] = lambda: False, seconds: float = 5.0) -> bool:
         """Turn the loop until something is so; return whether it is."""
-        self.hub.call_later(seconds, lambda: None)  # a loop that waits for nothing else ends its wait then
+        tick = self.hub.call_repeatedly(0.02, lambda: None)  # so that it looks whether it is so
         deadline = time.monotonic() + seconds
         while not until() and time.monotonic() < deadline:
             next(self.hub.loop)
+        tick.cancel()
         return bool(until())
 
     def turn_until(self, count: int) -> bool:
