@@ -10,7 +10,7 @@ from bank.errors import CannotStart
 from bank.strategies.single_statement import SingleStatement
 from bankrun.bench import costmap, peers, scale
 from bankrun.bench.rates import Contestant, measure
-from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE, Bench, FirstCell
+from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE, QUEUE_ROWS, Bench, FirstCell
 from bankrun.results.provenance import Provenance, write_command
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
@@ -109,7 +109,11 @@ class BenchPlan:
         """Return all that are measured, without the queues that are missing."""
         found = self.headline()
         if not self.quick:
-            found += [Contestant(name, self.topology, 1, self.accounts) for name in peers.PEERS if name not in missing]
+            found += [
+                Contestant(name, self.topology, 1, self.accounts)
+                for name, (queue, _) in QUEUE_ROWS.items()
+                if queue not in missing
+            ]
         if self.full:
             already = {one[:-1] for one in found}  # with another weight, perhaps
             found += [one for one in self.around() if one[:-1] not in already]

@@ -18,7 +18,7 @@ from bankrun.bench import peers
 from bankrun.bench.pgbench import SCRIPTS, pgbench_rate
 from bankrun.bench.rules import PATIENCE, check_kept
 from bankrun.errors import BankrunError
-from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, BenchRow, MeasuredFrom, RateSpread
+from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, QUEUE_ROWS, BenchRow, MeasuredFrom, RateSpread
 from bankrun.results.models.comparison import Run
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
@@ -181,7 +181,7 @@ def _rate(servers: Servers, lab: Lab, one: Contestant, workload: Workload, seed:
         return pgbench_rate(lab.database, one.name, workload, clients=clients, seed=seed)
     if one.name == NOOP:
         return _noop_rate(lab, workload, one.topology, seed)
-    if one.name in peers.PEERS:
+    if one.name in QUEUE_ROWS:
         return peers.rate(servers, lab, one.name, one.topology, workload, seed)
     if is_chunk_strategy(one.name):
         return end_to_end_rate(lab, one.name, one.topology, workload, seed)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import log10
 
 from bankrun.render.svg import Picture, stand_alone
-from bankrun.results.models.bench import PGBENCH_SINGLE, QUEUE_STRATEGY, QUEUES, Bench, BenchRow
+from bankrun.results.models.bench import PGBENCH_SINGLE, QUEUE_ROWS, QUEUE_STRATEGIES, Bench, BenchRow
 
 WIDTH, LABELS, BAR, STEP = 820, 250, 16, 24
 CELL_WIDTH, CELL_HEIGHT = 170, 44
@@ -14,7 +14,8 @@ EXPLAINED = (
     "`pgbench` accepts, claims, moves and journals each transfer in one transaction, with as many clients as there are"
     " threads; `pgbench-accepted` finds it accepted, and is the p of the bound. `celery-noop` is messages that do"
     " nothing: n. *The bound* is 1/(1/n + 1/p): a message costs what a no-op costs, and then the transfer what it costs"
-    " pgbench. The other queues apply the same transfer with the same teller and `row-lock`."
+    " pgbench. The other queues apply the same transfer with the same teller, and `row-lock`"
+    " or the strategy that is named."
 )
 MAP_EXPLAINED = (
     "Measured, one round: the fastest of those whose claim covers the topology and that lost nothing, with those"
@@ -25,7 +26,7 @@ SINGLE_EXPLAINED = (
     " {bound:,.0f}/s, and `single-statement` reaches {share:.0%} of it."
 )
 BESIDE_EXPLAINED = (
-    f"`{QUEUE_STRATEGY}` by Celery, in times of each queue's rate for the same transfers, one in a message. More than"
+    "By Celery, in times of each queue's rate for the same transfers and strategy, one in a message. More than"
     " one transfer in a message means fewer messages; each transfer is still claimed, and committed, on its own."
 )
 WARNING = (
@@ -129,23 +130,25 @@ def _figures(result: Bench, pictures: Mapping[str, str]) -> list[str]:
 
 
 def _beside_queues(result: Bench) -> list[str]:
-    rows = result.headline
-    queues = [row for row in rows if row.name in QUEUES]
-    ours = [row for row in rows if row.name == QUEUE_STRATEGY]
+    tables = [line for strategy in QUEUE_STRATEGIES for line in _beside_queues_with(strategy, result.headline)]
+    return ["## Beside other queues", "", BESIDE_EXPLAINED, "", *tables] if tables else []
+
+
+def _beside_queues_with(strategy: str, rows: list[BenchRow]) -> list[str]:
+    queues = {
+        QUEUE_ROWS[row.name][0]: row for row in rows if row.name in QUEUE_ROWS and strategy in QUEUE_ROWS[row.name]
+    }
+    ours = [row for row in rows if row.name == strategy]
     if not (queues and ours):
         return []
     return [
-        "## Beside other queues",
-        "",
-        BESIDE_EXPLAINED,
-        "",
         *table(
-            ("transfers in a message", "median /s", *(f"of {queue.name}" for queue in queues)),
+            (f"`{strategy}`, transfers in a message", "median /s", *(f"of {queue}" for queue in queues)),
             [
                 (
                     f"{row.chunk:,}",
                     _median(row),
-                    *(_ratio(row.transfers_per_s.median / queue.transfers_per_s.median) for queue in queues),
+                    *(_ratio(row.transfers_per_s.median / queue.transfers_per_s.median) for queue in queues.values()),
                 )
                 for row in ours
             ],

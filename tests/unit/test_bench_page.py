@@ -96,7 +96,7 @@ def test_the_row_lock_is_given_in_times_of_each_other_queue() -> None:
     measured.rows.append(Row(Contestant("row-lock", SHAPE, 10), [600.0]))
     saved.rows = measured.summarize()
     text = page.markdown(saved, pictures={"rates": "r.svg", "map": "m.svg"})
-    assert "| transfers in a message | median /s | of dramatiq |" in text
+    assert "| `row-lock`, transfers in a message | median /s | of dramatiq |" in text
     assert "| 1 | 500 | 2.0 × |" in text
     assert "| 10 | 600 | 2.4 × |" in text
 

@@ -1,7 +1,7 @@
 """Other ways to run the same transfer: task queues that one might take instead, and the talk's pool of threads.
 
-Each applies one transfer per message with our teller and the row lock, so that only the queue differs. They are not
-needed for anything else: `requirements-peers.lock` brings them, and one that is missing is not run.
+Each applies one transfer per message with our teller and one of our strategies, so that only the queue differs. They
+are not needed for anything else: `requirements-peers.lock` brings them, and one that is missing is not run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from bank.errors import BankError
 from bank.postgres.schema import open_bank
 from bankrun.bench.rules import PATIENCE, check_kept
-from bankrun.results.models.bench import QUEUE_STRATEGY, QUEUES
+from bankrun.results.models.bench import QUEUE_ROWS, QUEUES
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Lab
@@ -24,7 +24,6 @@ from bankrun.runs.session import Servers, cores_of, worker_environment
 from workers.fleet import instance_environment
 from workers.submission import Submission
 
-STRATEGY = QUEUE_STRATEGY
 PEERS = {name: None if name == "threads" else name for name in QUEUES}
 """Each peer's package; the pool of threads needs none."""
 STOP_SECONDS = 3.0
@@ -44,18 +43,19 @@ def missing(servers: Servers) -> dict[str, str]:
 
 
 def rate(servers: Servers, lab: Lab, name: str, topology: Topology, workload: Workload, seed: int) -> float:
-    """Return a peer's transfers a second, from the first claim to the last commit by Postgres' clock.
+    """Return the rate of a row of QUEUE_ROWS: transfers a second, first claim to last commit, by Postgres' clock.
 
     Its processes are started, all its messages sent, and then all begin. Raises BankError if one ends too early.
     """
     assert servers.keeper is not None
+    peer, strategy = QUEUE_ROWS[name]
     open_bank(lab.database, accounts=workload.accounts, opening=workload.opening)
     orders = list(workload.orders(seed))
-    Delivery(lab, Submission(name, STRATEGY)).accept(orders, forgettable=True)
+    Delivery(lab, Submission(name, strategy)).accept(orders, forgettable=True)
     environment = worker_environment(servers)
-    if name == "procrastinate":  # it keeps its messages in Postgres too, in tables that a worker's role cannot make
+    if peer == "procrastinate":  # it keeps its messages in Postgres too, in tables that a worker's role cannot make
         environment["BANKRUN_DATABASE_URL"] = servers.endpoints.database_url
-    names = [f"{name}-{os.getpid()}-{number}" for number in range(topology.instances)]
+    names = [f"{peer}-{os.getpid()}-{number}" for number in range(topology.instances)]
     cores = cores_of(servers, names)
 
     def check() -> None:
@@ -64,13 +64,13 @@ def rate(servers: Servers, lab: Lab, name: str, topology: Topology, workload: Wo
 
     with tempfile.TemporaryDirectory() as place:
         for number, process in enumerate(names):
-            arguments = [place, name, str(number), str(topology.instances), str(topology.threads)]
+            arguments = [place, peer, strategy, str(number), str(topology.instances), str(topology.threads)]
             servers.keeper.spawn(
                 process,
                 [sys.executable, "-P", "-m", "bankrun.bench.peers.process", *arguments],
                 env={**environment, **instance_environment(process, cores)},
                 cwd=servers.state_dir,
-                log=servers.state_dir / "logs" / f"{name}.log",
+                log=servers.state_dir / "logs" / f"{peer}.log",
             )
         try:
             wait(

@@ -1,4 +1,4 @@
-"""One process of a peer: `python -m bankrun.bench.peers.process PLACE NAME NUMBER INSTANCES THREADS`.
+"""One process of a peer: `python -m bankrun.bench.peers.process PLACE NAME STRATEGY NUMBER INSTANCES THREADS`.
 
 The first one sends the messages. All say that they are ready with a file, and begin when there is a file `go`.
 """
@@ -21,7 +21,6 @@ from bank.postgres.database import Database
 from bank.settings import Settings, read_settings
 from bank.strategies.redis_lock import redis_url
 from bank.teller import Teller
-from bankrun.bench.peers import STRATEGY
 from workers.process.affinity import stay_on
 
 Legs = tuple[str, int, int, int]
@@ -114,7 +113,7 @@ def pool_of_threads(gate: Gate, apply: Apply, legs: Sequence[Legs], threads: int
         signal.pause()
 
 
-def main(place: str, name: str, number: str, instances: str, threads: str) -> None:
+def main(place: str, name: str, strategy: str, number: str, instances: str, threads: str) -> None:
     """Be one process of a peer, until a signal ends it."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     settings = read_settings()
@@ -125,7 +124,7 @@ def main(place: str, name: str, number: str, instances: str, threads: str) -> No
         stay_on(settings.core)
     url = settings.database_url.get_secret_value()
     database = Database.for_instance(url, instance=settings.instance, threads=int(threads), settings=settings)
-    apply = _apply(database, settings)
+    apply = _apply(database, strategy, settings)
     gate = Gate(Path(place), int(number))
     # A pool of threads has no queue that processes could share: each gets its part of the transfers.
     shared = name != "threads"
@@ -146,14 +145,14 @@ def main(place: str, name: str, number: str, instances: str, threads: str) -> No
             pool_of_threads(gate, apply, legs, int(threads))
 
 
-def _apply(database: Database, settings: Settings) -> Apply:
+def _apply(database: Database, strategy_name: str, settings: Settings) -> Apply:
     teller = Teller(
         database,
         instance=str(settings.instance),
         guard_timeout_seconds=settings.lock_timeout_ms / 1000,
         patience_seconds=settings.patience_ms / 1000,
     )
-    strategy = strategy_named(STRATEGY).open(settings)
+    strategy = strategy_named(strategy_name).open(settings)
 
     def apply(transfer: str, debit: int, credit: int, amount: int) -> None:
         teller.apply(Order(UUID(transfer), debit, credit, amount), strategy)

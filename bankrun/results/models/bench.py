@@ -14,8 +14,14 @@ PGBENCH_ACCEPTED = "pgbench-accepted"
 PGBENCH_SINGLE = "pgbench-single-statement"
 NOOP = "celery-noop"
 QUEUES = ("dramatiq", "huey", "procrastinate", "threads")
-"""Other ways to run the same transfer, each with QUEUE_STRATEGY."""
-QUEUE_STRATEGY = "row-lock"
+"""Other ways to run the same transfer, each with QUEUE_STRATEGIES."""
+QUEUE_STRATEGIES = ("row-lock", "single-statement")
+QUEUE_ROWS = {
+    queue if strategy == QUEUE_STRATEGIES[0] else f"{queue} {strategy}": (queue, strategy)
+    for strategy in QUEUE_STRATEGIES
+    for queue in QUEUES
+}
+"""Each queue with each strategy, by the name of its row: that of the first strategy is the queue's own."""
 
 MeasuredFrom = Literal["acceptance", "claim", "message"]
 Rate = Annotated[float, Field(gt=0)]
