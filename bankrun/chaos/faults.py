@@ -110,6 +110,18 @@ def _kill_at(point: Point) -> Callable[[Scene], None]:
     return strike
 
 
+def _kill_when_a_message_wakes_it(scene: Scene) -> None:
+    """Let one instance wait for messages, and end with the first that it gets, before it can have done anything."""
+    targets, name = scene.targets, scene.an_instance()
+    targets.arm(name, "receive", "kill")
+    targets.join(name)
+    time.sleep(OUTAGE_SECONDS)
+    scene.delivery.publish(scene.orders)
+    targets.await_death(name)
+    scene.over()
+    targets.revive(name)
+
+
 def _pause_holder(scene: Scene) -> None:
     settings = scene.targets.settings
     # Longer than a lease and than a wait for a lock, and shorter than Postgres lets a transaction idle.
@@ -301,6 +313,17 @@ FAULTS = {
     fault.name: fault
     for fault in (
         Fault("kill", "an instance is killed at a random moment", _kill, quick=False),
+        Fault(
+            "kill-while-receiving",
+            "killed when it has taken messages, and before it can have noted them",
+            _kill_at("receive"),
+            point=("receive", "kill"),
+        ),
+        Fault(
+            "kill-while-waiting",
+            "the same, of an instance that was waiting for messages",
+            before=_kill_when_a_message_wakes_it,
+        ),
         Fault(
             "kill-between-writes",
             "killed between the debit and the credit",

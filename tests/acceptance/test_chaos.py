@@ -20,7 +20,7 @@ from bankrun.chaos import cells as chaos
 from bankrun.chaos.cells import CHAOS_LOAD, ChaosCell, ChaosPlan, run_cell
 from bankrun.chaos.faults import FAULTS
 from bankrun.chaos.soak import SoakPlan
-from bankrun.chaos.targets import Targets, open_targets
+from bankrun.chaos.targets import WAITS, Targets, open_targets
 from bankrun.cli.chaos import choose_survivors
 from bankrun.results.topology import Topology
 from bankrun.runs.delivery import Delivery
@@ -50,9 +50,25 @@ def strike(
     return run_cell(targets, plan, FAULTS[fault], strategy)
 
 
+@pytest.mark.parametrize(("receive_many", "lost"), [(True, 0), (False, 1)], ids=["as here", "as Kombu does"])
+def test_an_instance_that_dies_while_it_receives_loses_no_message_unless_it_takes_them_as_kombu_does(
+    receive_many: bool, lost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(tempfile.mkdtemp(prefix="bankrun-chaos-"))
+    path.chmod(0o755)
+    settings = Settings(state_dir=path, receive_many=receive_many)
+    monkeypatch.setattr(chaos, "STALLED_SECONDS", 12.0)  # longer than what is noted needs to come back
+    with open_targets(settings, instances=2, threads=4, waits={**WAITS, "reconcile_ms": 600_000}) as targets:
+        cells = [strike(targets, fault) for fault in ("kill-while-receiving", "kill-while-waiting")]
+    shutil.rmtree(path, ignore_errors=True)
+    assert [(cell.pending, cell.republished) for cell in cells] == [(lost, 0), (lost, 0)]
+
+
 @pytest.mark.parametrize(
     ("fault", "strategy"),
     [
+        ("kill-while-receiving", "row-lock"),
+        ("kill-while-waiting", "single-statement"),
         ("kill-between-writes", "row-lock-orm"),
         ("kill-before-commit", "atomic-update"),
         ("kill-after-commit", "row-lock"),

@@ -7,7 +7,7 @@ worker. Here it is dropped, with its reason in the log, and does not come back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty
 from typing import Any
@@ -63,16 +63,25 @@ class Transport(receiving.Transport):
     """Lets jobs and remote-control commands pass, and nothing else."""
 
     Channel = Channel
+    received: Callable[[], None] | None = None
+    """A failpoint: reached with each job that has just come, however it came."""
 
     def _deliver(self, message: Any, queue: str) -> None:
         if any(queue in channel.active_fanout_queues for channel in self.channels):
             envelope.check_command(message)
         else:
             message = envelope.job(message, queue)
+            self._reach()
         super()._deliver(message, queue)  # type: ignore[no-untyped-call]
+
+    def _reach(self) -> None:
+        reach = type(self).received
+        if reach is not None:
+            reach()
 
     def deliver_job(self, message: dict[str, Any], queue: str) -> None:
         """Let a job pass that a receiver has taken."""
+        self._reach()
         super()._deliver(message, queue)  # type: ignore[no-untyped-call]
 
 

@@ -25,10 +25,10 @@ from bank.postgres.connection import LeanConnection, Parameters, Query, Rows
 from bank.postgres.models import SCHEMA
 from bank.strategies.single_statement import SingleStatement
 
-Point = Literal["claim", "after-read", "between-writes", "before-commit", "after-commit"]
-"""``after-read`` is after the first statement that reads an account, which may write it too; ``between-writes`` after
-the first that writes one, which may write both. Where one statement is the whole transfer, ``claim`` is before it, and
-the others are after its COMMIT."""
+Point = Literal["receive", "claim", "after-read", "between-writes", "before-commit", "after-commit"]
+"""``receive`` is when a message has just come, and is in nobody's hands yet; ``after-read`` is after the first
+statement that reads an account, which may write it too; ``between-writes`` after the first that writes one, which may
+write both. Where one statement is the whole transfer, ``claim`` is before it, and the others are after its COMMIT."""
 Action = Literal["kill", "stop", "exit"]
 """SIGKILL, SIGSTOP, or an end of the process as after a fault in an extension module."""
 

@@ -6,6 +6,7 @@ import gc
 import logging
 import random
 import time
+from functools import partial
 from typing import Any, NoReturn
 
 from celery import Task, shared_task
@@ -51,6 +52,8 @@ def _open(sender: Any, **_: Any) -> None:
     if settings.core is not None:
         stay_on(settings.core)
     _instance = Instance(settings)
+    if _instance.failpoints is not None:
+        gate.Transport.received = partial(_instance.failpoints.reach, "receive")
     # A connection of its own: one of the pool's would be missing to a thread.
     database = _instance.open_database(f"{_instance.name} reconciler", threads=1)
     _reconciler = Reconciler(database, sender.app, wait_seconds=settings.reconcile_ms / 1000)
