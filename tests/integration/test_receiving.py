@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from kombu import Connection, Consumer, Exchange, Queue
+from kombu import transport as transports
 from kombu.asynchronous import Hub
 from kombu.transport import TRANSPORT_ALIASES
 from redis import Redis
@@ -87,6 +88,7 @@ def broker(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redi
     """An empty broker; what is connected to it with Kombu goes through the gate."""
     for scheme in ("redis", "rediss"):
         monkeypatch.setitem(TRANSPORT_ALIASES, scheme, "workers.broker.gate:Transport")
+    monkeypatch.setattr(transports, "_transport_cache", {})  # Kombu keeps what a scheme meant at first
     assert settings.broker_url is not None
     client = Redis.from_url(redis_url(settings.broker_url.get_secret_value()))
     client.flushdb()
