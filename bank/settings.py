@@ -63,12 +63,6 @@ class Settings(BaseSettings):
     prefetch: int = Field(
         2, ge=1, le=100, description="messages held for each thread, as long as others find some in the queue; 1: none"
     )
-    acknowledge_ms: int = Field(
-        3,
-        ge=0,
-        le=1_000,
-        description="done messages are acknowledged together, so long after the first; 0: each at once",
-    )
     visibility_timeout_ms: int = Field(
         60_000, ge=1_000, le=2**40, description="Redis: an unacknowledged message comes back"
     )

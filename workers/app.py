@@ -62,7 +62,6 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # A message is acknowledged after COMMIT, and each thread works at one at a time.
         "task_acks_late": True,
         "worker_prefetch_multiplier": settings.prefetch if settings.receive_many else 1,
-        "worker_consumer": "workers.process.consumer:Consumer",
         "task_ignore_result": True,
         "worker_send_task_events": False,
         "worker_hijack_root_logger": False,

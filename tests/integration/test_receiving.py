@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from bank.settings import Settings
 from bank.strategies.redis_lock import redis_url
 from tests import hostile
 from workers.broker.receiver import LONG
+from workers.process.request import Request
 
 THREADS = 4
 
@@ -145,6 +147,20 @@ def test_it_takes_as_many_as_it_has_room_for_in_one_round_trip_and_each_is_noted
     assert {(exchange, queue) for _, exchange, queue in noted(broker)} == {("", "q")}
     assert all(abs(score - time.time()) < 5 for _, score in broker.zrange("unacked_index", 0, -1, withscores=True))
     assert broker.llen("q") == 6
+
+
+def test_a_message_is_opened_once_and_celery_is_handed_what_was_in_it(
+    broker: Redis, take: Callable[..., Taker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(broker, "q")
+    taker = take("q")
+    assert taker.turn_until(1)
+    (message,) = taker.taken
+    monkeypatch.setattr(message, "_decode", lambda: pytest.fail("it is opened again"))
+    request = Request(message, app=None, task=SimpleNamespace(ignore_result=True), hostname="h")
+    assert (request.body, request.content_type, request.content_encoding) == (message.payload, None, None)
+    assert json.loads(message.body) == list(message.payload)
+    assert request.args[0]["run"] == "hostile"
 
 
 def test_what_is_done_is_forgotten_together_with_the_next_that_is_taken(
