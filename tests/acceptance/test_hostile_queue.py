@@ -34,6 +34,7 @@ def test_whatever_lies_in_its_queue_a_worker_drops_it_with_a_reason_and_applies_
     said = len(logged(state_dir))
     with lab.app.connection_for_write() as connection:
         client = connection.default_channel.client
+        client.delete("unacked", "unacked_index")  # what instances held that other tests have killed
         client.lpush(queue, *payloads)
         client.publish("/0.celery.pidbox", b"[" * 100_000)  # and the channel of remote control
         client.publish("/0.celery.pidbox", b'{"body": 5}')
