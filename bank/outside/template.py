@@ -18,7 +18,7 @@ STRATEGY = Template('''"""A transfer of my own, on trial:
 
     bankrun prove --strategy $module:$name      every order in which two transfers can meet
     bankrun compare --strategy $module:$name    under load, on one instance and on three
-    pytest test_$module.py                      the first of these, as a test
+    pytest test_$module.py                       the first of these, as a test
 
 Two lines are to be edited. As it stands, this is the naive transfer: it reads, computes and writes.
 """
@@ -48,8 +48,9 @@ class $name(Strategy):
     # def guard(self, order):                      a lock from before BEGIN until after COMMIT: a ThreadGuard(lock) made
     #     return self._guard                       in __init__, or enter(timeout_seconds), try_enter() and leave()
     #
-    # def read(self, transaction, attempt):        what is to come before the read
-    #     transaction.execute("SELECT pg_advisory_xact_lock(1, %(account)s)", {"account": attempt.order.debit})
+    # def read(self, transaction, attempt):        what is to come before the read; both accounts, in id order
+    #     for account in attempt.order.accounts:
+    #         transaction.execute("SELECT pg_advisory_xact_lock(7, %(account)s)", {"account": account})
     #     return super().read(transaction, attempt)
     #
     # def move(self, transaction, attempt):        all of it, if it does not read before it writes

@@ -18,7 +18,7 @@ def explain(cell: Cell) -> Iterator[str]:
             what = f"{finding.invariant}, {finding.kind}"
             yield f"  {what}: {finding.count:,} times; first: {finding.examples[0]}"
     if run.audit.example is not None:
-        yield from _tell(*run.audit.example, topology=run.topology)
+        yield from _tell(*run.audit.example, claim=run.claim)
 
 
 def _count_losses(run: Run) -> str:
@@ -31,7 +31,7 @@ def _count_losses(run: Run) -> str:
     return f"{lost}; together they were worth {run.lost_delta:+,}, so the total is off by {run.drift:+,}, to the cent"
 
 
-def _tell(lost: PostingTold, culprit: PostingTold, *, topology: str) -> Iterator[str]:
+def _tell(lost: PostingTold, culprit: PostingTold, *, claim: str) -> Iterator[str]:
     """Tell how one posting was lost, in the order in which Postgres saw it happen."""
     names = ("A", "B")
     both = dict(zip(names, sorted((lost, culprit), key=lambda posting: posting.read_at), strict=True))
@@ -50,11 +50,9 @@ def _tell(lost: PostingTold, culprit: PostingTold, *, topology: str) -> Iterator
             events.append((posting.written_at, name, f"has written {posting.after:,} (entry {posting.entry})"))
         if posting.committed_at:
             events.append((posting.committed_at, name, "begins to commit; others see it once it is on disk"))
-    apart = (
-        "two instances: no thread lock reaches from one to the other"
-        if lost.instance != culprit.instance
-        else "one instance"
-    )
+    apart = "two instances" if lost.instance != culprit.instance else "one instance"
+    if lost.instance != culprit.instance and claim == "process":
+        apart += ": no thread lock reaches from one to the other"
     yield f"  For example, on account {lost.account} ({apart}):"
     for name, posting in both.items():
         yield f"    {name} is {_name_thread(posting)}, transfer {posting.transfer[:8]}"
