@@ -223,6 +223,16 @@ class Fleet:
                     "restart it, as with docker compose restart worker"
                 )
 
+    def renew_sessions(self, instances: Sequence[InstanceInfo]) -> None:
+        """Let every instance close its idle sessions. Raises BankError if one does not answer."""
+        nodes = [info.node for info in instances]
+        replies = self._ask("bankrun_renew", nodes=nodes, timeout_seconds=REPLY_SECONDS, limit=len(nodes))
+        silent = [info.instance for info in instances if info.node not in replies]
+        if silent:
+            raise BankError(
+                f"no answer from {', '.join(silent)} within {REPLY_SECONDS:g} s: sessions were to be renewed"
+            )
+
     def find_stuck(self, instances: Sequence[InstanceInfo]) -> dict[str, list[str]]:
         """Return, by instance, where transfers stand that do not come to an end."""
         nodes = [info.node for info in instances]

@@ -14,6 +14,7 @@ from sqlalchemy.schema import CreateColumn
 
 from bank.errors import CannotStart, NotReady, Occupied
 from bank.postgres import models, roles
+from bank.postgres.catalog import note_as_made
 from bank.postgres.database import BALANCE_CHECK, Database
 from bank.settings import without_password
 
@@ -87,11 +88,33 @@ def create_schema(database: Database) -> None:
     with database.engine.begin() as connection:
         if _refuse_strangers(connection, database.url) is None:
             roles.check_may_create(connection, database.url)
-            connection.exec_driver_sql(f"CREATE SCHEMA {models.SCHEMA}")
-            connection.exec_driver_sql(f"COMMENT ON SCHEMA {models.SCHEMA} IS '{MARKER}{uuid.uuid4()}'")
+            _make(connection, f"{MARKER}{uuid.uuid4()}")
         roles.check_owner(connection, database.url)
         models.metadata.create_all(connection)
         _add_columns(connection)
+        roles.grant_to_workers(connection)
+
+
+def _make(connection: Connection, marker: str) -> None:
+    """Make the schema and its tables, and note in a comment what they look like."""
+    connection.exec_driver_sql(f"CREATE SCHEMA {models.SCHEMA}")
+    connection.exec_driver_sql(f"COMMENT ON SCHEMA {models.SCHEMA} IS '{marker}'")
+    models.metadata.create_all(connection)
+    note_as_made(connection)
+
+
+def renew_schema(database: Database) -> None:
+    """Make our schema anew, empty, with the identity that it had: nothing that a strategy made is left in it.
+
+    Raises CannotStart if it is not ours, or if our role may not make schemas.
+    """
+    with database.engine.begin() as connection:
+        marker = _refuse_strangers(connection, database.url)
+        if marker is None:
+            raise CannotStart(f"{without_password(database.url)} holds no bank yet")
+        roles.check_may_create(connection, database.url)
+        connection.exec_driver_sql(f"DROP SCHEMA {models.SCHEMA} CASCADE")
+        _make(connection, marker)
         roles.grant_to_workers(connection)
 
 

@@ -11,11 +11,13 @@ from uuid import NAMESPACE_OID, uuid5
 
 from celery import Celery
 
+from bank import outside
 from bank.audit import audit
 from bank.errors import BankError, CannotStart
 from bank.outside import strategy_named
+from bank.postgres.catalog import describe_surroundings, is_as_made
 from bank.postgres.database import Database
-from bank.postgres.schema import open_bank
+from bank.postgres.schema import open_bank, renew_schema
 from bank.settings import Settings
 from bank.strategies import CONTROL, STRATEGIES
 from bankrun.results.models.comparison import Cell, Run
@@ -129,6 +131,8 @@ class Lab:
         self._settings = settings or Settings()
         self._restart = restart
         self._admitted: set[str] = set()
+        self._is_used = False
+        self._changed: dict[str, frozenset[str]] = {}
         self._check_processes = check_processes
         self.app = app
         self.fleet = fleet
@@ -161,6 +165,7 @@ class Lab:
         Raises what ``admit`` raises, before anything is sent.
         """
         self.admit(strategy)
+        around = self._renew(strategy)
         if plan.warmup:
             workload = replace(plan.workload, transfers=plan.warmup)
             self._send(strategy, topology, workload, plan.seed, plan.cell_seconds_max, Silence())
@@ -170,6 +175,9 @@ class Lab:
         readings = self.fleet.read_meters(name, chosen)
         found = audit(self.database)
         faults = self._faults(strategy, chosen, readings, found.transfers["pending"])
+        if around is not None:
+            changed = sorted((around ^ describe_surroundings(self.database)) | self._changed[strategy])
+            faults |= {f"{strategy} changes what lies outside of the bank: {what}": 1 for what in changed}
         seconds = self.seconds()
         decided = sum(count for status, count in found.transfers.items() if status != "pending")
         return Run(
@@ -214,9 +222,27 @@ class Lab:
         """
         if strategy in STRATEGIES or strategy in self._admitted:
             return
+        self._is_used = True
+        around = describe_surroundings(self.database)
         rehearse(self.database, self._settings, [strategy])
+        self._changed[strategy] = around ^ describe_surroundings(self.database)
         self.fleet.check_strategy(strategy, self.instances)
         self._admitted.add(strategy)
+
+    def _renew(self, strategy: str) -> frozenset[str] | None:
+        """Give a strategy from outside, and the one after it, a bank and sessions that nobody used before.
+
+        Returns, for one from outside, what lay around the bank before it.
+        """
+        theirs = strategy not in STRATEGIES
+        around = describe_surroundings(self.database) if theirs else None
+        if theirs or self._is_used or not is_as_made(self.database):
+            renew_schema(self.database)
+            self.fleet.renew_sessions(self.instances)
+        if theirs:
+            outside.install(strategy_named(strategy), self.database)
+        self._is_used = theirs
+        return around
 
     def _faults(
         self, strategy: str, chosen: Sequence[InstanceInfo], readings: Readings, pending: int

@@ -30,6 +30,13 @@ def refusal(state: Any, strategy: str) -> dict[str, Any]:
     return {"refusal": current_instance().try_strategy(strategy), "fingerprint": outside.fingerprint(strategy)}
 
 
+@inspect_command(name="bankrun_renew")  # type: ignore[untyped-decorator]
+def renew(state: Any) -> dict[str, Any]:
+    """Close the idle sessions: the next transfers get new ones, in which nothing was set, locked or made."""
+    current_instance().database.engine.dispose()
+    return {"renewed": True}
+
+
 @inspect_command(name="bankrun_standing")  # type: ignore[untyped-decorator]
 def standing(state: Any) -> dict[str, Any]:
     """Say where transfers stand that do not come to an end."""
