@@ -212,7 +212,24 @@ class Lab:
             history=read_history(self.database),
             scene=read_scene(self.database, found),
             faults=faults,
+            refused_payable=self._count_refused_payable(),
         )
+
+    def _count_refused_payable(self) -> int:
+        """Return how many transfers were refused that every order one by one pays.
+
+        Those from an account that could pay all its transfers from what it was opened with, and are of two accounts
+        that exist.
+        """
+        with self.database.transaction() as transaction:
+            row = transaction.execute(
+                """
+                SELECT count(*) FROM transfers t JOIN accounts d ON d.id = t.debit JOIN accounts c ON c.id = t.credit
+                JOIN (SELECT debit, sum(amount) AS most FROM transfers GROUP BY debit) paid ON paid.debit = t.debit
+                WHERE t.status = 'refused' AND d.opening >= paid.most
+                """
+            ).fetchone()
+        return int(row[0]) if row is not None else 0
 
     def admit(self, strategy: str) -> None:
         """Try out, once and before anything is sent, whether a strategy from outside can be used at all.

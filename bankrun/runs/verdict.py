@@ -43,6 +43,9 @@ def _verdict(runs: Sequence[Run], control: Sequence[Run], *, covered: bool) -> t
     if len(finished) < len(runs):
         pending = max(run.pending for run in runs)
         return INCONCLUSIVE, f"unfinished: {pending} of the transfers were still pending at the end"
+    refused = max(run.refused_payable for run in runs)
+    if refused:
+        return INCONCLUSIVE, f"{refused} transfers were refused that every order one by one pays"
     if not any(run.applied for run in runs):
         return INCONCLUSIVE, "not one transfer was applied"
     if runs[0].instances * runs[0].threads == 1:

@@ -60,6 +60,7 @@ class Run:
     history: History = field(default_factory=History)
     scene: list[PostingTold] = field(default_factory=list)
     faults: dict[str, int] = field(default_factory=dict)
+    refused_payable: int = 0
 
     @property
     def held(self) -> bool:
