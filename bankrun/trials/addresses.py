@@ -1,0 +1,79 @@
+"""How a program is told which database to use: variables of its environment, and nothing else of it is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from bankrun.errors import CannotStart
+
+FIELDS = ("url", "host", "port", "user", "password", "database")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a program reaches its database; ``host`` may be the directory of a socket."""
+
+    host: str
+    port: int
+    user: str
+    database: str
+    password: str = ""
+
+    @property
+    def url(self) -> str:
+        """As libpq, SQLAlchemy, asyncpg and node's pg read it."""
+        login = quote(self.user, safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
+        database = quote(self.database, safe="")
+        if self.host.startswith("/"):
+            return f"postgresql://{login}@/{database}?{urlencode({'host': self.host, 'port': self.port}, safe='/')}"
+        return f"postgresql://{login}@{self.host}:{self.port}/{database}"
+
+    def environment(self, templates: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables: those of libpq, DATABASE_URL, and what the user asked for beside."""
+        fields = {
+            "url": self.url.removeprefix("postgresql://"),
+            "host": self.host,
+            "port": str(self.port),
+            "user": self.user,
+            "password": self.password,
+            "database": self.database,
+        }
+        variables = {
+            "DATABASE_URL": self.url,
+            "PGHOST": self.host,
+            "PGPORT": str(self.port),
+            "PGUSER": self.user,
+            "PGDATABASE": self.database,
+            "PGSSLMODE": "disable",
+            "PGGSSENCMODE": "disable",
+        }
+        if self.password:
+            variables["PGPASSWORD"] = self.password
+        return variables | {name: _fill(template, fields | {"url": self.url}) for name, template in templates.items()}
+
+
+def _fill(template: str, fields: Mapping[str, str]) -> str:
+    # "postgresql+psycopg://{url}" would repeat the scheme: the part of {url} before it is what the user wrote.
+    for scheme_end in ("://{url}",):
+        if scheme_end in template:
+            rest = fields["url"].partition("://")[2]
+            template = template.replace(scheme_end, "://" + rest.replace("{", "{{").replace("}", "}}"))
+    return template.format(**fields)
+
+
+def read_templates(given: Sequence[str]) -> dict[str, str]:
+    """Return NAME=TEMPLATE options as variables. Raises CannotStart for one that cannot be filled in."""
+    templates: dict[str, str] = {}
+    for one in given:
+        name, equals, template = one.partition("=")
+        if not equals or not name.isidentifier():
+            raise CannotStart(f"--env {one!r}: NAME=TEMPLATE, such as DB_URL='postgresql+psycopg://{{url}}'")
+        try:
+            _fill(template, dict.fromkeys(FIELDS, "x"))
+        except (KeyError, IndexError, ValueError) as error:
+            known = " ".join(f"{{{field}}}" for field in FIELDS)
+            raise CannotStart(f"--env {one!r}: a template has {known}, and no other braces") from error
+        templates[name] = template
+    return templates

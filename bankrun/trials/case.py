@@ -1,0 +1,229 @@
+"""One case: some programs, in two processes or in one, every interleaving of them, and what was found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from bankrun.errors import BankrunError
+from bankrun.schedule import Budget, Diverged, Engine, Execution, Exploration, ScheduleError, explore, replay
+from bankrun.trials import judge as judging
+from bankrun.trials.differences import Keys
+from bankrun.trials.execution import read_outcome, read_tables
+from bankrun.trials.invariant import Invariant
+from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY, SERIAL, Finding, Judge
+from bankrun.trials.matching import TooAlike
+from bankrun.trials.outcomes import Outcome, Place
+from bankrun.trials.programs import Program
+from bankrun.trials.serial import SerialRuns
+from bankrun.trials.values import Windows
+from bankrun.trials.yardstick import NotTheSame, Yardstick, learn, learned
+
+REPLAYS = 3
+"""A fault is reported if it shows as often as this when its schedule is run again."""
+SAFE, INCONCLUSIVE = "safe", "inconclusive"
+Tell = Callable[[str, int], None]
+"""Is told what is being done, and how many executions there were."""
+
+
+@dataclass(slots=True)
+class CaseFound:
+    """What was found in one case."""
+
+    instances: str
+    verdict: str = INCONCLUSIVE
+    complete: bool = False
+    executions: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    schedules: dict[str, str] = field(default_factory=dict)
+    """The shortest schedule of each kind of finding."""
+    findings: dict[str, Finding] = field(default_factory=dict)
+    reason: str = ""
+    not_compared: list[Place] = field(default_factory=list)
+    seconds: float = 0.0
+    serial_executions: int = 0
+
+    @property
+    def shortest(self) -> str:
+        """The id of the shortest schedule that shows the verdict; nothing if there is none."""
+        kind = self.verdict if self.verdict in self.schedules else ""
+        return f"{self.instances}/{self.schedules[kind]}" if kind else ""
+
+    @property
+    def difference(self) -> str:
+        """In a sentence, what is wrong with it."""
+        found = self.findings.get(self.verdict)
+        return found.difference if found is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user asked for."""
+
+    invariant: Invariant | None = None
+    compares_serial: bool = True
+    ignored: frozenset[Place] = frozenset()
+    preemptions_max: int | None = None
+    budget: Budget = field(default_factory=Budget)
+
+
+class Case:
+    """Programs under the engine, on a database that was set up."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        programs: Mapping[str, Program],
+        instances: str,
+        asked: Asked,
+        *,
+        keys: Keys,
+        windows: Windows,
+    ) -> None:
+        self._engine = engine
+        self._asked = asked
+        self._windows = windows
+        self._keys = keys
+        self._instances = instances
+        self._serial = SerialRuns(engine, programs, windows)
+        self._judge: Judge | None = None
+        self._before = Outcome(read_tables(engine.read_rows()))
+
+    def learn(self) -> None:
+        """Run the serial orders, and learn from them what can be compared.
+
+        Raises NotTheSame if one does not end the same way twice, and BankrunError if the invariant does not hold there.
+        """
+        self._serial.run_all_twice()
+        self._make_judge()
+
+    def _make_judge(self) -> None:
+        if not self._asked.compares_serial:
+            return
+        stick = learn(self._serial.pairs, self._before, self._windows, self._asked.ignored)
+        if self._judge is not None:
+            before = self._judge.stick
+            stick = Yardstick(
+                stick.windows,
+                stick.constants | before.constants,
+                stick.generated | before.generated,
+                stick.ignored | before.ignored,
+            )
+        orders = {order: self._serial.outcomes[order] for order in self._serial.pairs}
+        self._judge = Judge(stick, orders, self._serial_outcome, self._keys)
+
+    def _serial_outcome(self, order: tuple[str, ...]) -> Outcome:
+        return self._serial.run(order) if order else self._before
+
+    def explore(self, tell: Tell) -> CaseFound:
+        """Run every interleaving within the budget, and return what was found."""
+        found = CaseFound(self._instances)
+        stuck: list[str] = []
+
+        def look(execution: Execution) -> bool:
+            found.executions += 1
+            tell(f"{self._instances}: {execution.schedule}", found.executions)
+            if execution.stuck and not _is_cycle(execution):
+                stuck.append(execution.stuck)
+                return False
+            self._note(found, execution.schedule, self.judge(execution))
+            return False
+
+        exploration = explore(
+            self._engine, look, budget=self._asked.budget, preemptions_max=self._asked.preemptions_max
+        )
+        found.seconds = exploration.seconds
+        found.serial_executions = len(self._serial.outcomes) + len(self._serial.pairs)
+        if self._judge is not None:
+            found.not_compared = learned(self._judge.stick, self._asked.ignored)
+        self._conclude(found, exploration, stuck)
+        return found
+
+    def _note(self, found: CaseFound, schedule: str, finding: Finding) -> None:
+        found.counts[finding.kind] = found.counts.get(finding.kind, 0) + 1
+        known = found.schedules.get(finding.kind)
+        if known is None or _length(schedule) < _length(known):
+            found.schedules[finding.kind] = schedule
+            found.findings[finding.kind] = finding
+
+    def _conclude(self, found: CaseFound, exploration: Exploration, stuck: Sequence[str]) -> None:
+        found.complete = exploration.complete and not stuck
+        found.reason = stuck[0] if stuck else exploration.reason
+        for kind in (BROKEN, ERROR):
+            if found.counts.get(kind):
+                if self._shows_again(found, kind):
+                    found.verdict = kind
+                else:
+                    found.verdict, found.complete = INCONCLUSIVE, False
+                    found.reason = (
+                        f"{found.instances}/{found.schedules[kind]} was {kind} once, and not when it was run again"
+                    )
+                return
+        if not found.complete:
+            found.verdict = INCONCLUSIVE
+        else:
+            found.verdict = NEEDS_RETRY if found.counts.get(NEEDS_RETRY) else SAFE
+
+    def _shows_again(self, found: CaseFound, kind: str) -> bool:
+        """Run the shortest schedule again, beside serial orders that are as young."""
+        if self._judge is not None:
+            self._serial.refresh()
+            self._make_judge()
+        for _ in range(REPLAYS):
+            try:
+                finding = self.judge(replay(self._engine, found.schedules[kind]))
+            except Diverged:
+                return False
+            if finding.kind != kind:
+                return False
+            found.findings[kind] = finding
+        return True
+
+    def judge(self, execution: Execution) -> Finding:
+        """Return what an execution is worth."""
+        if execution.stuck:
+            return Finding(BROKEN, (), _say_cycle(execution.stuck))
+        finding = Finding(SERIAL)
+        if self._judge is not None:
+            outcome = read_outcome(execution)
+            finding = self._judge.judge(outcome, partial(self._run_again, execution, outcome))
+        if finding.kind != BROKEN and self._asked.invariant is not None:
+            violated = judging.judge_invariant(self._asked.invariant.ask())
+            if violated.kind == BROKEN:
+                return violated
+        return finding
+
+    def _run_again(self, execution: Execution, before: Outcome, names: Sequence[str]) -> Outcome:
+        """Run programs that met a conflict once more; the others have ended as they did."""
+        again = read_outcome(self._engine.run_again(names))
+        return Outcome(again.tables, {**before.endings, **again.endings})
+
+    def replay(self, schedule: str) -> tuple[Execution, Finding | None]:
+        """Run one schedule, with the line of each step. Raises BankrunError if it cannot be followed."""
+        self._engine.stepper.sources = True
+        try:
+            execution = replay(self._engine, schedule)
+        except Diverged as error:
+            raise BankrunError(f"{self._instances}/{schedule} cannot be followed here: {error}") from error
+        finally:
+            self._engine.stepper.sources = False
+        return execution, self.judge(execution)
+
+
+def _is_cycle(execution: Execution) -> bool:
+    """Whether nobody could go on, ever; a step or a time that was a cap tells nothing."""
+    return execution.stuck.startswith("nobody can go on")
+
+
+def _say_cycle(stuck: str) -> str:
+    return stuck.replace("nobody can go on", "neither ends", 1)
+
+
+def _length(schedule: str) -> tuple[int, int, str]:
+    """Return by what schedules are short: how often somebody is interrupted, then how many steps they have."""
+    return len(re.findall(r"(.)(?!\1)", schedule)), len(schedule), schedule
+
+
+__all__ = ["Asked", "Case", "CaseFound", "NotTheSame", "ScheduleError", "TooAlike"]
