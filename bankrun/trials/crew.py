@@ -11,7 +11,7 @@ from bankrun.errors import CannotStart
 from bankrun.schedule import Call as ForkedCall
 from bankrun.schedule import Command as StartedCommand
 from bankrun.trials import scratch
-from bankrun.trials.programs import Call, Command, Program, Script
+from bankrun.trials.programs import Call, Program, Script
 
 NAMES = "ABCD"
 SAME, TWO = "same", "two"
@@ -51,6 +51,8 @@ def _participant(name: str, program: Program, instances: str) -> ForkedCall | St
             (str(program.file), program.function, list(program.arguments), dict(program.keywords)),
             kept=False,
             process="one" if instances == SAME else "",
+            prepare=PREPARE,
+            prepare_arguments=(str(program.file), program.function),
         )
     argv = [*scratch.psql_argv(), "-f", str(program.file)] if isinstance(program, Script) else list(program.words)
     directory = program.file.parent if isinstance(program, Script) else Path.cwd()

@@ -10,6 +10,7 @@ from bankrun.trials.outcomes import Outcome, Place, Row, show
 from bankrun.trials.values import SLOT
 from bankrun.trials.yardstick import Order, Yardstick
 
+CELLS_MAX = 4
 Keys = Mapping[str, Sequence[str]]
 """Table → the columns of its primary key."""
 
@@ -20,6 +21,10 @@ def describe(stick: Yardstick, found: Outcome, serial: Mapping[Order, Outcome], 
     nearest = serial[orders[0]]
     for table in found.tables:
         sentence = _row_counts(found, serial, table)
+        if sentence:
+            return sentence
+    for table in found.tables:
+        sentence = _cells_together(stick, found, serial, table, keys.get(table, ()))
         if sentence:
             return sentence
     for table in found.tables:
@@ -80,6 +85,35 @@ def _cell(
     if ours or theirs:
         return _whole_rows(stick, table, ours, theirs)
     return ""
+
+
+def _cells_together(
+    stick: Yardstick, found: Outcome, serial: Mapping[Order, Outcome], table: str, key: Sequence[str]
+) -> str:
+    """Each cell is one of some serial order's, and together they are none's: say all that the orders differ in."""
+    outcomes = [found, *serial.values()]
+    cells: dict[tuple[str, str], list[str]] = {}
+    for row in found.tables[table]:
+        partners = [_partner(stick, table, row, one.tables.get(table, ()), key) for one in outcomes]
+        if not key or any(partner is None for partner in partners):
+            return ""
+        of = ", ".join(f"{name} {show(row[name])}" for name in key)
+        for column in row:
+            place = Place("row", table, column)
+            if place in stick.ignored or any(stick.cut(place, one.get(column))[1] for one in partners if one):
+                continue
+            values = [show(one.get(column)) for one in partners if one]
+            if len(set(values)) > 1:
+                cells[of, column] = values
+    if not 1 < len(cells) <= CELLS_MAX or any(values[0] not in values[1:] for values in cells.values()):
+        return ""
+    if tuple(values[0] for values in cells.values()) in set(
+        zip(*(values[1:] for values in cells.values()), strict=True)
+    ):
+        return ""
+    said = [f"{table}.{column} of {of} is {values[0]}" for (of, column), values in cells.items()]
+    orders = [" and ".join(together) for together in zip(*(values[1:] for values in cells.values()), strict=True)]
+    return f"{' and '.join(said)}; the serial orders give {', or '.join(dict.fromkeys(orders))}"
 
 
 def _whole_rows(stick: Yardstick, table: str, ours: Sequence[Row], theirs: Sequence[Row]) -> str:

@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bankrun.schedule import Execution, Outcome as Ended, Rows, Statement, Step
+from bankrun.schedule import Execution, Rows, Statement, Step
+from bankrun.schedule import Outcome as Ended
 from bankrun.trials.outcomes import Ending, Outcome, Row
 
 FAILED_TRANSACTION = "25P02"

@@ -134,12 +134,6 @@ def _warm_sqlalchemy() -> None:
 
         configure_mappers()
     for engine in [one for one in gc.get_objects() if isinstance(one, Engine)]:
-        if engine.dialect.name != "postgresql" or getattr(engine.dialect, "is_async", False):
-            continue
-        try:
-            engine.connect().close()
-        except Exception:  # noqa: BLE001, S110 - it may be meant for another server; its own use will tell
-            pass
         engine.dispose()
 
 

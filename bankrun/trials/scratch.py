@@ -110,7 +110,9 @@ def scratch_database(place: Place) -> Iterator[Address]:
     """
     with place.connect() as keeper:
         if keeper.info.server_version < VERSION_MIN:
-            raise CannotStart(f"this server is Postgres {keeper.info.server_version // 10_000}: trials need 15 or newer")
+            raise CannotStart(
+                f"this server is Postgres {keeper.info.server_version // 10_000}: trials need 15 or newer"
+            )
         sweep(keeper)
         name = PREFIX + secrets.token_hex(6)
         _lock(keeper, name)

@@ -16,6 +16,8 @@ from bankrun.trials.scratch import move_sequences
 from bankrun.trials.values import Windows
 from bankrun.trials.yardstick import Order
 
+TOUCHED_NOTHING = "it touched nothing"
+ENDS = ("COMMIT", "ROLLBACK")
 APART_SECONDS = 1.1
 """Between the two runs of an order: what has the time of day in seconds is another then."""
 
@@ -84,7 +86,9 @@ class SerialRuns:
             if not any(step.participant == name for step in steps):
                 ending = self.outcomes[tuple(self._programs)].endings[name]
                 if ending.failed:
-                    raise CannotStart(f"{program.short_name} fails before it asks Postgres: {_why(ending.error, ending.message)}")
+                    raise CannotStart(
+                        f"{program.short_name} fails before it asks Postgres: {_why(ending.error, ending.message)}"
+                    )
                 raise CannotStart(
                     f"{program.short_name} sends nothing to the Postgres that DATABASE_URL and PGHOST name: does it read "
                     "another variable? Set that with --env NAME='{url}'"
@@ -105,9 +109,10 @@ class SerialRuns:
         empty: dict[str, bool] = {}
         for execution in self.executions.values():
             for step in execution.steps:
+                touched = not step.footprint.universal.startswith(TOUCHED_NOTHING)
                 for statement in step.statements:
-                    alone = len(step.statements) == 1 and step.footprint.is_empty and not statement.sqlstate
-                    empty[statement.sql] = empty.get(statement.sql, True) and alone
+                    ends = statement.tag in ENDS or statement.sqlstate is not None
+                    empty[statement.sql] = empty.get(statement.sql, True) and not touched and not ends
         self._engine.stepper.chatter = frozenset(sql for sql, is_empty in empty.items() if is_empty and sql)
 
     def _say(self, order: Order) -> str:

@@ -74,11 +74,15 @@ def endings(programs: Sequence[Program], execution: Execution, finding: Finding 
     for name, program in zip(NAMES, programs, strict=False):
         ended = execution.outcomes.get(name)
         if ended is not None and ended.error:
-            lines.append(f"{name}, {program.short_name}, fails: {ended.error}: {(ended.message.splitlines() or [''])[0]}")
+            lines.append(
+                f"{name}, {program.short_name}, fails: {ended.error}: {(ended.message.splitlines() or [''])[0]}"
+            )
         elif ended is not None and ended.result is not None:
             lines.append(f"{name}, {program.short_name}, returns {ended.result!r}")
     if finding is not None and finding.kind != SERIAL:
-        lines.append(finding.difference or f"{finding.kind}: {' and '.join(finding.sqlstates)}; run again, it is serial")
+        lines.append(
+            finding.difference or f"{finding.kind}: {' and '.join(finding.sqlstates)}; run again, it is serial"
+        )
     elif finding is not None and finding.like:
         lines.append(f"It ends like {' then '.join(finding.like)}.")
     return lines

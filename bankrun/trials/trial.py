@@ -1,7 +1,7 @@
 """Put programs on trial: a server, a scratch database, every interleaving, a verdict.
 
-    found = trial("shop.py:buy(1)", setup="schema.sql")
-    assert found.verdict == "safe", found.story
+found = trial("shop.py:buy(1)", setup="schema.sql")
+assert found.verdict == "safe", found.story
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,11 +178,17 @@ def trial(
     return put_on_trial(question, state_dir=state_dir)
 
 
-def put_on_trial(question: Question, *, state_dir: Path | None = None, tell: Tell = lambda what, count: None) -> Trial:
-    """Answer a question. Raises as ``trial`` does."""
+def put_on_trial(
+    question: Question,
+    *,
+    state_dir: Path | None = None,
+    place: scratch.Place | None = None,
+    tell: Tell = lambda what, count: None,
+) -> Trial:
+    """Answer a question, on a server that is there or on one of its own. Raises as ``trial`` does."""
     cases: list[CaseFound] = []
     stories: dict[str, str] = {}
-    with _open_place(question, state_dir) as place:
+    with open_server(question.database_url, state_dir) if place is None else nullcontext(place) as place:
         for instances in wanted_instances(question.instances, question.programs):
             with _open_case(question, place, instances) as case:
                 tell(f"{instances}: serial orders", 0)
@@ -215,18 +221,22 @@ def replay_schedule(
     instances, _, steps = schedule.partition("/")
     if instances not in wanted_instances("both", question.programs) or not steps.isalpha():
         raise CannotStart(f"{schedule!r}: a schedule of this trial is two/AABB, as its file names one")
-    with _open_place(question, state_dir) as place, _open_case(question, place, instances) as case:
+    with open_server(question.database_url, state_dir) as place, _open_case(question, place, instances) as case:
         case.learn()
         execution, finding = case.replay(steps)
     return execution, finding, tell_story(schedule, question.programs, execution, finding)
 
 
 @contextmanager
-def _open_place(question: Question, state_dir: Path | None) -> Iterator[scratch.Place]:
+def open_server(database_url: str | None = None, state_dir: Path | None = None) -> Iterator[scratch.Place]:
+    """Start a server of our own for the block, which serves one trial after the other, or use the given one."""
     directory = state_dir or Path(os.environ.get("BANKRUN_STATE_DIR") or default_state_dir())
-    given = scratch.read_place(question.database_url) if question.database_url else None
-    with without_libpq_defaults(), scratch.open_place(directory, SETTINGS) if given is None else nullcontext(given) as one:
-        yield one
+    given = scratch.read_place(database_url) if database_url else None
+    with (
+        without_libpq_defaults(),
+        scratch.open_place(directory, SETTINGS) if given is None else nullcontext(given) as place,
+    ):
+        yield place
 
 
 @contextmanager
@@ -286,6 +296,3 @@ def _read_ignored(ignore: Sequence[str], columns: frozenset[str]) -> frozenset[P
             raise CannotStart(f"--ignore {one}: the set-up makes no such column")
     parts = [one.removeprefix("public.").rpartition(".") for one in ignore]
     return frozenset(Place("row", table, column) for table, _, column in parts)
-
-
-__all__ = ["Question", "Trial", "ask", "field", "put_on_trial", "replay_schedule", "trial"]

@@ -14,8 +14,9 @@ def say_verdict(programs: Sequence[Program], case: CaseFound) -> str:
     """Return the sentence."""
     count, broken = case.executions, case.counts.get(case.verdict, 0)
     if case.verdict == SAFE:
-        return f"safe: {_all(count)} of these {NUMBERS[len(programs)]} {_what(programs)}, on this data, end like one " + (
-            f"after the other{_left_out(case)}"
+        return (
+            f"safe: {_all(count)} of these {NUMBERS[len(programs)]} {_what(programs)}, on this data, end like one "
+            + (f"after the other{_left_out(case)}")
         )
     if case.verdict == BROKEN:
         return f"broken: {broken:,} of {count:,}; {case.difference}"

@@ -64,6 +64,18 @@ def test_results_that_go_together_in_no_order_are_broken() -> None:
     )
 
 
+def test_rows_that_go_together_in_no_order_are_said_together() -> None:
+    def doctors(ann: bool, bob: bool) -> Outcome:
+        return Outcome({"doctor": [{"name": "ann", "on_call": ann}, {"name": "bob", "on_call": bob}]}, {})
+
+    serial = {("A", "B"): doctors(False, True), ("B", "A"): doctors(True, False)}
+    judge = Judge(Yardstick(), serial, lambda order: serial[order], {"doctor": ["name"]})
+    assert judge.judge(doctors(False, False)).difference == (
+        "doctor.on_call of name 'ann' is false and doctor.on_call of name 'bob' is false; "
+        "the serial orders give false and true, or true and false"
+    )
+
+
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03"])
 def test_a_conflict_that_is_serial_when_run_again_needs_a_retry(sqlstate: str) -> None:
     asked: list[Sequence[str]] = []
