@@ -29,9 +29,10 @@ KINDS = {
     "chaos": "bankrun.results.models.chaos",
     "soak": "bankrun.results.models.soak",
     "bench": "bankrun.results.models.bench",
+    "trial": "bankrun.results.models.trial",
 }
 """The module of each kind; its ``parse`` returns a result from the plain values of a file, or raises ValueError."""
-WITHOUT_BANK = {"proof", "bench"}
+WITHOUT_BANK = {"proof", "bench", "trial"}
 """The kinds that can be read in a project whose own ``bank`` package is found before ours."""
 
 

@@ -8,18 +8,17 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from bankrun.errors import BankrunError
-from bankrun.schedule import Budget, Diverged, Engine, Execution, Exploration, ScheduleError, explore, replay
-from bankrun.trials import judge as judging
+from bankrun.schedule import Budget, Diverged, Engine, Execution, Exploration, explore, replay
+from bankrun.results.models.trial import TrialStep
 from bankrun.trials.differences import Keys
 from bankrun.trials.execution import read_outcome, read_tables
 from bankrun.trials.invariant import Invariant
-from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY, SERIAL, Finding, Judge
-from bankrun.trials.matching import TooAlike
+from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY, SERIAL, Finding, Judge, judge_invariant
 from bankrun.trials.outcomes import Outcome, Place
 from bankrun.trials.programs import Program
 from bankrun.trials.serial import SerialRuns
 from bankrun.trials.values import Windows
-from bankrun.trials.yardstick import NotTheSame, Yardstick, learn, learned
+from bankrun.trials.yardstick import Yardstick, learn, learned
 
 REPLAYS = 3
 """A fault is reported if it shows as often as this when its schedule is run again."""
@@ -42,6 +41,8 @@ class CaseFound:
     findings: dict[str, Finding] = field(default_factory=dict)
     reason: str = ""
     not_compared: list[Place] = field(default_factory=list)
+    story: str = ""
+    steps: list[TrialStep] = field(default_factory=list)
     seconds: float = 0.0
     serial_executions: int = 0
 
@@ -190,7 +191,7 @@ class Case:
             outcome = read_outcome(execution)
             finding = self._judge.judge(outcome, partial(self._run_again, execution, outcome))
         if finding.kind != BROKEN and self._asked.invariant is not None:
-            violated = judging.judge_invariant(self._asked.invariant.ask())
+            violated = judge_invariant(self._asked.invariant.ask())
             if violated.kind == BROKEN:
                 return violated
         return finding
@@ -224,6 +225,3 @@ def _say_cycle(stuck: str) -> str:
 def _length(schedule: str) -> tuple[int, int, str]:
     """Return by what schedules are short: how often somebody is interrupted, then how many steps they have."""
     return len(re.findall(r"(.)(?!\1)", schedule)), len(schedule), schedule
-
-
-__all__ = ["Asked", "Case", "CaseFound", "NotTheSame", "ScheduleError", "TooAlike"]

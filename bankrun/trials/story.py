@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bankrun.results.models.trial import TrialStep
 from bankrun.schedule import Execution, Statement, Step
 from bankrun.trials.crew import NAMES
 from bankrun.trials.execution import find_line
@@ -56,6 +57,21 @@ def describe_step(step: Step) -> str:
     if step.blocked_by:
         told.append(f"  waits for {' and '.join(step.blocked_by)}")
     return "\n".join([*told, *(f"  {note}" for note in step.notes)])
+
+
+def as_steps(execution: Execution) -> list[TrialStep]:
+    """Return the steps as they are saved."""
+    return [
+        TrialStep(
+            step.participant,
+            step.kind,
+            [_say(one) for one in step.statements if one.sql or one.tag] or [step.text or step.kind],
+            find_line(step.source),
+            list(step.blocked_by),
+            sorted({*step.woken, *step.then}),
+        )
+        for step in execution.steps
+    ]
 
 
 def _say(statement: Statement) -> str:

@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bankrun.errors import BankrunError, CannotStart
+from bankrun.results.models.trial import WORST_FIRST
 from bankrun.schedule import SETTINGS, Budget, Engine, Execution, ScheduleError, Server, prepare_database
 from bankrun.servers.binaries import without_libpq_defaults
 from bankrun.servers.state_dir import default_state_dir
 from bankrun.trials import scratch
 from bankrun.trials.addresses import Address, read_templates
-from bankrun.trials.case import BROKEN, ERROR, INCONCLUSIVE, NEEDS_RETRY, SAFE, Asked, Case, CaseFound, Tell
-from bankrun.trials.crew import check_arguments, name_programs, participants, wanted_instances
+from bankrun.trials.case import Asked, Case, CaseFound, Tell
+from bankrun.trials.crew import SAME, check_arguments, name_programs, participants, wanted_instances
 from bankrun.trials.invariant import Invariant
-from bankrun.trials.judge import Finding
+from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY, Finding
 from bankrun.trials.outcomes import Place
 from bankrun.trials.programs import Call, Command, Program, Script, describe_function, pair
-from bankrun.trials.story import tell_story
+from bankrun.trials.story import as_steps, tell_story
 from bankrun.trials.verdict import say_verdict
 from bankrun.trials.yardstick import NotTheSame
 
 EXECUTIONS, SECONDS = 5_000, 60.0
 ISOLATIONS = ("read committed", "repeatable read", "serializable")
-WORST_FIRST = (BROKEN, ERROR, INCONCLUSIVE, NEEDS_RETRY, SAFE)
 Given = Callable[..., Any] | str | Program
 
 
@@ -76,12 +76,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What was found, in one sentence a case. ``story`` tells the shortest schedule of the worst finding."""
+    """What was found: in two processes, in one, or in both."""
 
     question: Question
     cases: tuple[CaseFound, ...]
-    story: str = ""
-    sentences: tuple[str, ...] = ()
 
     @property
     def worst(self) -> CaseFound:
@@ -112,6 +110,16 @@ class Trial:
     def difference(self) -> str:
         """In a sentence, what is wrong with it."""
         return self.worst.difference
+
+    @property
+    def story(self) -> str:
+        """The shortest schedule that shows the verdict, step by step."""
+        return self.worst.story
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The verdict of each case, as `bankrun try` prints it."""
+        return tuple(say_verdict(self.question.programs, case) for case in self.cases)
 
 
 def ask(
@@ -187,23 +195,17 @@ def put_on_trial(
 ) -> Trial:
     """Answer a question, on a server that is there or on one of its own. Raises as ``trial`` does."""
     cases: list[CaseFound] = []
-    stories: dict[str, str] = {}
-    with open_server(question.database_url, state_dir) if place is None else nullcontext(place) as place:
+    with open_server(question.database_url, state_dir) if place is None else nullcontext(place) as server:
         for instances in wanted_instances(question.instances, question.programs):
-            with _open_case(question, place, instances) as case:
+            with _open_case(question, server, instances) as case:
                 tell(f"{instances}: serial orders", 0)
                 found = _run_case(case, instances, tell)
-                cases.append(found)
                 if found.shortest and found.verdict in (BROKEN, ERROR, NEEDS_RETRY):
                     execution, finding = case.replay(found.shortest.partition("/")[2])
-                    stories[found.shortest] = tell_story(found.shortest, question.programs, execution, finding)
-    done = Trial(question, tuple(cases))
-    return Trial(
-        question,
-        done.cases,
-        stories.get(done.shortest, ""),
-        tuple(say_verdict(question.programs, case) for case in cases),
-    )
+                    found.story = tell_story(found.shortest, question.programs, execution, finding)
+                    found.steps = as_steps(execution)
+                cases.append(found)
+    return Trial(question, tuple(cases))
 
 
 def _run_case(case: Case, instances: str, tell: Tell) -> CaseFound:
@@ -255,7 +257,9 @@ def _open_case(question: Question, place: scratch.Place, instances: str) -> Iter
 
             with (
                 closing(Invariant(question.invariant or "", lambda: place.connect(address.database))) as invariant,
-                Engine(server, participants(programs, instances), environment=environment) as engine,
+                Engine(
+                    server, participants(programs, instances), environment=environment, tcp=instances == SAME
+                ) as engine,
             ):
                 if not place.is_ours:
                     with place.connect() as keeper:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bankrun.trials.case import BROKEN, ERROR, NEEDS_RETRY, SAFE, CaseFound
+from bankrun.trials.case import SAFE, CaseFound
+from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY
 from bankrun.trials.programs import Call, Program
 
 NUMBERS = {2: "two", 3: "three", 4: "four"}
@@ -14,10 +15,8 @@ def say_verdict(programs: Sequence[Program], case: CaseFound) -> str:
     """Return the sentence."""
     count, broken = case.executions, case.counts.get(case.verdict, 0)
     if case.verdict == SAFE:
-        return (
-            f"safe: {_all(count)} of these {NUMBERS[len(programs)]} {_what(programs)}, on this data, end like one "
-            + (f"after the other{_left_out(case)}")
-        )
+        whom = f"{_all(count)} of these {NUMBERS[len(programs)]} {_what(programs)}, on this data,"
+        return f"safe: {whom} end{'' if count != 1 else 's'} like one after the other{_left_out(case)}"
     if case.verdict == BROKEN:
         return f"broken: {broken:,} of {count:,}; {case.difference}"
     if case.verdict == ERROR:
