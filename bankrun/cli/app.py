@@ -1,11 +1,13 @@
 """What all commands share: the list of them, where they print, the exit codes, and the sentence for each error.
 
-A command is the function of its own name in the file of its own name: it parses its options, calls one function, and
-prints. Its file is imported when it is called, or listed: a wrong word costs no database driver.
+A command is the function of its own name in the file of its own name (`try_` for `try`, which is a keyword): it parses
+its options, calls one function, and prints. Its file is imported when it is called, or listed: a wrong word costs no
+database driver, and what needs no bank of ours works where another package has that name.
 """
 
 from __future__ import annotations
 
+import keyword
 import os
 import signal
 import sys
@@ -17,13 +19,13 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from bank.errors import BankError, CannotStart, one_line
-from bankrun import errors
+from bankrun.errors import BankrunError, CannotStart, one_line
 from bankrun.results import store
 
 COMMANDS = (
     "compare",
     "prove",
+    "try",
     "replay",
     "new",
     "page",
@@ -58,7 +60,8 @@ class Commands(TyperGroup):
         """Return a command by name, or None if there is none."""
         if cmd_name in self.commands and self.commands[cmd_name] is None:
             alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-            alone.command(cmd_name)(getattr(import_module(f"bankrun.cli.{cmd_name}"), cmd_name))
+            name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+            alone.command(cmd_name)(getattr(import_module(f"bankrun.cli.{name}"), name))
             self.commands[cmd_name] = typer.main.get_command(alone)
         return self.commands.get(cmd_name)
 
@@ -121,22 +124,49 @@ def run() -> int:
         return 128 + signal.SIGINT
     except Terminated:
         return 128 + signal.SIGTERM
-    except (typer.TyperException, CannotStart, errors.CannotStart) as error:
+    except Exception as error:
+        reported = _report(error)
+        if reported is None:
+            raise
+        return reported
+    return code if isinstance(code, int) else OK
+
+
+def _report(error: Exception) -> int | None:
+    """Say in one sentence what a user can have caused, and return the exit code; None for an error of ours."""
+    if isinstance(error, (typer.TyperException, CannotStart, *_bank_errors("CannotStart"))):
         # Typer's own errors, for which only this method puts the parameter's name into the sentence.
         message = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
         print(f"bankrun: {one_line(message, SENTENCE_MAX)}", file=sys.stderr)
         return CANNOT_START
-    except (BankError, errors.BankrunError) as error:
+    if isinstance(error, (BankrunError, *_bank_errors("BankError"))):
         return _report_failure(error, str(error))
-    except Exception as error:
+    if isinstance(error, _lost_server()):
         # A lost server raises its driver's errors, wherever we happen to be.
-        from bank.postgres.database import first_line
+        return _report_failure(error, f"failed while running: {_first_line(error)}")
+    return None
+
+
+def _bank_errors(name: str) -> tuple[type[Exception], ...]:
+    """Return the bank's error of this name, unless the bank was never loaded: then nothing raised it."""
+    found = getattr(sys.modules.get("bank.errors"), name, None)
+    return (found,) if isinstance(found, type) else ()
+
+
+def _lost_server() -> tuple[type[Exception], ...]:
+    """Return what drivers raise where a server is lost; those of the workers only if these were loaded."""
+    if "bank.postgres" in sys.modules:
         from workers.errors import LOST_SERVER
 
-        if not isinstance(error, LOST_SERVER):
-            raise
-        return _report_failure(error, f"failed while running: {first_line(error)}")
-    return code if isinstance(code, int) else OK
+        return LOST_SERVER
+    from psycopg import Error
+
+    return (Error, OSError)
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error  # SQLAlchemy's errors carry the driver's
+    return str(cause).strip().partition("\n")[0] or type(cause).__name__
 
 
 def _report_failure(error: Exception, sentence: str) -> int:

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from bank.outside import user_strategy
-from bank.settings import read_settings
 from bankrun.cli.app import open_console
-from bankrun.proof.prover import Judged, Prover
-from bankrun.proof.replay import draw_steps, parse_id, tell_money, write_psql_script
 from bankrun.results import store
+
+if TYPE_CHECKING:
+    from bankrun.proof.prover import Judged
 
 
 def replay(
-    interleaving: Annotated[str, typer.Argument(help="An id that `prove` printed.")],
+    interleaving: Annotated[str, typer.Argument(help="An id that `prove` printed, or the file of a trial.")],
+    schedule: Annotated[str | None, typer.Argument(help="Of a trial: a schedule of it, such as two/AABB.")] = None,
     export_sql: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write it for psql windows; `-` is stdout.")
     ] = None,
 ) -> None:
     """Run exactly one interleaving again, and tell it step by step."""
-    name, where, case, schedule = parse_id(interleaving)
+    if schedule is not None:
+        from bankrun.cli.try_ import replay_trial
+
+        replay_trial(open_console(export_sql), Path(interleaving), schedule, export_sql)
+    else:
+        _replay_proof(interleaving, export_sql)
+
+
+def _replay_proof(interleaving: str, export_sql: str | None) -> None:
+    from bank.outside import user_strategy
+    from bank.settings import read_settings
+    from bankrun.proof.prover import Prover
+    from bankrun.proof.replay import parse_id, write_psql_script
+
+    name, where, case, steps = parse_id(interleaving)
     console = open_console(export_sql)
     strategy = user_strategy(name)
     with Prover(read_settings(), transfers=len(case.legs)) as prover:
-        judged = prover.replay(strategy, where, case, schedule)
+        judged = prover.replay(strategy, where, case, steps)
     if export_sql is not None:
         store.write(export_sql, "\n".join(write_psql_script(judged.execution, case, title=interleaving)) + "\n")
     show_replay(console, interleaving, judged)
@@ -34,6 +49,8 @@ def replay(
 
 def show_replay(console: Console, name: str, judged: Judged) -> None:
     """Tell it step by step, and what became of the money."""
+    from bankrun.proof.replay import draw_steps, parse_id, tell_money
+
     strategy, where, case, _ = parse_id(name)
     console.print(
         f"{strategy}, {'in one instance' if where == 'same' else 'in two instances'}: {case.summary}", style="bold"

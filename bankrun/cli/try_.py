@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 import typer
 from rich.console import Console
@@ -12,11 +13,13 @@ from bankrun.cli.app import CONTRADICTED, open_console
 from bankrun.errors import CannotStart
 from bankrun.render.trial_page import trial_page
 from bankrun.results import store
+from bankrun.results.models.trial import TrialResult
 from bankrun.trials.case import INCONCLUSIVE, SAFE
 from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY
 from bankrun.trials.programs import Call, Command, Program, Script, describe_function, pair, read_command, read_program
-from bankrun.trials.saving import as_result, begin_provenance
-from bankrun.trials.trial import EXECUTIONS, SECONDS, Question, Trial, put_on_trial
+from bankrun.trials.saving import as_result, begin_provenance, read_question
+from bankrun.trials.trial import EXECUTIONS, SECONDS, Question, Trial, put_on_trial, replay_schedule
+from bankrun.trials.windows import write_script
 
 STYLES = {SAFE: "green", BROKEN: "bold red", ERROR: "bold red", NEEDS_RETRY: "yellow", INCONCLUSIVE: "yellow"}
 
@@ -103,6 +106,15 @@ def show_trial(console: Console, trial: Trial, *, saved: str | None) -> None:
         console.print(f"bankrun replay {saved} {trial.shortest}", markup=False, soft_wrap=True)
 
 
+def replay_trial(console: Console, file: Path, schedule: str, export_sql: str | None) -> None:
+    """Run one schedule of a saved trial again, and tell it step by step."""
+    question = read_question(store.read_as(TrialResult, file))
+    execution, _, story = replay_schedule(question, schedule)
+    if export_sql is not None:
+        store.write(export_sql, "\n".join(write_script(schedule, question.programs, question.setup, execution)) + "\n")
+    console.print(story, markup=False, soft_wrap=True)
+
+
 def _read_programs(programs: list[str], commands: list[str]) -> tuple[Program, ...]:
     return pair([*(read_program(one) for one in programs), *(read_command(one) for one in commands)])
 
@@ -130,7 +142,7 @@ class _Telling:
         )
         self._task = self._bar.add_task("a Postgres of its own, and the set-up", total=None)
 
-    def __enter__(self) -> _Telling:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from bankrun.errors import BankrunError
-from bankrun.schedule import Budget, Diverged, Engine, Execution, Exploration, explore, replay
 from bankrun.results.models.trial import TrialStep
+from bankrun.schedule import Budget, Diverged, Engine, Execution, Exploration, explore, replay
 from bankrun.trials.differences import Keys
 from bankrun.trials.execution import read_outcome, read_tables
 from bankrun.trials.invariant import Invariant
@@ -17,12 +17,15 @@ from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY, SERIAL, Finding, Ju
 from bankrun.trials.outcomes import Outcome, Place
 from bankrun.trials.programs import Program
 from bankrun.trials.serial import SerialRuns
+from bankrun.trials.story import leave_out_chatter
 from bankrun.trials.values import Windows
 from bankrun.trials.yardstick import Yardstick, learn, learned
 
 REPLAYS = 3
 """A fault is reported if it shows as often as this when its schedule is run again."""
 SAFE, INCONCLUSIVE = "safe", "inconclusive"
+STARTED = "-"
+"""Between the order in which programs were started and the steps: two/BA-AABB."""
 Tell = Callable[[str, int], None]
 """Is told what is being done, and how many executions there were."""
 
@@ -129,7 +132,7 @@ class Case:
             if execution.stuck and not _is_cycle(execution):
                 stuck.append(execution.stuck)
                 return False
-            self._note(found, execution.schedule, self.judge(execution))
+            self._note(found, self._name(execution), self.judge(execution))
             return False
 
         exploration = explore(
@@ -174,7 +177,7 @@ class Case:
             self._make_judge()
         for _ in range(REPLAYS):
             try:
-                finding = self.judge(replay(self._engine, found.schedules[kind]))
+                finding = self.judge(self._replay(found.schedules[kind]))
             except Diverged:
                 return False
             if finding.kind != kind:
@@ -205,12 +208,23 @@ class Case:
         """Run one schedule, with the line of each step. Raises BankrunError if it cannot be followed."""
         self._engine.stepper.sources = True
         try:
-            execution = replay(self._engine, schedule)
+            execution = self._replay(schedule)
         except Diverged as error:
             raise BankrunError(f"{self._instances}/{schedule} cannot be followed here: {error}") from error
         finally:
             self._engine.stepper.sources = False
-        return execution, self.judge(execution)
+        finding = self.judge(execution)
+        return leave_out_chatter(execution, self._engine.stepper.chatter), finding
+
+    def _replay(self, schedule: str) -> Execution:
+        started, separator, steps = schedule.rpartition(STARTED)
+        return replay(self._engine, steps, started if separator else "")
+
+    def _name(self, execution: Execution) -> str:
+        """Return a schedule's id; who was started first is in it where that is not the usual one."""
+        usual = "".join(self._engine.names)
+        before = f"{execution.started}{STARTED}" if execution.started not in ("", usual) else ""
+        return before + execution.schedule
 
 
 def _is_cycle(execution: Execution) -> bool:

@@ -16,7 +16,7 @@ ROWS_MAX = 20
 
 
 class Invariant:
-    """A query that returns nothing as long as all is well. It is asked in a session that sees only what is committed."""
+    """A query that returns nothing as long as all is well. Asked in a session that sees only what is committed."""
 
     def __init__(self, question: str, connect: Callable[[], psycopg.Connection[Any]]) -> None:
         self.question = question

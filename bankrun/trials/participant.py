@@ -92,9 +92,8 @@ def encode(value: Any, depth: int = 0) -> Any:
             return encode(dump(), depth + 1)
         except Exception:  # noqa: BLE001 - an object that its session has left behind
             return f"<{type(value).__name__}>"
-    if type(value).__repr__ is object.__repr__:
-        return f"<{type(value).__name__}>"  # its address says nothing
-    return str(value)
+    text = str(value)
+    return f"<{type(value).__name__}>" if text == object.__repr__(value) else text  # an address says nothing
 
 
 def redirect_django() -> None:

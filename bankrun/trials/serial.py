@@ -90,8 +90,8 @@ class SerialRuns:
                         f"{program.short_name} fails before it asks Postgres: {_why(ending.error, ending.message)}"
                     )
                 raise CannotStart(
-                    f"{program.short_name} sends nothing to the Postgres that DATABASE_URL and PGHOST name: does it read "
-                    "another variable? Set that with --env NAME='{url}'"
+                    f"{program.short_name} sends nothing to the Postgres that DATABASE_URL and PGHOST name: "
+                    "does it read another variable? Set that with --env NAME='{url}'"
                 )
 
     def _check_successes(self, orders: Sequence[Order]) -> None:

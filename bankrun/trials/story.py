@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console
@@ -19,6 +20,20 @@ from bankrun.trials.programs import Program
 
 WIDTH = 118
 SQL_LENGTH_MAX = 160
+
+
+def leave_out_chatter(execution: Execution, chatter: Collection[str]) -> Execution:
+    """Return the execution without what drivers ask when they connect; it belongs to the step that follows it."""
+    return replace(
+        execution,
+        steps=[replace(step, statements=_without_chatter(step.statements, chatter)) for step in execution.steps],
+    )
+
+
+def _without_chatter(statements: Sequence[Statement], chatter: Collection[str]) -> list[Statement]:
+    ends = [number for number, one in enumerate(statements[:-1]) if one.tag in ("COMMIT", "ROLLBACK")]
+    kept = statements[ends[-1] + 1 :] if ends else statements
+    return [one for one in kept if one.sql not in chatter] or list(statements)
 
 
 def tell_story(schedule: str, programs: Sequence[Program], execution: Execution, finding: Finding | None) -> str:

@@ -20,7 +20,7 @@ from bankrun.servers.binaries import without_libpq_defaults
 from bankrun.servers.state_dir import default_state_dir
 from bankrun.trials import scratch
 from bankrun.trials.addresses import Address, read_templates
-from bankrun.trials.case import Asked, Case, CaseFound, Tell
+from bankrun.trials.case import STARTED, Asked, Case, CaseFound, Tell
 from bankrun.trials.crew import SAME, check_arguments, name_programs, participants, wanted_instances
 from bankrun.trials.invariant import Invariant
 from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY, Finding
@@ -221,7 +221,7 @@ def replay_schedule(
 ) -> tuple[Execution, Finding | None, str]:
     """Run one schedule of a trial again, and return it, what it is worth, and its story."""
     instances, _, steps = schedule.partition("/")
-    if instances not in wanted_instances("both", question.programs) or not steps.isalpha():
+    if instances not in wanted_instances("both", question.programs) or not steps.replace(STARTED, "", 1).isalpha():
         raise CannotStart(f"{schedule!r}: a schedule of this trial is two/AABB, as its file names one")
     with open_server(question.database_url, state_dir) as place, _open_case(question, place, instances) as case:
         case.learn()
