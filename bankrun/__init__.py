@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from bankrun.runs.running import compare as compare
     from bankrun.runs.running import running_bank as running_bank
     from bankrun.runs.running import running_lab as running_lab
+    from bankrun.trials.trial import Trial as Trial
+    from bankrun.trials.trial import trial as trial
 
 _HOMES = {
     "bank.audit": "Audit audit",
@@ -88,10 +90,11 @@ _HOMES = {
     "bankrun.runs.comparison": "Lab Plan Progress",
     "bankrun.runs.progress": "Silence",
     "bankrun.runs.running": "compare running_bank running_lab",
+    "bankrun.trials.trial": "Trial trial",
 }
 """Where each public name is made: what the block for type checkers says, for everyone else."""
 
-_WITHOUT_BANK = {"bankrun.errors"}
+_WITHOUT_BANK = {"bankrun.errors", "bankrun.trials.trial"}
 """What a project with a ``bank`` or ``workers`` of its own can use, too."""
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

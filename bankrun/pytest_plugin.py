@@ -1,7 +1,10 @@
-"""The pytest plugin: a test says that a strategy is safe, and fails with the shortest interleaving in which it is not.
+"""The pytest plugin: a test says that a strategy, or a program, is safe, and fails with the shortest schedule that is not.
 
     def test_my_lock_is_safe_on_two_instances(bankrun):
         bankrun.prove("my_lock:MyLock")
+
+    def test_two_purchases_end_like_one_after_the_other(bankrun):
+        bankrun.serializable("shop.py:buy(1)", setup="schema.sql")
 
 It imports nothing else of bankrun until a test asks for the fixture: in suites that don't, it costs one small import,
 and their packages may be called `bank` or `workers` as ours are.
@@ -15,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from bankrun.proof.verdicts import Proof
     from bankrun.results.models.comparison import Cell
     from bankrun.runs.session import Servers
+    from bankrun.trials.scratch import Place
+    from bankrun.trials.trial import Given, Trial
 
 __all__ = ["Bankrun", "bankrun", "bankrun_session"]
 
@@ -39,6 +44,30 @@ class Bankrun:
         self._settings: Settings | None = None
         self._servers: Servers | None = None
         self._prover: Prover | None = None
+        self._place: Place | None = None
+
+    def serializable(self, *programs: Given, setup: Given | None = None, strict: bool = False, **options: Any) -> Trial:
+        """Run every interleaving of some programs, and fail unless each ends like one after the other.
+
+        A program is a function of a file, or text: "shop.py:buy(1)", "transfer.sql", a path from where pytest runs; one
+        alone meets itself. The options are those of `bankrun.trial`. What `needs retry` passes, unless ``strict``.
+        """
+        __tracebackhide__ = True
+        from bankrun.errors import BankrunError
+        from bankrun.trials.trial import ask, open_server, put_on_trial
+
+        try:
+            question = ask(programs, setup=setup, **options)
+            if question.database_url is None and self._place is None:
+                self._place = self._resources.enter_context(open_server())
+            found = put_on_trial(question, place=None if question.database_url else self._place)
+        except BankrunError as error:
+            why = str(error)
+        else:
+            if found.verdict == "safe" or (found.verdict == "needs retry" and not strict):
+                return found
+            why = "\n".join([*filter(None, [found.story]), *found.sentences])
+        pytest.fail(why, pytrace=False)
 
     def prove(self, strategy: str | type, *, instances: str = "two", cases: Iterable[str] = ()) -> Proof:
         """Run every order in which two transfers can meet, and fail unless the verdict is `safe`.
@@ -147,5 +176,5 @@ def bankrun_session() -> Iterator[Bankrun]:
 
 @pytest.fixture
 def bankrun(bankrun_session: Bankrun) -> Bankrun:
-    """Put a strategy on trial: `bankrun.prove("my_lock:MyLock")`, `bankrun.stress("my_lock:MyLock")`."""
+    """Put a strategy or a program on trial: `bankrun.prove("my_lock:MyLock")`, `bankrun.serializable("shop.py:buy")`."""
     return bankrun_session
