@@ -60,9 +60,14 @@ def prepare(file: str, function: str) -> int:
 
 def call(file: str, function: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
     """Call a function and return its result as JSON has it."""
-    result = load(file, function)(*arguments, **keywords)
-    if inspect.isawaitable(result):
-        result = asyncio.run(_wait_for(result))
+    try:
+        result = load(file, function)(*arguments, **keywords)
+        if inspect.isawaitable(result):
+            result = asyncio.run(_wait_for(result))
+    except SystemExit as error:
+        if error.code in (None, 0):
+            return None  # it ended, and ended well
+        raise
     return encode(result)
 
 

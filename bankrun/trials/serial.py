@@ -9,6 +9,7 @@ from itertools import permutations
 
 from bankrun.errors import BankrunError, CannotStart
 from bankrun.schedule import Engine, Execution, Step
+from bankrun.schedule.stepping import NOTHING_SEEN
 from bankrun.trials.execution import read_outcome
 from bankrun.trials.outcomes import Outcome
 from bankrun.trials.programs import Program
@@ -16,7 +17,6 @@ from bankrun.trials.scratch import move_sequences
 from bankrun.trials.values import Windows
 from bankrun.trials.yardstick import Order
 
-TOUCHED_NOTHING = "it touched nothing"
 ENDS = ("COMMIT", "ROLLBACK")
 APART_SECONDS = 1.1
 """Between the two runs of an order: what has the time of day in seconds is another then."""
@@ -109,7 +109,7 @@ class SerialRuns:
         empty: dict[str, bool] = {}
         for execution in self.executions.values():
             for step in execution.steps:
-                touched = not step.footprint.universal.startswith(TOUCHED_NOTHING)
+                touched = not step.footprint.is_empty and step.footprint.universal != NOTHING_SEEN
                 for statement in step.statements:
                     ends = statement.tag in ENDS or statement.sqlstate is not None
                     empty[statement.sql] = empty.get(statement.sql, True) and not touched and not ends
