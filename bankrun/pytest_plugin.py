@@ -1,4 +1,4 @@
-"""The pytest plugin: a test says that a strategy, or a program, is safe, and fails with the shortest schedule that is not.
+"""The pytest plugin: a test says that a strategy or a program is safe, or fails with the shortest schedule.
 
     def test_my_lock_is_safe_on_two_instances(bankrun):
         bankrun.prove("my_lock:MyLock")
@@ -176,5 +176,5 @@ def bankrun_session() -> Iterator[Bankrun]:
 
 @pytest.fixture
 def bankrun(bankrun_session: Bankrun) -> Bankrun:
-    """Put a strategy or a program on trial: `bankrun.prove("my_lock:MyLock")`, `bankrun.serializable("shop.py:buy")`."""
+    """Put a strategy or a program on trial: `bankrun.prove("my_lock:MyLock")`, `bankrun.serializable("shop.py:f")`."""
     return bankrun_session

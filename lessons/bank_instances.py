@@ -50,7 +50,7 @@ LESSON = Lesson(
     props=partial(open_instances, transfer),
     question="Your tests run one process. In which environment would they have found this?",
     in_earnest="bank/strategies/thread_lock.py: `bankrun compare --strategy thread-lock --topology 1x8 --topology 3x8` "
-    "runs it in one worker process and in three.",
+    "runs it in one worker process and in three. docs/try.md runs every interleaving of it, in one process and in two.",
 )
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ LESSON = Lesson(
     props=open_accounts,
     question="In the second case the bank lost 10. Who lost it: is Jane's balance wrong, or Alice's?",
     in_earnest="bank/strategies/none.py is this transfer; `bankrun prove --strategy none` runs all orders of two of "
-    "them, and `bankrun replay none/two/same-pair/AAAAABBABBBB` tells one.",
+    "them, and `bankrun replay none/two/same-pair/AAAAABBABBBB` tells one. docs/try.md puts the function on trial.",
 )
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ LESSON = Lesson(
     props=partial(open_instances, transfer),
     question="Which transfers wait for each other now, and which waited with the one lock of bank-lock?",
     in_earnest="bank/strategies/row_lock.py; `bankrun prove --strategy row-lock` runs all orders of two transfers, and "
-    "`bankrun compare` puts it under load.",
+    "`bankrun compare` puts it under load. docs/try.md puts a function with a row lock on trial.",
 )
 
 if __name__ == "__main__":

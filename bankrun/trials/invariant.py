@@ -10,7 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from bankrun.errors import CannotStart
-from bankrun.trials.outcomes import Row
+from bankrun.trials.outcomes import Row, show
 
 ROWS_MAX = 20
 
@@ -27,6 +27,14 @@ class Invariant:
         """End the session."""
         if self._connection is not None:
             self._connection.close()
+
+    def check_before(self) -> None:
+        """Raise CannotStart if it does not hold for what the set-up made. The session ends: a template is made next."""
+        violations = self.ask()
+        self.close()
+        if violations:
+            first = ", ".join(f"{column} {show(value)}" for column, value in violations[0].items())
+            raise CannotStart(f"the invariant is violated before anything runs: {first or 'a row without columns'}")
 
     def ask(self) -> list[Row]:
         """Return the violations, the first of them."""

@@ -52,7 +52,10 @@ def prepare(file: str, function: str) -> int:
     What is made once in any process is made here: mappers, and what an engine asks at its first connection. No
     connection is left open: a socket cannot be shared by forks.
     """
-    load(file, function)
+    try:
+        load(file, function)
+    except Exception as error:
+        raise ImportError(f"{Path(file).name}: {type(error).__name__}: {error}") from error
     _warm_sqlalchemy()
     _close_django()
     return threading.active_count()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from bankrun.errors import BankrunError, CannotStart
 from bankrun.results.models.trial import WORST_FIRST
-from bankrun.schedule import SETTINGS, Budget, Engine, Execution, ScheduleError, Server, prepare_database
+from bankrun.schedule import SETTINGS, Budget, Engine, Execution, NotStarted, ScheduleError, Server, prepare_database
 from bankrun.servers.binaries import without_libpq_defaults
 from bankrun.servers.state_dir import default_state_dir
 from bankrun.trials import scratch
@@ -255,25 +255,26 @@ def _open_case(question: Question, place: scratch.Place, instances: str) -> Iter
                 at = Address(given["PGHOST"], int(given["PGPORT"]), address.user, address.database, place.password)
                 return at.environment(templates)
 
-            with (
-                closing(Invariant(question.invariant or "", lambda: place.connect(address.database))) as invariant,
-                Engine(
+            ignored = _read_ignored(question.ignore, columns)
+            with closing(Invariant(question.invariant or "", lambda: place.connect(address.database))) as invariant:
+                if question.invariant:
+                    invariant.check_before()
+                with Engine(
                     server, participants(programs, instances), environment=environment, tcp=instances == SAME
-                ) as engine,
-            ):
-                if not place.is_ours:
-                    with place.connect() as keeper:
-                        scratch.mark(keeper, address.database + scratch.TEMPLATE_SUFFIX)
-                asked = Asked(
-                    invariant if question.invariant else None,
-                    question.judge == "serial",
-                    _read_ignored(question.ignore, columns),
-                    question.preemptions,
-                    Budget(question.executions, question.seconds),
-                )
-                if question.invariant and (violations := invariant.ask()):
-                    raise CannotStart(f"the invariant is violated before anything runs: {dict(violations[0])}")
-                yield Case(engine, programs, instances, asked, keys=keys, windows=windows)
+                ) as engine:
+                    if not place.is_ours:
+                        with place.connect() as keeper:
+                            scratch.mark(keeper, address.database + scratch.TEMPLATE_SUFFIX)
+                    asked = Asked(
+                        invariant if question.invariant else None,
+                        question.judge == "serial",
+                        ignored,
+                        question.preemptions,
+                        Budget(question.executions, question.seconds),
+                    )
+                    yield Case(engine, programs, instances, asked, keys=keys, windows=windows)
+    except NotStarted as error:
+        raise CannotStart(str(error)) from error
     except ScheduleError as error:
         raise BankrunError(str(error)) from error
 

@@ -1,16 +1,19 @@
-"""The patterns of docs/try.md, each in its wrong and its right form, on a real Postgres."""
+"""docs/try.md: each command that it shows gives the sentence that it shows, on a real Postgres."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bankrun.trials.scratch import Place
-from bankrun.trials.trial import Trial, ask, open_server, put_on_trial
+from bankrun.trials.trial import ask, open_server, put_on_trial
 
-FOLDER = Path(__file__).parents[2] / "examples" / "trials"
+ROOT = Path(__file__).parents[2]
+SHOWN = re.findall(r"^\$ bankrun try (.*)\n(.*)$", (ROOT / "docs" / "try.md").read_text(), re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -19,37 +22,19 @@ def server() -> Iterator[Place]:
         yield place
 
 
-def put(server: Place, *programs: str, instances: str = "two", **options: object) -> Trial:
-    texts = [str(FOLDER / one) for one in programs]
-    return put_on_trial(ask(texts, setup=str(FOLDER / "schema.sql"), instances=instances, **options), place=server)
+def test_the_page_shows_eight_patterns() -> None:
+    page = (ROOT / "docs" / "try.md").read_text()
+    assert re.findall(r"^### (\d)\.", page, re.MULTILINE) == [str(number) for number in range(1, 9)]
+    assert len(SHOWN) == 19
 
 
-TRANSFERS = ("(1, 2, 10)", "(1, 3, 10)")
-PATTERNS = [
-    ("safe", "two", ["transfer.py:transfer_for_update" + one for one in TRANSFERS]),
-    ("broken", "two", ["transfer.py:transfer_money" + one for one in TRANSFERS]),
-    ("broken", "two", ["transfer.py:transfer_with_lock" + one for one in TRANSFERS]),
-    ("broken", "two", ["get_or_create.py:get_or_create('red')"]),
-    ("error", "two", ["get_or_create.py:get_or_create_unique('red')"]),
-    ("safe", "two", ["get_or_create.py:get_or_create_on_conflict('red')"]),
-    ("broken", "two", ["on_call.py:leave('ann')", "on_call.py:leave('bob')"]),
-    ("broken", "two", ["on_call.py:leave('ann', 'REPEATABLE_READ')", "on_call.py:leave('bob', 'REPEATABLE_READ')"]),
-    ("needs retry", "two", ["on_call.py:leave('ann', 'SERIALIZABLE')", "on_call.py:leave('bob', 'SERIALIZABLE')"]),
-    ("safe", "two", ["on_call.py:leave_locked('ann')", "on_call.py:leave_locked('bob')"]),
-    ("broken", "two", ["jobs.py:take('ann')", "jobs.py:take('bob')"]),
-    ("safe", "two", ["jobs.py:take_for_update('ann')", "jobs.py:take_for_update('bob')"]),
-    ("safe", "two", ["jobs.py:take_skip_locked('ann')", "jobs.py:take_skip_locked('bob')"]),
-    ("broken", "two", ["booking.py:book(7, 'ann', 1, 4)", "booking.py:book(7, 'bob', 3, 5)"]),
-    ("safe", "two", ["booking.py:book_locked(7, 'ann', 1, 4)", "booking.py:book_locked(7, 'bob', 3, 5)"]),
-    ("safe", "two", ["sign_up.py:sign_up('ann@x')", "sign_up.py:sign_up('bob@x')"]),
-    ("broken", "two", ["report.py:transfer(10)", "report.py:total()"]),
-    ("safe", "two", ["report.py:transfer(10)", "report.py:total('REPEATABLE_READ')"]),
-]
-
-
-@pytest.mark.parametrize(("verdict", "instances", "programs"), PATTERNS)
-def test_each_pattern_gets_its_verdict(server: Place, verdict: str, instances: str, programs: list[str]) -> None:
-    found = put(server, *programs, instances=instances)
-    print(found.sentences, found.executions, round(sum(case.seconds for case in found.cases), 1))
-    assert found.verdict == verdict, "\n".join([*found.sentences, found.story])
+@pytest.mark.parametrize(("command", "sentence"), SHOWN, ids=[sentence.partition(":")[0] for _, sentence in SHOWN])
+def test_a_command_gives_what_the_page_says(server: Place, command: str, sentence: str) -> None:
+    words = shlex.split(command)
+    options = dict(zip(words[-4::2], words[-3::2], strict=True))
+    folder = ROOT / "examples" / "trials"
+    programs = [str(folder / word) for word in words[:-4]]
+    question = ask(programs, setup=str(folder / options["--setup"]), instances=options["--instances"])
+    found = put_on_trial(question, place=server)
+    assert found.sentences == (sentence,), found.story
     assert found.complete

@@ -1,0 +1,249 @@
+"""`bankrun try` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "trials"
+ODD = """
+import os, signal, sys
+import psycopg
+
+def touch():
+    with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+        connection.execute("UPDATE account SET balance = balance + 1 WHERE id = 1")
+
+def crashes():
+    touch()
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+def exits():
+    touch()
+    sys.exit(3)
+
+def exits_well():
+    touch()
+    sys.exit(0)
+
+def raises():
+    touch()
+    raise ValueError("no money")
+
+def binary():
+    touch()
+    sys.stdout.buffer.write(b"\\xff\\xfe\\x00")
+
+def ten():
+    connections = [psycopg.connect(os.environ["DATABASE_URL"]) for _ in range(10)]
+    connections[7].execute("UPDATE account SET balance = balance + 1 WHERE id = 1")
+    connections[7].commit()
+    for connection in connections:
+        connection.close()
+
+def never():
+    return 5
+
+def listens():
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("LISTEN news")
+
+def spins():
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
+        while True:
+            connection.execute("UPDATE account SET balance = balance WHERE id = 1")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the examples and a few odd programs."""
+    for file in EXAMPLES.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "odd.py").write_text(ODD)
+    return tmp_path
+
+
+def run_try(folder: Path, *words: str, command: str = "try") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "bankrun", command, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+def test_a_thread_lock_is_safe_in_one_process_and_broken_in_two(folder: Path) -> None:
+    calls = [f"transfer.py:transfer_with_lock(1, {to}, 10)" for to in (2, 3)]
+    done = run_try(folder, *calls, "--setup", "schema.sql", "--export-json", "trial.json", "--report", "trial.html")
+    assert done.returncode == 3, done.stderr
+    two, one, again = done.stdout.splitlines()[-3:]
+    assert two.startswith("two processes: broken: 4 of 6; account.balance of id 1 is 90; either serial order gives 80")
+    assert one == (
+        "one process: safe: all 2 interleavings of these two calls, on this data, end like one after the other"
+    )
+    assert "transfer.py:21" in done.stdout  # the line that reads the balance
+    trial = json.loads((folder / "trial.json").read_text())
+    assert (trial["kind"], trial["programs"]) == ("trial", calls)
+    assert [case["verdict"] for case in trial["cases"]] == ["broken", "safe"]
+    shortest = trial["cases"][0]["shortest"]
+    assert again == f"bankrun replay trial.json {shortest}"
+    page = (folder / "trial.html").read_text()
+    assert "<svg" in page
+    assert "either serial order gives 80" in page
+
+    replayed = run_try(folder, "trial.json", shortest, "--export-sql", "windows.sql", command="replay")
+    assert replayed.returncode == 0, replayed.stderr
+    assert "account.balance of id 1 is 90; either serial order gives 80" in replayed.stdout
+    script = (folder / "windows.sql").read_text()
+    assert "\\i schema.sql" in script
+    assert script.count("-- window") == len(shortest.partition("/")[2])
+
+    (folder / "transfer.py").write_text((folder / "transfer.py").read_text() + "\n# changed\n")
+    changed = run_try(folder, "trial.json", shortest, command="replay")
+    assert changed.returncode == 2
+    assert "transfer.py changed since the trial" in changed.stderr
+
+
+def test_scripts_are_run_by_psql_and_one_statement_can_be_broken(folder: Path) -> None:
+    (folder / "tag.sql").write_text(
+        "INSERT INTO tag (name) SELECT 'red' WHERE NOT EXISTS (SELECT 1 FROM tag WHERE name = 'red');\n"
+    )
+    done = run_try(folder, "tag.sql", "--setup", "schema.sql")
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.splitlines()[-1].endswith("tag has 2 rows; either serial order gives 1")
+
+
+def test_a_command_and_a_function_meet(folder: Path) -> None:
+    (folder / "buy.py").write_text("import report\nreport.transfer(10)\n")
+    command = f"{sys.executable} buy.py"
+    done = run_try(
+        folder,
+        "report.py:total()",
+        "--command",
+        command,
+        "--setup",
+        "schema.sql",
+        "--invariant",
+        "SELECT 1 WHERE false",
+    )
+    assert done.returncode == 3, done.stderr
+    assert "A returns 210; serially it returns 200" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "sentence"),
+    [
+        ("crashes", 1, "crashes() fails in every order: died"),
+        ("exits", 1, "exits() fails in every order: SystemExit: 3"),
+        ("exits_well", 0, "safe: all"),
+        ("raises", 1, "raises() fails in every order: ValueError: no money"),
+        ("binary", 0, "safe: all"),
+        ("ten", 0, "safe: all"),
+        ("never", 2, "never() sends nothing to the Postgres that DATABASE_URL and PGHOST name"),
+        ("listens", 1, "LISTEN: what is notified depends on who listens when"),
+        ("spins", 1, "has taken 200 steps, and does not come to an end"),
+    ],
+)
+def test_what_an_odd_program_does_is_one_sentence(folder: Path, function: str, code: int, sentence: str) -> None:
+    done = run_try(folder, f"odd.py:{function}()", "--setup", "schema.sql", "--instances", "two")
+    assert done.returncode == code, done.stderr
+    said = done.stdout if code == 0 else done.stderr
+    assert sentence in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["shop.py:buy(1)"], "there is no file"),
+        (["report.py:total()", "--setup", "none.sql"], "there is no file"),
+        (["report.py:total()", "--ignore", "account.colour", "--setup", "schema.sql"], "makes no such column"),
+        (["report.py:total()", "--judge", "invariant"], "needs an --invariant"),
+        (["--command", "ls", "--instances", "same"], "only Python functions"),
+        (["report.py:total()", "--env", "X={nothing}"], "a template has {url}"),
+        (["report.py:total()", "--database-url", "postgresql://x/y?sslmode=require"], "asks for TLS"),
+        ([], "nothing to try"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_started(folder: Path, words: list[str], sentence: str) -> None:
+    done = run_try(folder, *words)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_project_with_a_bank_of_its_own_needs_none_of_ours(folder: Path) -> None:
+    for name in ("bank", "workers"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("OURS = False\n")
+    (folder / "celery.py").write_text("raise ImportError('celery is not for trials')\n")
+    (folder / "kombu.py").write_text("raise ImportError('kombu is not for trials')\n")
+    (folder / "own.py").write_text(
+        "import bank\nimport sign_up\n\ndef join(email):\n    assert not bank.OURS\n    sign_up.sign_up(email)\n"
+    )
+    words = ["own.py:join('a@x')", "own.py:join('b@x')", "--setup", "schema.sql", "--instances", "two"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bankrun", "try", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(EXAMPLES.parents[1])])},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("safe: all ")
+    (folder / "test_own.py").write_text(
+        "import bank\n\n"
+        "def test_safe(bankrun):\n"
+        "    found = bankrun.serializable('report.py:transfer(10)', setup='schema.sql', instances='two')\n"
+        "    assert found.complete\n\n"
+        "def test_broken(bankrun):\n"
+        "    bankrun.serializable('jobs.py:take(\"ann\")', setup='schema.sql', instances='two')\n"
+    )
+    tests = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n2", "test_own.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert "1 failed, 1 passed" in tests.stdout, tests.stdout + tests.stderr
+    assert "broken: " in tests.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_nothing_outlives_it(folder: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    marker = f"outlives-{os.getpid()}-{number}"
+    words = ["--command", f"{sys.executable} wait.py {marker}", "--setup", "schema.sql"]
+    (folder / "wait.py").write_text("import report, time\nreport.transfer(1)\ntime.sleep(8)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "bankrun", "try", *words], cwd=folder, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not find_processes(f"wait.py {marker}", but=process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(30) == code
+    deadline = time.monotonic() + 5
+    while left := [*find_processes(marker), *find_processes(f"private/{process.pid}-")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def find_processes(text: str, but: int = 0) -> list[str]:
+    lines = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    found = [line.strip() for line in lines.splitlines() if text in line]
+    return [line for line in found if int(line.split()[0]) != but and "bankrun try" not in line]
