@@ -129,7 +129,7 @@ class Case:
         def look(execution: Execution) -> bool:
             found.executions += 1
             tell(f"{self._instances}: {execution.schedule}", found.executions)
-            if execution.stuck and not _is_cycle(execution):
+            if execution.stuck and execution.stuck_kind != "cycle":  # a cap tells nothing
                 stuck.append(execution.stuck)
                 return False
             self._note(found, self._name(execution), self.judge(execution))
@@ -225,11 +225,6 @@ class Case:
         usual = "".join(self._engine.names)
         before = f"{execution.started}{STARTED}" if execution.started not in ("", usual) else ""
         return before + execution.schedule
-
-
-def _is_cycle(execution: Execution) -> bool:
-    """Whether nobody could go on, ever; a step or a time that was a cap tells nothing."""
-    return execution.stuck.startswith("nobody can go on")
 
 
 def _say_cycle(stuck: str) -> str:

@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -46,8 +47,8 @@ def load(file: str, function: str) -> Callable[..., Any]:
     return getattr(module, function)  # type: ignore[no-any-return]
 
 
-def prepare(file: str, function: str) -> int:
-    """Import what will be called, in a process that is about to be forked; return how many threads it has then.
+def prepare(file: str, function: str) -> None:
+    """Import what will be called, in a process that is about to be forked. Raises ImportError for what cannot be.
 
     What is made once in any process is made here: mappers, and what an engine asks at its first connection. No
     connection is left open: a socket cannot be shared by forks.
@@ -58,7 +59,12 @@ def prepare(file: str, function: str) -> int:
         raise ImportError(f"{Path(file).name}: {type(error).__name__}: {error}") from error
     _warm_sqlalchemy()
     _close_django()
-    return threading.active_count()
+    others = [one.name for one in threading.enumerate() if one is not threading.main_thread()]
+    if others:
+        raise ImportError(
+            f"{Path(file).name} starts a thread when it is imported ({others[0]}), and a process with threads cannot "
+            "be forked: open pools inside the function, or give a --command"
+        )
 
 
 def call(file: str, function: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
@@ -141,6 +147,9 @@ def _warm_sqlalchemy() -> None:
 
         configure_mappers()
     for engine in [one for one in gc.get_objects() if isinstance(one, Engine)]:
+        if engine.dialect.name == "postgresql" and not engine.dialect.is_async:
+            with suppress(Exception):  # it may be meant for another server: its own use will tell
+                engine.connect().close()
         engine.dispose()
 
 

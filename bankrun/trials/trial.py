@@ -30,6 +30,7 @@ from bankrun.trials.story import as_steps, tell_story
 from bankrun.trials.verdict import say_verdict
 from bankrun.trials.yardstick import NotTheSame
 
+NOT_IMPORTED = "bankrun.trials.participant cannot be imported: ImportError: "
 EXECUTIONS, SECONDS = 5_000, 60.0
 ISOLATIONS = ("read committed", "repeatable read", "serializable")
 Given = Callable[..., Any] | str | Program
@@ -274,7 +275,7 @@ def _open_case(question: Question, place: scratch.Place, instances: str) -> Iter
                     )
                     yield Case(engine, programs, instances, asked, keys=keys, windows=windows)
     except NotStarted as error:
-        raise CannotStart(str(error)) from error
+        raise CannotStart(str(error).removeprefix(NOT_IMPORTED)) from error
     except ScheduleError as error:
         raise BankrunError(str(error)) from error
 

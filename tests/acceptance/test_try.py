@@ -227,7 +227,7 @@ def test_a_project_with_a_bank_of_its_own_needs_none_of_ours(folder: Path) -> No
 def test_nothing_outlives_it(folder: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     marker = f"outlives-{os.getpid()}-{number}"
     words = ["--command", f"{sys.executable} wait.py {marker}", "--setup", "schema.sql"]
-    (folder / "wait.py").write_text("import report, time\nreport.transfer(1)\ntime.sleep(8)\n")
+    (folder / "wait.py").write_text("import report, time\nreport.transfer(1)\ntime.sleep(60)\n")
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "bankrun", "try", *words], cwd=folder, stdout=subprocess.DEVNULL
     )
@@ -235,6 +235,7 @@ def test_nothing_outlives_it(folder: Path, tmp_path: Path, number: signal.Signal
     while not find_processes(f"wait.py {marker}", but=process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    time.sleep(1.5)  # it has moved its money by now, and sleeps: a socket that is closed ends it no more
     process.send_signal(number)
     assert process.wait(30) == code
     deadline = time.monotonic() + 5
