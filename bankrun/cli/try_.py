@@ -11,7 +11,6 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bankrun.cli.app import CONTRADICTED, open_console
 from bankrun.errors import CannotStart
-from bankrun.render.trial_page import trial_page
 from bankrun.results import store
 from bankrun.results.models.trial import TrialResult
 from bankrun.trials.case import INCONCLUSIVE, SAFE
@@ -88,6 +87,8 @@ def try_(
     if export_json is not None:
         store.save(export_json, result)
     if report is not None:
+        from bankrun.render.trial_page import trial_page
+
         store.write(report, trial_page(result))
     show_trial(console, trial, saved=export_json)
     if trial.verdict in (BROKEN, ERROR) or (strict and trial.verdict != SAFE):
