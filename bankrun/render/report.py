@@ -9,9 +9,11 @@ from bankrun.render.figures import figures
 from bankrun.render.html import Figure, Headline, render_page
 from bankrun.render.story import join_names
 from bankrun.render.tables import NARROW
+from bankrun.render.trial_page import trial_page
 from bankrun.results.models.chaos import Chaos, ChaosCell
 from bankrun.results.models.comparison import Cell, Comparison
 from bankrun.results.models.proof import ProofResult
+from bankrun.results.models.trial import TrialResult
 from bankrun.results.store import Result
 
 NOTES_MAX = 12
@@ -25,6 +27,8 @@ LEGEND = (
 
 def report(result: Result) -> str:
     """Return the report of a result. Raises CannotStart for a kind that has none."""
+    if isinstance(result, TrialResult):
+        return trial_page(result)
     found = figures(result)
     return render_page(headline(result), summary(result), found, list(_how(result)), result.provenance.command)
 

@@ -10,7 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
+
+from bankrun.servers.embedded import private_postgres
+from bankrun.servers.state_dir import default_state_dir
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "trials"
 ODD = """
@@ -248,3 +252,37 @@ def find_processes(text: str, but: int = 0) -> list[str]:
     lines = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
     found = [line.strip() for line in lines.splitlines() if text in line]
     return [line for line in found if int(line.split()[0]) != but and "bankrun try" not in line]
+
+
+def test_four_at_once_do_not_meet(folder: Path) -> None:
+    words = [sys.executable, "-P", "-m", "bankrun", "try", "report.py:transfer(10)", "--setup", "schema.sql"]
+    four = [
+        subprocess.Popen([*words, "--instances", "two"], cwd=folder, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    said = {process.communicate(timeout=110)[0] for process in four}
+    assert [process.returncode for process in four] == [0] * 4
+    assert len(said) == 1
+    assert said.pop().startswith("safe: all ")
+
+
+@pytest.mark.parametrize("user", ["owner", "plain"])
+def test_on_a_given_server_only_scratch_databases_come_and_go(folder: Path, tmp_path: Path, user: str) -> None:
+    state = Path(os.environ["BANKRUN_STATE_DIR"]) if "BANKRUN_STATE_DIR" in os.environ else default_state_dir()
+    with private_postgres(state, {}) as server:
+        address = {"host": str(server.host), "port": server.port, "user": server.user, "autocommit": True}
+        with psycopg.connect(**address, dbname="postgres") as connection:
+            connection.execute("CREATE ROLE plain LOGIN CREATEDB")
+            connection.execute("CREATE ROLE owner LOGIN SUPERUSER")
+            connection.execute("CREATE DATABASE bankrun_trial_of_a_user")  # our prefix, and not our marker
+            for name in ("bankrun_trial_left", "bankrun_trial_left_as_it_was"):
+                connection.execute(f"CREATE DATABASE {name} OWNER {user}")
+            connection.execute("COMMENT ON DATABASE bankrun_trial_left IS 'a scratch database of bankrun try'")
+        url = f"postgresql://{user}@/postgres?host={server.host}&port={server.port}"
+        words = [f"transfer.py:transfer_money(1, {to}, 10)" for to in (2, 3)]
+        done = run_try(folder, *words, "--setup", "schema.sql", "--instances", "two", "--database-url", url)
+        with psycopg.connect(**address, dbname="postgres") as connection:
+            left = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.splitlines()[-1].endswith("account.balance of id 1 is 90; either serial order gives 80")
+    assert left == {"postgres", "template0", "template1", "bankrun", "bankrun_trial_of_a_user"}
