@@ -139,10 +139,16 @@ def make_root(path: Path) -> Path:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Remove the state directories below ``root`` whose process has ended; one that is in use stays."""
+    """Remove the state directories below ``root`` whose process has ended; one that is in use stays.
+
+    Their names begin with the process' id: one that is being made is not locked yet.
+    """
     import fcntl
 
     for directory in root.iterdir():
+        maker = directory.name.partition("-")[0]
+        if maker.isdecimal() and is_alive(int(maker)):
+            continue
         try:
             lock = os.open(directory / "lock", os.O_RDWR)
         except OSError:  # not ours to judge: it is being made, or somebody else's

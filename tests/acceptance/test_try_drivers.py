@@ -139,12 +139,13 @@ def test_django_is_redirected_and_set_up_by_its_migrations(tmp_path: Path, argum
     (tmp_path / "settings.py").write_text(
         "SECRET_KEY = 'x'\nINSTALLED_APPS = ['shop']\nUSE_TZ = True\n"
         "DEFAULT_AUTO_FIELD = 'django.db.models.BigAutoField'\n"
-        "DATABASES = {'default': {'ENGINE': 'django.db.backends.postgresql', 'NAME': 'theirs', 'HOST': 'db.internal'}}\n"
+        "DATABASES = {'default': {'ENGINE': 'django.db.backends.postgresql', 'NAME': 'theirs', 'HOST': 'db.x'}}\n"
     )
     code = (
         "import os, sys\nos.environ['DJANGO_SETTINGS_MODULE'] = 'settings'\nfrom bankrun import trial\n"
         f"calls = [f'shop/models.py:by_django(1, {{to}}, 10{arguments})' for to in (2, 3)]\n"
-        "found = trial(*calls, setup='shop/models.py:migrate', instances='two')\nprint(found.verdict, found.difference)\n"
+        "found = trial(*calls, setup='shop/models.py:migrate', instances='two')\n"
+        "print(found.verdict, found.difference)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False

@@ -16,7 +16,8 @@ CREATE TABLE counter (id int PRIMARY KEY, n int NOT NULL);
 INSERT INTO counter VALUES (1, 0), (2, 0);
 CREATE TABLE person (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email text UNIQUE, code text,
-    key uuid DEFAULT gen_random_uuid(), made timestamptz DEFAULT now(), seen timestamp(0) DEFAULT now(), day date DEFAULT current_date
+    key uuid DEFAULT gen_random_uuid(), made timestamptz DEFAULT now(),
+    seen timestamp(0) DEFAULT now(), day date DEFAULT current_date
 );
 CREATE TABLE friend (
     a bigint REFERENCES person, b bigint REFERENCES person, since timestamptz DEFAULT clock_timestamp()

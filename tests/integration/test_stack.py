@@ -469,7 +469,7 @@ def test_several_private_postgres_run_at_once_and_leave_nothing(fresh: Path) -> 
                 assert session.execute("SELECT 1").fetchone() == (1,)
         assert one.host != other.host
         assert len(list((fresh / "private").iterdir())) == 2
-        abandoned = fresh / "private" / "1-killed"
+        abandoned = fresh / "private" / "4194305-killed"  # no process has an id above 2**22
         abandoned.mkdir()
         (abandoned / "lock").touch()
         with private_postgres(fresh, {}):
