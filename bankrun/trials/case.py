@@ -14,6 +14,7 @@ from bankrun.trials.differences import Keys
 from bankrun.trials.execution import read_outcome, read_tables
 from bankrun.trials.invariant import Invariant
 from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY, SERIAL, Finding, Judge, judge_invariant
+from bankrun.trials.matching import TooAlike
 from bankrun.trials.outcomes import Outcome, Place
 from bankrun.trials.programs import Program
 from bankrun.trials.serial import SerialRuns
@@ -132,7 +133,12 @@ class Case:
             if execution.stuck and execution.stuck_kind != "cycle":  # a cap tells nothing
                 stuck.append(execution.stuck)
                 return False
-            self._note(found, self._name(execution), self.judge(execution))
+            try:
+                finding = self.judge(execution)
+            except TooAlike as error:
+                stuck.append(str(error))
+            else:
+                self._note(found, self._name(execution), finding)
             return False
 
         exploration = explore(
@@ -178,7 +184,7 @@ class Case:
         for _ in range(REPLAYS):
             try:
                 finding = self.judge(self._replay(found.schedules[kind]))
-            except Diverged:
+            except (Diverged, TooAlike):
                 return False
             if finding.kind != kind:
                 return False

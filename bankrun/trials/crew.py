@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bankrun.errors import CannotStart
 from bankrun.schedule import Call as ForkedCall
 from bankrun.schedule import Command as StartedCommand
+from bankrun.schedule.cast import outside
 from bankrun.trials import scratch
 from bankrun.trials.programs import Call, Program, Script
 
@@ -32,9 +32,9 @@ def wanted_instances(instances: str, programs: Sequence[Program]) -> tuple[str, 
     if instances not in (SAME, TWO, "both"):
         raise CannotStart(f"instances={instances!r}: same, two or both")
     if instances == "both":
-        return (TWO, SAME) if functions and sys.platform == "linux" else (TWO,)
-    if instances == SAME and sys.platform != "linux":
-        raise CannotStart("--instances same needs Linux: which thread waits is asked of /proc")
+        return (TWO, SAME) if functions and outside.is_known() else (TWO,)
+    if instances == SAME and not outside.is_known():
+        raise CannotStart("--instances same needs Linux on x86-64: which thread waits is asked of /proc")
     return (instances,)
 
 

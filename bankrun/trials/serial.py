@@ -33,6 +33,7 @@ class SerialRuns:
         self._engine = engine
         self._programs = programs
         self._windows = windows
+        self._large_objects = count_large_objects(engine)
         self.executions: dict[Order, Execution] = {}
         self.outcomes: dict[Order, Outcome] = {}
         self.pairs: dict[Order, tuple[Outcome, Outcome]] = {}
@@ -54,6 +55,7 @@ class SerialRuns:
             self.run(order)
             if number == 0:
                 self._check_connected(self.executions[order].steps)
+                self._check_compared()
         self._check_successes(orders)
         self._drop_chatter()
         time.sleep(max(0.0, begun + APART_SECONDS - time.monotonic()))
@@ -94,6 +96,12 @@ class SerialRuns:
                     "does it read another variable? Set that with --env NAME='{url}'"
                 )
 
+    def _check_compared(self) -> None:
+        """Refuse what is no row of any table."""
+        count = count_large_objects(self._engine)
+        if count != self._large_objects:
+            raise CannotStart("large objects are made or removed, and are not compared: keep them out of a trial")
+
     def _check_successes(self, orders: Sequence[Order]) -> None:
         for name, program in self._programs.items():
             endings = [self.outcomes[order].endings[name] for order in orders]
@@ -117,6 +125,12 @@ class SerialRuns:
 
     def _say(self, order: Order) -> str:
         return " then ".join(f"{name} ({self._programs[name].short_name})" for name in order)
+
+
+def count_large_objects(engine: Engine) -> int:
+    """Return how many there are."""
+    row = engine.admin.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
+    return int(row[0]) if row else 0
 
 
 def _why(error: str, message: str) -> str:
