@@ -27,7 +27,7 @@ class Address:
         login = quote(self.user, safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
         database = quote(self.database, safe="")
         if self.host.startswith("/"):
-            return f"postgresql://{login}@/{database}?{urlencode({'host': self.host, 'port': self.port}, safe='/')}"
+            return f"postgresql://{login}@/{database}?{urlencode({'host': self.host, 'port': self.port}, safe='/', quote_via=quote)}"
         return f"postgresql://{login}@{self.host}:{self.port}/{database}"
 
     def environment(self, templates: Mapping[str, str]) -> dict[str, str]:

@@ -286,3 +286,48 @@ def test_on_a_given_server_only_scratch_databases_come_and_go(folder: Path, tmp_
     assert done.returncode == 3, done.stderr
     assert done.stdout.splitlines()[-1].endswith("account.balance of id 1 is 90; either serial order gives 80")
     assert left == {"postgres", "template0", "template1", "bankrun", "bankrun_trial_of_a_user"}
+
+
+OUTSIDE = """
+import fcntl, os, threading
+import psycopg
+
+lock = threading.Lock()
+
+def add(connection, to):
+    connection.execute("UPDATE account SET balance = balance + 1 WHERE id = %s", [to])
+
+def lock_then_row():
+    with lock, psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+        add(connection, 1)
+
+def row_then_lock():
+    with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+        add(connection, 1)
+        with lock:
+            add(connection, 2)
+
+def read_and_write_in_a_file_lock():
+    with open("lockfile", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+            (balance,) = connection.execute("SELECT balance FROM account WHERE id = 1").fetchone()
+            connection.execute("UPDATE account SET balance = %s WHERE id = 1", [balance + 1])
+"""
+
+
+def test_a_lock_of_the_process_and_a_row_that_wait_for_each_other_never_end(folder: Path) -> None:
+    (folder / "outside.py").write_text(OUTSIDE)
+    calls = ["outside.py:lock_then_row()", "outside.py:row_then_lock()"]
+    done = run_try(folder, *calls, "--setup", "schema.sql", "--instances", "same")
+    assert done.returncode == 3, done.stderr
+    waits = "neither ends: A waits in Postgres for B; B waits for something that is not Postgres"
+    assert done.stdout.splitlines()[-1].endswith(waits)
+
+
+def test_a_file_lock_is_seen_from_outside_and_scheduled_around(folder: Path) -> None:
+    (folder / "outside.py").write_text(OUTSIDE)
+    calls = ["outside.py:read_and_write_in_a_file_lock()"]
+    done = run_try(folder, *calls, "--setup", "schema.sql", "--instances", "two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("safe: all ")
