@@ -27,13 +27,14 @@ class Address:
         login = quote(self.user, safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
         database = quote(self.database, safe="")
         if self.host.startswith("/"):
-            return f"postgresql://{login}@/{database}?{urlencode({'host': self.host, 'port': self.port}, safe='/', quote_via=quote)}"
+            place = urlencode({"host": self.host, "port": self.port}, safe="/", quote_via=quote)
+            return f"postgresql://{login}@/{database}?{place}"
         return f"postgresql://{login}@{self.host}:{self.port}/{database}"
 
     def environment(self, templates: Mapping[str, str]) -> dict[str, str]:
         """Return the variables: those of libpq, DATABASE_URL, and what the user asked for beside."""
         fields = {
-            "url": self.url.removeprefix("postgresql://"),
+            "url": self.url,
             "host": self.host,
             "port": str(self.port),
             "user": self.user,
@@ -51,16 +52,13 @@ class Address:
         }
         if self.password:
             variables["PGPASSWORD"] = self.password
-        return variables | {name: _fill(template, fields | {"url": self.url}) for name, template in templates.items()}
+        return variables | {name: _fill(template, fields) for name, template in templates.items()}
 
 
 def _fill(template: str, fields: Mapping[str, str]) -> str:
-    # "postgresql+psycopg://{url}" would repeat the scheme: the part of {url} before it is what the user wrote.
-    for scheme_end in ("://{url}",):
-        if scheme_end in template:
-            rest = fields["url"].partition("://")[2]
-            template = template.replace(scheme_end, "://" + rest.replace("{", "{{").replace("}", "}}"))
-    return template.format(**fields)
+    # In "postgresql+psycopg://{url}" the scheme is what the user wrote, and not that of the address.
+    rest = fields["url"].partition("://")[2].replace("{", "{{").replace("}", "}}")
+    return template.replace("://{url}", f"://{rest}").format(**fields)
 
 
 def read_templates(given: Sequence[str]) -> dict[str, str]:
