@@ -58,10 +58,13 @@ class Threads:
         return is_missing
 
     def _find_owner(self, link: Link, group: Sequence[Participant]) -> bool:
-        running = [member for member in group if not member.has_ended and member.pid and member.thread]
-        if not running:
+        alive = [member for member in group if not member.has_ended]
+        if not alive:
             self._proxy.give(link, link.participant)
             return True
+        running = [member for member in alive if member.pid and member.thread]
+        if not running:
+            return False  # its request came before it told which thread it is
         pid = running[0].pid
         assert pid is not None
         if link.conversation.client_is_gone:
