@@ -76,7 +76,14 @@ class Engine:
             self._proxy.close()
             raise
         self._is_dirty = False
+        self._is_unseen = False  # whether something changed that the log was not asked about
         self._changed: set[int] | None = None
+        try:
+            self._crew.await_warm(self._let_through)
+            self._forget_warming()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +137,23 @@ class Engine:
             variables["PGPASSWORD"] = self.server.password
         return variables
 
+    def _let_through(self) -> None:
+        """Relay what is asked before any execution: by imports that connect, and by what prepares."""
+        self._proxy.pump(0.01)
+        for name in self.names:
+            for link in list(self._proxy.links(name)):
+                self._is_dirty = self._is_unseen = True
+                if link.conversation.pending is not None:
+                    self._proxy.release(link)
+
+    def _forget_warming(self) -> None:
+        if self._is_dirty:
+            unfinished = [pid for name in self.names for pid in self._proxy.hang_up(name)]
+            if unfinished:
+                self.stepper.await_end_of(unfinished)
+            self.stepper.settle_spares()
+            self.restore()
+
     def give(self, name: str, arguments: Sequence[Any]) -> None:
         """Let a participant, a ``Call``, be called with other arguments from the next execution on."""
         member = self._crew.members[name]
@@ -147,7 +171,7 @@ class Engine:
         if not self._is_dirty:
             return
         started = time.perf_counter()
-        looks = not self.capabilities.reads_wal or self._observer.log.catalog_changed
+        looks = self._is_unseen or not self.capabilities.reads_wal or self._observer.log.catalog_changed
         by_template = not self.capabilities.is_superuser  # only a superuser can put rows back past triggers and keys
         if by_template or (looks and self._keeper.take_fingerprint() != self._keeper.fingerprint):
             self._proxy.drop_spares()
@@ -159,7 +183,7 @@ class Engine:
             self._keeper.restore(None if looks else self._changed)
             if looks:
                 self._relations.look(self._keeper.admin)
-        self._is_dirty = False
+        self._is_dirty = self._is_unseen = False
         self.seconds["restore"] += time.perf_counter() - started
 
     @property
@@ -217,6 +241,18 @@ class Engine:
             self.seconds["rows"] += time.perf_counter() - middle
         execution.seconds = time.perf_counter() - started
         return execution
+
+    def run_again(self, names: Sequence[str]) -> Execution:
+        """Run participants once more, one after the other, on what the last execution left behind.
+
+        The outcomes and the steps are those of this time; the rows are what is there in the end.
+        """
+        before, unseen = self._changed, self._observer.log.catalog_changed
+        self._is_dirty = False
+        again = self.execute(lambda able, _: able[0], names)
+        self._is_unseen = self._is_unseen or unseen
+        self._changed = None if before is None or self._changed is None else before | self._changed
+        return again
 
     def _start(self, name: str) -> None:
         self._crew.start(name, self._urls, self._addresses)

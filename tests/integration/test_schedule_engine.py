@@ -27,6 +27,7 @@ from bankrun.schedule import (  # noqa: E402
     Diverged,
     Engine,
     Execution,
+    NotStarted,
     Server,
     Unsupported,
     digest,
@@ -441,3 +442,38 @@ def test_nothing_is_left_when_the_engine_is_killed(server: Server, tmp_path: Pat
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_programs_run_again_find_what_the_others_left_and_the_next_execution_does_not(database: Server) -> None:
+    specs = calls(("plain_transfer", 1, 2, 10), ("plain_transfer", 1, 3, 10), kept=False)
+    with Engine(database, specs) as engine:
+        before = engine.read_rows()
+        once = engine.execute(follow(""), ["A", "B"])
+        twice = engine.run_again(["B"])
+        assert balances(once) == {1: 80, 2: 110, 3: 110}
+        assert balances(twice) == {1: 70, 2: 110, 3: 120}
+        assert list(twice.outcomes) == ["B"]
+        engine.restore()
+        assert engine.read_rows() == before
+
+
+def test_what_prepares_a_process_asks_unscheduled_and_leaves_nothing(database: Server) -> None:
+    specs = calls(
+        ("plain_transfer", 1, 2, 10), kept=False, prepare="programs:change_at_import", prepare_arguments=["at_import"]
+    )
+    with Engine(database, specs) as engine:
+        assert balances(engine.execute(follow(""))) == {1: 90, 2: 110, 3: 100}
+        assert "public.at_import" not in engine.read_rows()
+
+
+def test_a_process_that_cannot_be_prepared_is_one_sentence(database: Server) -> None:
+    specs = calls(
+        ("plain_transfer", 1, 2, 10), kept=False, prepare="programs:change_at_import", prepare_arguments=["1x"]
+    )
+    with pytest.raises(NotStarted, match=r"^programs cannot be imported: SyntaxError: "):
+        Engine(database, specs)
+
+
+def balances(execution: Execution) -> dict[int, int]:
+    rows = [json.loads(row) for row in execution.rows["public.account"]]
+    return {row["id"]: row["balance"] for row in rows if row["id"] <= 3}

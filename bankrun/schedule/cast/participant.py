@@ -23,6 +23,8 @@ class Call:
 
     With ``kept``, its process serves all executions, and the function gets a Control first. Without, it is forked for
     each execution and called with its arguments only. Calls that name the same ``process`` are threads of one.
+    ``prepare``, another ``module:name``, is called once in the process that they are forked from; what it and the
+    imports ask Postgres is no step, and the database is as it was after it. It must leave no thread and no connection.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Call:
     imports: Sequence[str] = ()
     path: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    prepare: str = ""
+    prepare_arguments: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, slots=True)

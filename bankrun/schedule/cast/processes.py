@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -28,7 +29,8 @@ _WARM = "from bankrun.schedule.cast.warm import main; main()"
 class Warmed:
     """The engine's handle on a warmed process (see ``warm``)."""
 
-    def __init__(self, imports: Sequence[str], path: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, spec: Call, environment: Mapping[str, str]) -> None:
+        imports = [*spec.imports, spec.function.partition(":")[0]]
         ours, theirs = socket.socketpair()
         self._channel = ours
         self._process = subprocess.Popen(
@@ -42,12 +44,23 @@ class Warmed:
         self._channel.settimeout(START_SECONDS_MAX)
         self._unread = b""
         self._imports = imports
-        self._send({"import": list(imports), "path": list(path)})
+        self._send(
+            {
+                "import": imports,
+                "path": list(spec.path),
+                "prepare": spec.prepare,
+                "arguments": list(spec.prepare_arguments),
+            }
+        )
         self._is_ready = False
+
+    def has_answered(self) -> bool:
+        """Whether there is something to be read from it, or it has ended."""
+        return bool(self._unread or select.select([self._channel], [], [], 0)[0])
 
     def fork(self, names: Sequence[str], *, captures: bool) -> tuple[int, dict[str, socket.socket]]:
         """Fork a process with a thread for each of these; return its pid and their channels."""
-        self._await_ready()
+        self.await_ready()
         pairs = {name: socket.socketpair() for name in names}
         line = json.dumps({"fork": list(names), "captures": captures}).encode() + b"\n"
         socket.send_fds(self._channel, [line], [theirs.fileno() for _, theirs in pairs.values()])
@@ -64,7 +77,8 @@ class Warmed:
             self._process.kill()
             self._process.wait()
 
-    def _await_ready(self) -> None:
+    def await_ready(self) -> None:
+        """Wait until it has imported everything. Raises NotStarted if that fails."""
         if self._is_ready:
             return
         reply = self._reply()
@@ -108,9 +122,16 @@ class Crew:
             if isinstance(spec, Call):
                 process = spec.process or spec.name
                 if process not in self._warmed:
-                    module = spec.function.partition(":")[0]
                     environment = {**os.environ, **addresses[member.name], **spec.environment}
-                    self._warmed[process] = Warmed([*spec.imports, module], spec.path, environment)
+                    self._warmed[process] = Warmed(spec, environment)
+
+    def await_warm(self, let_through: Callable[[], None]) -> None:
+        """Wait until all are warm; what they ask Postgres meanwhile is let through. Raises NotStarted."""
+        deadline = time.monotonic() + START_SECONDS_MAX
+        for warmed in self._warmed.values():
+            while not warmed.has_answered() and time.monotonic() < deadline:
+                let_through()
+            warmed.await_ready()
 
     def begin(self, execution: int) -> None:
         """Forget the last execution."""
@@ -179,6 +200,8 @@ class Crew:
 
         def wait() -> None:
             process.wait()
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it left behind
             theirs.close()
 
         def ended() -> None:

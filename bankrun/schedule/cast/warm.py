@@ -43,17 +43,18 @@ def main() -> None:
     unread = b""
     fds: list[int] = []
     try:
-        while True:
-            data, received, _, _ = socket.recv_fds(channel, 65_536, FDS_MAX)
-            if not data:
-                return
-            fds += received
-            unread += data
-            *lines, unread = unread.split(b"\n")
-            for line in lines:
-                reply = _obey(json.loads(line), fds, children, channel)
-                channel.sendall(json.dumps(reply).encode() + b"\n")
-            _reap(children)
+        with suppress(ConnectionError):  # the engine has gone before it heard the answer
+            while True:
+                data, received, _, _ = socket.recv_fds(channel, 65_536, FDS_MAX)
+                if not data:
+                    return
+                fds += received
+                unread += data
+                *lines, unread = unread.split(b"\n")
+                for line in lines:
+                    reply = _obey(json.loads(line), fds, children, channel)
+                    channel.sendall(json.dumps(reply).encode() + b"\n")
+                _reap(children)
     finally:
         for pid in children:
             with suppress(ProcessLookupError):
@@ -66,6 +67,8 @@ def _obey(message: Mapping[str, Any], fds: list[int], children: set[int], channe
         try:
             for module in message["import"]:
                 importlib.import_module(module)
+            if message["prepare"]:
+                find(message["prepare"])(*message["arguments"])
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is told, not died of
             return {"failed": describe(error)}
         gc.collect()
