@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
@@ -23,6 +24,7 @@ from bankrun.schedule.protocol.proxy import Proxy
 
 START_SECONDS_MAX = 60.0
 END_SECONDS_MAX = 10.0
+PR_SET_PDEATHSIG = 1
 _WARM = "from bankrun.schedule.cast.warm import main; main()"
 
 
@@ -114,6 +116,7 @@ class Crew:
         self._warmed: dict[str, Warmed] = {}
         self._commands: dict[str, subprocess.Popen[bytes]] = {}
         self._job = 0
+        self._die_with_us = _death_signal()
 
     def warm_up(self, addresses: Mapping[str, Mapping[str, str]]) -> None:
         """Start the warmed processes, all at the same time; ``addresses`` are each participant's variables."""
@@ -191,6 +194,7 @@ class Crew:
                 env={**os.environ, **address, **spec.environment},
                 cwd=spec.directory,
                 start_new_session=True,
+                preexec_fn=self._die_with_us,  # noqa: PLW1509 - one system call; our other threads only wait
             )
         except OSError as error:
             raise NotStarted(f"{spec.argv[0]} cannot be started: {error.strerror}") from error
@@ -268,6 +272,14 @@ class Crew:
             process.wait()
         for warmed in self._warmed.values():
             warmed.close()
+
+
+def _death_signal() -> Callable[[], None] | None:
+    """Return what a new process calls, to be killed whenever we die; nothing elsewhere than on Linux."""
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return lambda: library.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def _exit_of(process: subprocess.Popen[bytes], printed: IO[bytes], complained: IO[bytes]) -> Outcome:

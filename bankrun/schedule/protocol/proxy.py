@@ -10,6 +10,7 @@ left then.
 
 from __future__ import annotations
 
+import os
 import selectors
 import shutil
 import socket
@@ -237,7 +238,7 @@ class Proxy:
             opened, _ = listener.accept()
         except OSError:
             return
-        if self.refuses or len(self._links[participant]) >= CONNECTIONS_MAX:
+        if self.refuses or len(self._links[participant]) >= CONNECTIONS_MAX or not _is_ours(opened):
             opened.close()
             return
         if opened.family != socket.AF_UNIX:
@@ -393,3 +394,15 @@ def _receive(endpoint: Endpoint) -> bytes | None:
         return None
     except OSError:
         return b""
+
+
+def _is_ours(opened: socket.socket) -> bool:
+    """Whether a connection to a port of ours comes from a process of ours, as far as Linux tells (proc(5), net/tcp).
+
+    Everyone on the machine can reach a port; behind this one is a superuser's session.
+    """
+    if opened.family == socket.AF_UNIX or not Path("/proc/net/tcp").exists():
+        return True
+    peer = f"0100007F:{opened.getpeername()[1]:04X}"
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return next((int(fields[7]) for fields in rows if fields[1] == peer), os.geteuid()) == os.geteuid()
