@@ -25,7 +25,7 @@ def check_packages() -> None:
         if found != HOME / name:
             raise CannotStart(
                 f"this needs bankrun's own package {name!r}, and {found} comes first on the path: "
-                "run it from another folder, or with python -P"
+                "run it from another folder, or with python -P (pytest: with --import-mode=importlib, too)"
             )
 
 

@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from bankrun.environ import check_packages
 from bankrun.errors import BankrunError, CannotStart, one_line
 from bankrun.results import store
 
@@ -42,6 +43,9 @@ COMMANDS = (
 )
 """In the order of ``bankrun --help``."""
 
+WITHOUT_BANK = {"try", "replay"}
+"""What a project can use that has a ``bank`` or ``workers`` of its own."""
+
 SENTENCE_MAX = 1_000
 OK, FAILED, CANNOT_START, CONTRADICTED = 0, 1, 2, 3
 
@@ -61,9 +65,26 @@ class Commands(TyperGroup):
         if cmd_name in self.commands and self.commands[cmd_name] is None:
             alone = typer.Typer(add_completion=False, rich_markup_mode=None)
             name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
-            alone.command(cmd_name)(getattr(import_module(f"bankrun.cli.{name}"), name))
+            try:
+                if cmd_name not in WITHOUT_BANK:
+                    check_packages()
+                alone.command(cmd_name)(getattr(import_module(f"bankrun.cli.{name}"), name))
+            except CannotStart as error:
+                _stand_in(alone, cmd_name, error)
             self.commands[cmd_name] = typer.main.get_command(alone)
         return self.commands.get(cmd_name)
+
+
+def _stand_in(alone: typer.Typer, name: str, error: CannotStart) -> None:
+    """Add a command that says why it cannot be used here: it is listed all the same."""
+
+    def refuse(_: typer.Context) -> None:
+        raise error
+
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    alone.command(name, help="Not here: another package stands in for bankrun's own.", context_settings=anything)(
+        refuse
+    )
 
 
 cli = typer.Typer(

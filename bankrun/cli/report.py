@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bank.errors import CannotStart
 from bankrun.cli.app import open_console
+from bankrun.errors import CannotStart
 from bankrun.render.figures import figures
 from bankrun.render.report import report as make_report
 from bankrun.render.svg import stand_alone

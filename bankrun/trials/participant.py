@@ -115,8 +115,8 @@ def redirect_django() -> None:
     if "DJANGO_SETTINGS_MODULE" not in os.environ or "DATABASE_URL" not in os.environ:
         return
     try:
-        import django  # type: ignore[import-not-found, unused-ignore]
-        from django.conf import settings  # type: ignore[import-not-found, unused-ignore]
+        import django
+        from django.conf import settings
     except ImportError:
         return
     url = urlsplit(os.environ["DATABASE_URL"])

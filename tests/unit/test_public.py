@@ -100,3 +100,26 @@ def test_the_fixture_says_so_too_and_other_tests_of_that_project_pass(own_bank: 
     assert "1 failed, 1 passed" in done.stdout
     assert "this needs bankrun's own package 'bank'" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize("theirs", [("bank",), ("workers",), ("bank", "workers")], ids=" and ".join)
+@pytest.mark.parametrize("command", ["prove", "compare --seed 1", "doctor", "strategies"])
+def test_a_command_that_needs_ours_says_so_with_exit_code_2(
+    tmp_path: Path, theirs: tuple[str, ...], command: str
+) -> None:
+    for name in theirs:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    words = [sys.executable, "-m", "bankrun", *command.split()]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"bankrun: this needs bankrun's own package '{theirs[0]}', and ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_help_lists_every_command_there_too(own_bank: Path) -> None:
+    words = [sys.executable, "-m", "bankrun", "--help"]
+    done = subprocess.run(words, cwd=own_bank, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "try" in done.stdout
+    assert "Not here: another package stands in" in done.stdout
