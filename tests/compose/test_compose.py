@@ -150,6 +150,12 @@ def test_the_script_that_compares_runs_in_the_stack(stack: Compose) -> None:
     assert re.search(r"^row-lock +3x8 .* safe", done.stdout, re.MULTILINE)
 
 
+def test_a_strategy_is_proved_in_the_stack(stack: Compose) -> None:
+    done = stack.lab("bankrun", "prove", "--strategy", "atomic-update", "--case", "same-pair")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\s*atomic-update +two +0/\d+ ", done.stdout, re.MULTILINE), done.stdout
+
+
 def test_a_worker_that_is_killed_amid_5000_transfers_costs_none_of_them(stack: Compose) -> None:
     one, two, _ = stack.containers("worker")
     stack.lab("python", "scripts/trigger.py", "--transfers", "1", "--reset")
