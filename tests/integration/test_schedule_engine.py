@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -420,7 +421,7 @@ def test_a_server_that_wants_a_password_gets_it_from_the_participants_too(server
     assert found.broken
 
 
-def test_nothing_is_left_when_the_engine_is_killed(server: Server, tmp_path: Path) -> None:
+def test_nothing_is_left_when_the_engine_is_killed(server: Server) -> None:
     database = make_database(server, "killed", programs.SETUP)
     code = (
         f"import sys, os; sys.path.insert(0, {SUPPORT!r})\n"
@@ -430,18 +431,21 @@ def test_nothing_is_left_when_the_engine_is_killed(server: Server, tmp_path: Pat
         "engine = Engine(server, calls)\n"
         "def choose(able, steps):\n"
         "    if len(steps) == 3:\n"
-        "        print(*[member.pid for member in engine._crew.members.values()], flush=True)\n"
+        "        print(os.getpid(), *[member.pid for member in engine._crew.members.values()], flush=True)\n"
         "        os.kill(os.getpid(), 9)\n"
         "    return able[0]\n"
         "engine.execute(choose)\n"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
-    pids = [int(word) for word in done.stdout.split()]
+    killed, *pids = [int(word) for word in done.stdout.split()]
     assert len(pids) == 2, done.stderr
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    [its_sockets] = Path(tempfile.gettempdir()).glob(f"bankrun-wire-{killed}-*")
+    with Engine(database, calls(("transfer", 1, 2, 10), ("transfer", 1, 2, 10))):
+        assert not its_sockets.exists()
 
 
 def test_programs_run_again_find_what_the_others_left_and_the_next_execution_does_not(database: Server) -> None:

@@ -31,6 +31,7 @@ RECEIVE_BYTES = 262_144
 PORT = 5432  # a part of a socket's name
 CONNECTIONS_MAX = 64
 POOLED_MAX = 16
+DIRECTORY = "bankrun-wire-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class Proxy:
         self._links: dict[str, list[Link]] = defaultdict(list)
         self._spares: dict[bytes, list[Spare]] = defaultdict(list)
         self._numbers: dict[str, int] = defaultdict(int)
-        self._directory = Path(tempfile.mkdtemp(prefix="bankrun-wire-"))
+        self._directory = _make_directory()
 
     # Addresses.
 
@@ -406,3 +407,26 @@ def _is_ours(opened: socket.socket) -> bool:
     peer = f"0100007F:{opened.getpeername()[1]:04X}"
     rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
     return next((int(fields[7]) for fields in rows if fields[1] == peer), os.geteuid()) == os.geteuid()
+
+
+def _make_directory() -> Path:
+    """Make a directory for sockets, and remove those whose maker was killed: their names hold its pid.
+
+    In the system's own temporary directory, for the path of a socket has about 100 characters.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{DIRECTORY}[0-9]*-*"):
+        maker = left.name.removeprefix(DIRECTORY).partition("-")[0]
+        with suppress(OSError, ValueError):
+            if left.lstat().st_uid == os.geteuid() and not _is_alive(int(maker)):
+                shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{DIRECTORY}{os.getpid()}-"))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
