@@ -160,4 +160,5 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = PREFIX + str(first["loc"][0]).upper() + ": " if first["loc"] else ""
-        raise CannotStart(where + first["msg"].removeprefix("Value error, ")) from None
+        why = first["msg"].removeprefix("Value error, ").partition(", unable")[0]
+        raise CannotStart(where + why.replace("Input should be", "it should be")) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -14,12 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bankrun.cli import app
+from bankrun.proof import private_bank
 from bankrun.runs import session
+from bankrun.trials import scratch
 
 EXAMPLES = 1_000
 BUSY = {"new", "page"}
 """Right words to these write a file, or serve for ever."""
-STARTERS = {"open_servers", "open_stage", "become_worker"}
+STARTERS = {"open_servers", "open_stage", "become_worker", "private_postgres"}
 Try = Callable[[list[str]], int]
 
 
@@ -37,7 +40,8 @@ def wrong(
         raise Started
 
     # All are imported before anything is replaced: one that is imported later would keep what it finds there.
-    modules = [session, *(import_module(f"bankrun.cli.{name}") for name in app.COMMANDS)]
+    commands = [name + "_" * keyword.iskeyword(name) for name in app.COMMANDS]
+    modules = [session, private_bank, scratch, *(import_module(f"bankrun.cli.{name}") for name in commands)]
     for module in modules:
         for starter in STARTERS & vars(module).keys():
             monkeypatch.setattr(module, starter, start)
@@ -91,6 +95,9 @@ words = st.one_of(
     ),
     st.tuples(st.sampled_from(["rounds", "transfers", "accounts", "chunk", "topology"]), no_number).map(
         lambda pair: ["bench", f"--{pair[0]}", pair[1]]
+    ),
+    st.tuples(st.sampled_from(["executions", "seconds", "instances", "setup"]), no_number).map(
+        lambda pair: ["try", "no.py:f()", f"--{pair[0]}", pair[1]]
     ),
     st.text(max_size=60).map(lambda text: ["replay", text]),
     st.tuples(
