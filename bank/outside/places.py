@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from bank.strategies.base import Strategy
 
 OURS = ("bank", "bankrun", "workers")
+HERE = Path(__file__).resolve().parents[2]
 STACK_MAX = 40
 
 
@@ -57,7 +58,7 @@ def find_place(stack: Stack, module: str) -> str:
     theirs = [
         spot
         for spot in stack
-        if spot.module.partition(".")[0] == top or (folder is not None and _lies_in(Path(spot.file), folder))
+        if spot.module.partition(".")[0] == top or (folder is not None and lies_in(Path(spot.file), folder))
     ]
     ours = [spot for spot in stack if spot.module.startswith("bank.strategies.")]
     for spot in (theirs or ours or stack)[:1]:
@@ -85,10 +86,11 @@ def folder_of(top: str) -> Path:
     return place.parent.parent if place.name == "__init__.py" else place.parent
 
 
-def _lies_in(file: Path, folder: Path) -> bool:
-    """Whether a file is the user's own: in the folder, and in no package that is installed."""
+def lies_in(file: Path, folder: Path) -> bool:
+    """Whether a file is the user's own: in the folder, and neither in a package that is installed nor in bankrun."""
     prefix = Path(sys.prefix)
-    return not folder.is_relative_to(prefix) and file.is_relative_to(folder) and not file.is_relative_to(prefix)
+    ours = (prefix, *(HERE / name for name in OURS))
+    return not folder.is_relative_to(prefix) and file.is_relative_to(folder) and not any(map(file.is_relative_to, ours))
 
 
 def show_file(file: str) -> str:

@@ -18,7 +18,7 @@ from sqlalchemy import make_url
 
 from bank.audit import Audit, audit
 from bank.errors import BankError, StrategyFault
-from bank.outside.places import Spot, find_place, folder_of, top_of
+from bank.outside.places import Spot, find_place, folder_of, lies_in, top_of
 from bank.postgres.models import APPLIED, REFUSED, SCHEMA
 from bank.postgres.roles import WORKER_ROLE
 from bank.settings import Settings
@@ -219,7 +219,7 @@ class Courtroom:
         """Return the innermost line of the user's code on a stack; nothing if there is none."""
         spots = [Spot("", file, line, function) for file, line, function in stack]
         folder = find_folder(self.strategy)
-        theirs = [spot for spot in spots if folder is not None and Path(spot.file).is_relative_to(folder)]
+        theirs = [spot for spot in spots if folder is not None and lies_in(Path(spot.file), Path(folder))]
         return find_place(theirs[::-1], self.strategy.__module__) if theirs else ""
 
     def _audit(self) -> Audit:

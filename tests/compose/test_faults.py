@@ -198,7 +198,7 @@ def test_every_transfer_takes_effect_once_though(
     capsys: pytest.CaptureFixture[str],
     record_property: Callable[[str, object], None],
 ) -> None:
-    open_bank(bank.postgres.database, accounts=WORKLOAD.accounts, opening=WORKLOAD.opening)
+    open_bank(bank.database, accounts=WORKLOAD.accounts, opening=WORKLOAD.opening)
     for strategy in STRATEGIES:
         bank.send(strategy, WORKLOAD.transfers)
     total = len(STRATEGIES) * WORKLOAD.transfers
@@ -209,7 +209,7 @@ def test_every_transfer_takes_effect_once_though(
     left = bank.pending
     assert wait_until(lambda: not bank.pending, RECOVERY_SECONDS_MAX), f"{bank.pending} are pending"
     seconds = time.monotonic() - over
-    found = audit(bank.postgres.database)
+    found = audit(bank.database)
     assert found.passed, found.findings
     assert (found.transfers["applied"], found.duplicates, found.entries) == (total, 0, 2 * total)
     record_property("recovery_s", round(seconds, 1))
@@ -226,4 +226,4 @@ def test_every_transfer_takes_effect_once_though(
 
     assert wait_until(all_take_part, 45)
     assert len(everybody) == 3
-    assert audit(bank.postgres.database).passed
+    assert audit(bank.database).passed

@@ -1,0 +1,68 @@
+"""Strategies that ask in other words than ours: the verdict follows what Postgres did."""
+
+from __future__ import annotations
+
+import pytest
+
+from bank.errors import StrategyFault
+from bank.outside import user_strategy
+from bank.strategies import STRATEGIES
+from bankrun.proof.cases import CASES
+from bankrun.proof.prover import Prover
+from bankrun.results.models.proof import CaseResult
+from tests.integration import written_otherwise
+
+PAIR = CASES["same-pair"]
+
+
+def prove(prover: Prover, name: str) -> CaseResult:
+    strategy = user_strategy(getattr(written_otherwise, name))
+    prover.rehearse(strategy)
+    return prover.prove(strategy, "two", PAIR)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "QuotedNames",
+        "UpdateInADoBlock",
+        "ReadByOrm",
+        "WrittenByATrigger",
+        "SumsTheEntries",
+        "SerializableFromTheSecondOn",
+    ],
+)
+def test_nothing_is_called_safe_because_its_words_are_not_known(prover: Prover, name: str) -> None:
+    result = prove(prover, name)
+    assert (result.verdict, result.serial_broken) == ("broken", 0), result.reason
+    assert result.complete
+
+
+@pytest.mark.parametrize("name", ["LockedByOrm", "LockedInAFunction"])
+def test_a_lock_is_a_lock_in_whatever_words(prover: Prover, name: str) -> None:
+    result = prove(prover, name)
+    assert (result.verdict, result.broken, result.complete) == ("safe", 0, True), result.reason
+
+
+def test_a_transfer_refused_although_it_can_be_paid_is_not_safe(prover: Prover) -> None:
+    result = prove(prover, "RefusesWhereItWouldWait")
+    assert result.refused_payable > 0
+    assert result.verdict != "safe"
+
+
+def test_a_session_of_its_own_hides_nothing(prover: Prover) -> None:
+    result = prove(prover, "WritesElsewhere")
+    assert result.verdict == "broken"
+
+
+def test_a_lock_that_stays_in_the_session_is_named(prover: Prover) -> None:
+    with pytest.raises(
+        StrategyFault,
+        match=r"leaks a session lock: .*_lock\(101\), taken in tests/integration/written_otherwise\.py, line \d+",
+    ):
+        prove(prover, "LeavesASessionLock")
+
+
+def test_the_others_are_proved_as_ever_beside_all_of_these(prover: Prover) -> None:
+    assert prover.prove(STRATEGIES["none"], "two", PAIR).verdict == "broken"
+    assert prover.prove(STRATEGIES["row-lock"], "two", PAIR).verdict == "safe"

@@ -1,0 +1,150 @@
+"""The same transfers in other words: what the proof says must follow what Postgres did, and not how it was asked."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import psycopg
+from psycopg import sql
+
+from bankrun import Account, Attempt, Claim, InsufficientFunds, Posting, Settings, Snapshot, Strategy, Transaction
+from bankrun import psql_url as plain_url
+
+
+class Written(Strategy):
+    """Claims to be right everywhere, as all of these do."""
+
+    claim = Claim.EVERYWHERE
+
+
+class QuotedNames(Written):
+    """No lock, and names in quotes."""
+
+    WRITE = (
+        'UPDATE "bankrun"."accounts" AS "a" SET "balance" = %(after)s, "last_entry" = %(entry_id)s '
+        'WHERE "a"."id" = %(account_id)s'
+    )
+
+
+class UpdateInADoBlock(Written):
+    """No lock, and an UPDATE whose text is a string in a block."""
+
+    def write(self, transaction: Transaction, posting: Posting) -> None:
+        update = "UPDATE acc{} SET balance = {}, last_entry = {} WHERE id = {}"
+        text = update.format("'||'ounts", posting.after, posting.entry_id, posting.account_id)
+        transaction.execute(sql.SQL(f"DO $do$ BEGIN EXECUTE '{text}'; END $do$"))  # type: ignore[arg-type]
+
+
+class ReadByOrm(Written):
+    """No lock: objects are loaded, changed and flushed."""
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        with transaction.orm_session() as session:
+            found = [session.get_one(Account, account) for account in attempt.order.accounts]
+            now = transaction.execute("SELECT clock_timestamp()").fetchone()[0]  # type: ignore[index]
+            of = {row.id: Snapshot(row.id, row.balance, row.last_entry, row.version, now) for row in found}
+        return of[attempt.order.debit], of[attempt.order.credit]
+
+
+class LockedByOrm(Written):
+    """SELECT … FOR UPDATE by an ORM."""
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        with transaction.orm_session() as session:
+            for account in attempt.order.accounts:
+                session.get_one(Account, account, with_for_update=True)
+        return super().read(transaction, attempt)
+
+
+class LockedInAFunction(Written):
+    """A function locks both rows; nothing that Python sends names the table."""
+
+    MAKE: ClassVar[str] = """
+        CREATE OR REPLACE FUNCTION hold_both (one int, other int) RETURNS void LANGUAGE sql AS
+        $$ SELECT 1 FROM bankrun.accounts WHERE id IN (one, other) ORDER BY id FOR UPDATE $$
+    """
+
+    @classmethod
+    def install(cls, transaction: Transaction) -> None:
+        transaction.execute(cls.MAKE)
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        one, other = attempt.order.accounts
+        transaction.execute("SELECT hold_both(%(one)s, %(other)s)", {"one": one, "other": other})
+        return super().read(transaction, attempt)
+
+
+class WrittenByATrigger(Written):
+    """No lock, and the balances are written by a trigger on the entries."""
+
+    MAKE: ClassVar[tuple[str, ...]] = (
+        """
+        CREATE OR REPLACE FUNCTION follow_entry () RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+        SET search_path = bankrun AS $$ BEGIN
+            UPDATE accounts SET balance = NEW.after, last_entry = NEW.id WHERE id = NEW.account_id; RETURN NEW;
+        END $$
+        """,
+        "CREATE OR REPLACE TRIGGER follows BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION follow_entry()",
+    )
+
+    @classmethod
+    def install(cls, transaction: Transaction) -> None:
+        for statement in cls.MAKE:
+            transaction.execute(statement)
+
+    def write(self, transaction: Transaction, posting: Posting) -> None:
+        """The trigger does it."""
+
+
+class SumsTheEntries(Written):
+    """One statement locks the row and sums the entries: the row is read again after the wait, the sum is not."""
+
+    READ = """
+        SELECT a.id, a.opening + (SELECT coalesce(sum(e.delta), 0)::bigint FROM entries e WHERE e.account_id = a.id),
+               a.last_entry, a.version, clock_timestamp()
+        FROM accounts a WHERE a.id IN (%(debit)s, %(credit)s) ORDER BY a.id FOR UPDATE OF a
+    """
+
+
+class RefusesWhereItWouldWait(Written):
+    """SKIP LOCKED; what it could not lock it calls short of funds."""
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        order = attempt.order
+        words = "SELECT id FROM accounts WHERE id IN (%(debit)s, %(credit)s) ORDER BY id FOR UPDATE SKIP LOCKED"
+        if len(transaction.execute(words, {"debit": order.debit, "credit": order.credit}).fetchall()) < 2:
+            raise InsufficientFunds("somebody else has it")
+        return super().read(transaction, attempt)
+
+
+class LeavesASessionLock(Written):
+    """A lock of the session that nobody gives back."""
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        transaction.execute("SELECT pg_advisory_lock(%(id)s)", {"id": attempt.order.accounts[0]})
+        return super().read(transaction, attempt)
+
+
+class SerializableFromTheSecondOn(Written):
+    """Makes the session serializable; its first transaction has begun by then."""
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        transaction.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        return super().read(transaction, attempt)
+
+
+class WritesElsewhere(Written):
+    """No lock, and it writes the accounts in a session of its own."""
+
+    url = ""
+
+    @classmethod
+    def open(cls, settings: Settings) -> WritesElsewhere:
+        opened = cls()
+        assert settings.database_url is not None
+        opened.url = plain_url(settings.database_url.get_secret_value())
+        return opened
+
+    def write(self, transaction: Transaction, posting: Posting) -> None:
+        with psycopg.connect(self.url, options="-c search_path=bankrun") as own:
+            own.execute(self.WRITE, posting._asdict())
