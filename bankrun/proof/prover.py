@@ -32,7 +32,7 @@ from bankrun.results.models.proof import CaseResult
 from bankrun.results.provenance import Verdict
 from bankrun.runs.rehearsal import rehearse
 from bankrun.schedule import Budget, Call, Engine, Execution, Step, explore, follow, replay, run_serially
-from bankrun.schedule.errors import Diverged, ScheduleError, Stuck
+from bankrun.schedule.errors import Diverged, ScheduleError
 from bankrun.schedule.observation.observer import ADVISORY
 
 IS_WHOLE = f"""
@@ -177,7 +177,7 @@ class Courtroom:
             if outcome.error:
                 raise StrategyFault(name, f"ends with {outcome.error}: {outcome.message}")
         if execution.stuck:
-            raise StrategyFault(name, execution.stuck)
+            raise StrategyFault(name, self._name_hang(execution) if execution.stuck_kind == "hang" else execution.stuck)
         for number, step in enumerate(execution.steps):
             keys = {key for relation, key in step.footprint.locks if relation == ADVISORY}
             if step.kind == "leave" and keys and self._is_over(execution.steps[:number], step.participant):
@@ -202,18 +202,12 @@ class Courtroom:
 
     def name_fault(self, error: ScheduleError) -> StrategyFault:
         """Return what to say of a strategy with which the engine cannot go on."""
-        if not isinstance(error, Stuck):
-            return StrategyFault(self.strategy.name, f"cannot be proved: {error}")
-        places = [self._find_place(name) for name in self._participants]
-        where = f" (it stands in {' and in '.join(filter(None, places))})" if any(places) else ""
-        return StrategyFault(
-            self.strategy.name,
-            f"hangs{where}: {error}; a lock of its own that it waits for belongs into guard()",
-        )
+        return StrategyFault(self.strategy.name, f"cannot be proved: {error}")
 
-    def _find_place(self, participant: str) -> str:
-        """Return where in the user's code a participant is; nothing if it is not in there."""
-        return self._find_theirs(self.engine.stepper.locate(participant))
+    def _name_hang(self, execution: Execution) -> str:
+        places = [self._find_theirs(stack) for stack in execution.stands.values()]
+        where = f" (it stands in {' and in '.join(filter(None, places))})" if any(places) else ""
+        return f"hangs{where}: {execution.stuck}; a lock of its own that it waits for belongs into guard()"
 
     def _find_theirs(self, stack: Sequence[tuple[str, int, str]]) -> str:
         """Return the innermost line of the user's code on a stack; nothing if there is none."""

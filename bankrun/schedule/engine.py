@@ -231,6 +231,7 @@ class Engine:
             self._run(execution, choose, waiting)
         except Stuck as error:
             execution.stuck, execution.stuck_kind = str(error), "hang"
+            execution.stands = {name: self.stepper.locate(name) for name in self.start_order}
         finally:
             middle = time.perf_counter()
             self._end(execution)

@@ -79,6 +79,8 @@ class Execution:
     """Whether anybody waited for something that is not Postgres."""
     stuck_kind: str = ""
     """``cycle`` if nobody could go on, ``cap`` if somebody took too many steps, ``hang`` if somebody gave no sign."""
+    stands: Mapping[str, tuple[tuple[str, int, str], ...]] = field(default_factory=dict)
+    """Where in its program each stood when somebody gave no sign: file, line and function, the innermost last."""
     cut: bool = False
     """Whether the rest was left out: other executions show it."""
     truncated: tuple[str, ...] = ()
