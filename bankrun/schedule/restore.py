@@ -156,7 +156,7 @@ class Keeper:
         self._copies = {oid: self._copy_out(table) for oid, table in self.tables.items()}
         self.fingerprint = self.take_fingerprint()
         self._select = sql.SQL(" UNION ALL ").join(
-            sql.SQL("SELECT {}, to_jsonb(x)::text FROM ONLY {} x").format(
+            sql.SQL("SELECT {}, to_jsonb(x.*)::text FROM ONLY {} x").format(
                 sql.Literal(table.qualified), table.identifier
             )
             for table in self.tables.values()

@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import psycopg
+
+from bankrun.schedule.chatter import shows_nothing
 from bankrun.schedule.errors import Diverged
 from bankrun.schedule.observation.footprints import Footprint, depends
 from bankrun.schedule.protocol.conversation import QUIET_TAGS
 from bankrun.schedule.stepping import NOTHING_SEEN, Stepper
-from bankrun.schedule.trace import Execution, Step
+from bankrun.schedule.trace import Execution, Statement, Step
 
 Depends = Callable[[Footprint, Footprint], bool]
 EXECUTIONS_MAX = 5_000
@@ -70,6 +73,10 @@ class LearningRuns(Runs, Protocol):
     """What learning needs of an engine besides."""
 
     stepper: Stepper
+
+    @property
+    def admin(self) -> psycopg.Connection[Any]:
+        """A connection to the database that is not scheduled."""
 
 
 @dataclass(slots=True)
@@ -256,6 +263,8 @@ def explore(
             result.mismatches += search.mismatches
             if result.stopped or not (result.complete or search.skipped):
                 break
+    except Diverged as error:  # it sends on two connections at once, or draws lots
+        result.complete, result.reason = False, f"the same choices did not lead to the same point: {error}"
     finally:
         engine.start_order = orders[0]
     if result.mismatches:
@@ -338,7 +347,7 @@ def run_serially(engine: LearningRuns) -> dict[str, Execution]:
     """
     engine.stepper.chatter = frozenset()
     serial = _run_orders(engine)
-    engine.stepper.chatter = _chatter(serial.values())
+    engine.stepper.chatter = _chatter(serial.values(), engine.admin)
     return _run_orders(engine) if engine.stepper.chatter else serial
 
 
@@ -347,13 +356,15 @@ def _run_orders(engine: LearningRuns) -> dict[str, Execution]:
     return {"".join(order): engine.execute(follow(""), order) for order in orders}
 
 
-def _chatter(executions: Iterable[Execution]) -> frozenset[str]:
-    """Return the statements that each time stood alone in a step, ended well, and touched nothing."""
+def _chatter(executions: Iterable[Execution], admin: psycopg.Connection[Any]) -> frozenset[str]:
+    """Return the statements that each time stood alone in a step, ended well, and touched and told nothing."""
     found: dict[str, bool] = {}
+    told: dict[str, Statement] = {}
     for execution in executions:
         for step in execution.steps:
             real = [one for one in step.statements if one.kind == "statement" and one.tag not in QUIET_TAGS]
             for one in real:
                 alone = len(real) == 1 and step.footprint.universal == NOTHING_SEEN and not step.sqlstate
                 found[one.sql] = found.get(one.sql, True) and alone
-    return frozenset(sql for sql, is_chatter in found.items() if is_chatter)
+                told[one.sql] = one
+    return frozenset(sql for sql, is_chatter in found.items() if is_chatter and shows_nothing(admin, told[sql]))

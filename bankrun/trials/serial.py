@@ -8,7 +8,8 @@ from functools import partial
 from itertools import permutations
 
 from bankrun.errors import BankrunError, CannotStart
-from bankrun.schedule import Engine, Execution, Step
+from bankrun.schedule import Engine, Execution, Statement, Step
+from bankrun.schedule.chatter import shows_nothing
 from bankrun.schedule.stepping import NOTHING_SEEN
 from bankrun.trials.execution import read_outcome
 from bankrun.trials.outcomes import Outcome
@@ -74,7 +75,8 @@ class SerialRuns:
         self.outcomes.clear()
         for order in orders:
             self.run(order)
-            self.pairs[order] = (before[order], self.outcomes[order])
+            _, later = self._execute(order, moved=True)  # else what was drawn twice would pass for a constant
+            self.pairs[order] = (before[order], later)
 
     def _execute(self, order: Order, *, moved: bool = False) -> tuple[Execution, Outcome]:
         prepare = partial(move_sequences, windows=self._windows) if moved else None
@@ -113,15 +115,19 @@ class SerialRuns:
                 )
 
     def _drop_chatter(self) -> None:
-        """Let statements that touched nothing in any serial order be no steps: a driver's questions."""
+        """Let statements that touched and told nothing in any serial order be no steps: a driver's questions."""
         empty: dict[str, bool] = {}
+        told: dict[str, Statement] = {}
         for execution in self.executions.values():
             for step in execution.steps:
                 touched = not step.footprint.is_empty and step.footprint.universal != NOTHING_SEEN
                 for statement in step.statements:
                     ends = statement.tag in ENDS or statement.sqlstate is not None
                     empty[statement.sql] = empty.get(statement.sql, True) and not touched and not ends
-        self._engine.stepper.chatter = frozenset(sql for sql, is_empty in empty.items() if is_empty and sql)
+                    told[statement.sql] = statement
+        self._engine.stepper.chatter = frozenset(
+            sql for sql, is_empty in empty.items() if is_empty and sql and shows_nothing(self._engine.admin, told[sql])
+        )
 
     def _say(self, order: Order) -> str:
         return " then ".join(f"{name} ({self._programs[name].short_name})" for name in order)

@@ -88,6 +88,8 @@ class Cutter:
         if kind in ("uuid", "time", "fraction"):
             return True
         if kind == "number":
+            if not piece.lstrip("-").replace(".", "", 1).isdecimal():  # 1E-7, or infinite
+                return len(Decimal(piece).as_tuple().digits) >= LONG_DIGITS_MIN
             whole, _, fraction = piece.lstrip("-").partition(".")
             if fraction:
                 return len(whole) + len(fraction) >= LONG_DIGITS_MIN

@@ -41,20 +41,35 @@ def is_known() -> bool:
 
 
 def signature(pid: int, thread: int = 0) -> tuple[object, ...] | None:
-    """Return something that stays the same while a thread sleeps, or all of a process; None if one does not."""
+    """Return something that stays the same while a thread sleeps (0: all of a process), and all that it has started.
+
+    None if one of them does not sleep.
+    """
     threads: list[object] = []
     try:
         for task in sorted(Path(f"/proc/{pid}/task").iterdir()):
             if thread and task.name != str(thread):
                 continue
+            status = (task / "status").read_text().splitlines()
             call = (task / "syscall").read_text().split()
             if call[0] in ("running", "-1") or not _is_endless(call):
                 return None
-            switches = [line for line in (task / "status").read_text().splitlines() if "ctxt_switches" in line]
-            threads.append((task.name, call[0], *switches))
+            threads.append((task.name, call[0], *(line for line in status if "ctxt_switches" in line)))
+            for child in (task / "children").read_text().split():  # what it waits for may be its child's work
+                found = signature(int(child))
+                if found is None and _is_alive(child):
+                    return None
+                threads.append(found)
     except (OSError, IndexError):
         return None
     return tuple(threads) or None
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
 
 
 def _is_endless(call: list[str]) -> bool:
