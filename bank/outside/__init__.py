@@ -6,7 +6,15 @@ the user's file. What others may use is listed here.
 
 from bank.outside.calling import check_guard, close_strategy, install, name_fault, open_strategy, place_in
 from bank.outside.leaks import Borrowed, take_back
-from bank.outside.loading import announce, fingerprint, folders_in, is_announced, is_reference, recall
+from bank.outside.loading import (
+    announce,
+    fingerprint,
+    folders_in,
+    imported_anew,
+    is_announced,
+    is_reference,
+    recall,
+)
 from bank.outside.lookup import (
     find_installed,
     known_strategy,
@@ -25,6 +33,7 @@ __all__ = [
     "find_installed",
     "fingerprint",
     "folders_in",
+    "imported_anew",
     "install",
     "is_announced",
     "is_reference",

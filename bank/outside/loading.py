@@ -7,13 +7,15 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bank.errors import DoesNotFit
 from bank.outside.calling import StillAtIt, call_in_time, describe_error
 from bank.outside.checking import fit
-from bank.outside.places import find_place, folder_of, show_file, stack_of, top_of
+from bank.outside.places import find_place, folder_of, lies_in, show_file, stack_of, top_of
 from bank.settings import Settings
 from bank.strategies.base import Strategy
 
@@ -32,6 +34,7 @@ class Loaded:
 
 _loaded: dict[str, Loaded] = {}
 """As ``sys.modules``: what a process has imported, it has."""
+_cannot_be_imported_anew: set[str] = set()
 
 
 def is_reference(name: str) -> bool:
@@ -66,6 +69,34 @@ def announce() -> dict[str, str]:
     names = [name for name in _loaded if is_reference(name)]
     folders = dict.fromkeys(str(folder_of(top_of(name))) for name in names)
     return {"BANKRUN_STRATEGIES": ",".join(names), "BANKRUN_STRATEGIES_PATH": os.pathsep.join(folders)} if names else {}
+
+
+@contextmanager
+def imported_anew(name: str, folder: str | None) -> Iterator[None]:
+    """Let what a user's modules remember be forgotten: the name is loaded from its file again within the block.
+
+    Where that cannot be, for what they tell a library can be told only once, they stay as they are.
+    """
+    if folder is None or name in _cannot_be_imported_anew:
+        yield
+        return
+    modules = {
+        module_name: module
+        for module_name, module in sys.modules.items()
+        if (file := getattr(module, "__file__", None)) and file.endswith(".py") and lies_in(Path(file), Path(folder))
+    }
+    loaded = _loaded.pop(name, None)
+    for module_name in modules:
+        del sys.modules[module_name]
+    try:
+        load(name, name if loaded is None else loaded.reference)
+    except DoesNotFit:
+        if loaded is None:
+            raise
+        _cannot_be_imported_anew.add(name)
+        _loaded[name] = loaded
+        sys.modules.update(modules)
+    yield
 
 
 def is_announced(name: str, settings: Settings) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from bank.strategies.base import Strategy
 
 OURS = ("bank", "bankrun", "workers")
 HERE = Path(__file__).resolve().parents[2]
+STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 STACK_MAX = 40
 
 
@@ -89,7 +91,7 @@ def folder_of(top: str) -> Path:
 def lies_in(file: Path, folder: Path) -> bool:
     """Whether a file is the user's own: in the folder, and neither in a package that is installed nor in bankrun."""
     prefix = Path(sys.prefix)
-    ours = (prefix, *(HERE / name for name in OURS))
+    ours = (prefix, STANDARD_LIBRARY, *(HERE / name for name in OURS))
     return not folder.is_relative_to(prefix) and file.is_relative_to(folder) and not any(map(file.is_relative_to, ours))
 
 

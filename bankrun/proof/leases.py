@@ -8,33 +8,51 @@ guard has put into the proof's own Redis with a time to live is kept there (PERS
 from __future__ import annotations
 
 import redis
+from redis.connection import parse_url
 
 from bank.settings import Settings
 from bank.strategies.base import Guard
 from bank.strategies.redis_lock import redis_url
 
+Key = tuple[int, bytes]
+"""The number of a database in Redis, and a key in it."""
+
 
 class Leases:
-    """Looks for keys with a time to live that appear while a guard is entered; ``found`` has each with its ms."""
+    """Looks for keys with a time to live that appear while a guard is entered; ``found`` has each with its ms.
+
+    What gets one later, while the guard is held, is in ``late``: it could have run out, and was not asked to.
+    """
 
     def __init__(self, settings: Settings | None) -> None:
         url = None if settings is None or settings.broker_url is None else settings.broker_url.get_secret_value()
-        self._redis = None if url is None else redis.Redis.from_url(redis_url(url))
+        self._options = None if url is None else parse_url(redis_url(url))  # type: ignore[no-untyped-call]
+        self._clients: dict[int, redis.Redis] = {}
         self.found: dict[str, int] = {}
-        self._held: list[bytes] = []
+        self.late: dict[str, int] = {}
+        self._held: list[Key] = []
+        self._known: set[Key] = set()
 
     def try_enter(self, guard: Guard) -> bool:
         """Take the guard if that is possible at once, and the clock from what it put into Redis."""
-        if self._redis is None:
+        if self._options is None:
             return guard.try_enter()
-        before = self._with_time_to_live()
+        before = set(self._with_time_to_live())
         entered = guard.try_enter()
-        for key in self._with_time_to_live() - before if entered else ():
-            milliseconds = self._redis.pttl(key)
-            self._redis.persist(key)
-            self._held.append(key)
-            self.found[key.decode(errors="replace")] = int(milliseconds)
+        after = self._with_time_to_live()
+        self._known = set(after)
+        for database, key in after.keys() - before if entered else ():
+            self._client(database).persist(key)
+            self._held.append((database, key))
+            self.found[key.decode(errors="replace")] = after[database, key]
         return entered
+
+    def look_again(self) -> None:
+        """Note what has got a time to live since the guard was entered."""
+        if self._options is not None and self._clients:
+            for (database, key), milliseconds in self._with_time_to_live().items():
+                if (database, key) not in self._known:
+                    self.late[key.decode(errors="replace")] = milliseconds
 
     def has_found(self) -> bool:
         """Whether what was entered can run out."""
@@ -42,14 +60,28 @@ class Leases:
 
     def expire(self) -> None:
         """Do what Redis does when their time is over."""
-        assert self._redis is not None
-        self._redis.delete(*self._held)
+        for database, key in self._held:
+            self._client(database).delete(key)
 
     def close(self) -> None:
-        """Close the connection."""
-        if self._redis is not None:
-            self._redis.close()
+        """Close the connections."""
+        for client in self._clients.values():
+            client.close()
 
-    def _with_time_to_live(self) -> set[bytes]:
-        assert self._redis is not None
-        return {key for key in self._redis.scan_iter() if self._redis.pttl(key) >= 0}
+    def _client(self, database: int) -> redis.Redis:
+        if database not in self._clients:
+            pool = redis.ConnectionPool(**{**(self._options or {}), "db": database})
+            self._clients[database] = redis.Redis(connection_pool=pool)
+        return self._clients[database]
+
+    def _with_time_to_live(self) -> dict[Key, int]:
+        """Return the keys of all databases that have one, and how many milliseconds it is."""
+        found: dict[Key, int] = {}
+        for name in self._client(0).info("keyspace"):
+            database = int(name.removeprefix("db"))
+            client = self._client(database)
+            for key in client.scan_iter():
+                milliseconds = int(client.pttl(key))
+                if milliseconds >= 0:
+                    found[database, key] = milliseconds
+        return found

@@ -6,6 +6,7 @@ that an attempt is begun again after a conflict.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from uuid import UUID
 from sqlalchemy import make_url
 
 from bank import outside
-from bank.errors import BankError
+from bank.errors import BankError, StrategyFault
 from bank.orders import Order
 from bank.postgres.database import Database, Transaction
 from bank.postgres.roles import WORKER_ROLE
@@ -29,6 +30,7 @@ from bank.teller import Pace, Teller
 from bankrun.proof.leases import Leases
 from bankrun.schedule.cast.control import Control, TooManyRetries
 
+logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # that a session was ended in mid-transaction is no news here
 SECONDS_MAX = 60.0
 """More than any step takes: who waits longer is ended by the engine."""
 
@@ -51,11 +53,13 @@ class Instance:
         self._users = 0
         self._strategy: Strategy | None = None
 
-    def open(self, name: str, settings: Settings) -> Strategy:
-        """Return the strategy's object."""
+    def open(self, name: str, folder: str | None, settings: Settings) -> Strategy:
+        """Return the strategy's object. A user's module is imported anew: what it remembers is of this execution."""
         with self._lock:
             if self._strategy is None:
-                self._strategy = outside.open_strategy(outside.user_strategy(name), settings)
+                with outside.imported_anew(name, folder):
+                    strategy = outside.user_strategy(name)
+                self._strategy = outside.open_strategy(strategy, settings)
             self._users += 1
             return self._strategy
 
@@ -89,6 +93,7 @@ class AnnouncedPace(Pace):
 
     def leave(self, guard: Guard) -> None:
         """Give the guard back when the scheduler says so."""
+        self._leases.look_again()
         self._control.leave(name_resource(guard), guard.leave, text="leaves the guard")
 
     def think(self, transaction: Transaction, seconds: float) -> None:
@@ -116,7 +121,7 @@ def apply(control: Control, name: str, folder: str | None, orders: Sequence[Sequ
     message = [Order(UUID(one[0]), *one[1:]) for one in orders]
     instance: Instance = control.share("instance", Instance)
     settings = read_settings()
-    strategy = instance.open(name, settings)
+    strategy = instance.open(name, folder, settings)
     try:
         return _apply(control, strategy, message, url.render_as_string(hide_password=False), settings)
     finally:
@@ -156,6 +161,13 @@ def _apply(control: Control, strategy: Strategy, message: Sequence[Order], url: 
         else:
             cost = teller.apply(message[0], strategy)
         check_given_back()
+        if leases.late:
+            keys = ", ".join(f"{key}, {milliseconds} ms" for key, milliseconds in leases.late.items())
+            raise StrategyFault(
+                strategy.name,
+                f"gives a time to live to what it holds in Redis after it has entered its guard ({keys}): "
+                "set it together with the key",
+            )
         control.note(SESSION_ENDS)
         return Told(conflicts=dict(cost.conflicts), leases=leases.found)
     except (BankError, TooManyRetries):

@@ -26,6 +26,7 @@ from bank.strategies import STRATEGIES
 from bank.strategies.base import Strategy
 from bankrun.errors import CannotStart
 from bankrun.proof.cases import PARTICIPANTS, Case
+from bankrun.proof.leases import Leases
 from bankrun.proof.participant import SESSION_ENDS
 from bankrun.proof.private_bank import PrivateBank, accept_case, open_private_bank
 from bankrun.results.models.proof import CaseResult
@@ -281,7 +282,11 @@ class Prover:
         with self.bank.database_for(strategy) as name, self.bank.connect(name) as database:
             broker = SecretStr(self.bank.broker_url)
             settings = self._settings.model_copy(update={"database_url": SecretStr(database.url), "broker_url": broker})
-            rehearse(database, settings, [strategy.name])
+            leases = Leases(settings)
+            try:
+                rehearse(database, settings, [strategy.name], hold=leases.try_enter)
+            finally:
+                leases.close()
 
     def prove(
         self,

@@ -1,4 +1,4 @@
-"""A user's strategy shows that it can be used at all: two transfers, one after the other, before anything is sent."""
+"""A user's strategy shows that it can be used at all: some transfers, one after the other, before anything is sent."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from bank.outside.calling import StillAtIt, call, call_in_time
 from bank.outside.places import home_of
 from bank.postgres.connection import LeanConnection, Parameters, Query, Rows
 from bank.postgres.database import Database
-from bank.postgres.models import APPLIED, STATUSES
+from bank.postgres.models import APPLIED, REFUSED, STATUSES
 from bank.postgres.schema import reset_bank
 from bank.settings import Settings
 from bank.strategies import STRATEGIES, Strategy
+from bank.strategies.base import Guard
 from bank.teller import Pace, Teller
 from workers.submission import Submission, accept
 
@@ -34,20 +35,24 @@ GUARD_SECONDS_MAX = 2.0
 PATIENCE_SECONDS = 0.2
 END_SECONDS_MAX = 2.0
 POLL_SECONDS = 0.01
+Hold = Callable[[Guard], bool]
+TRIES = 5
+ENTER_SECONDS = 0.05
 
 
-def rehearse(database: Database, settings: Settings, names: Iterable[str]) -> None:
-    """Let strategies from outside show that they can be used at all: each runs two transfers, one after the other.
+def rehearse(database: Database, settings: Settings, names: Iterable[str], hold: Hold | None = None) -> None:
+    """Let strategies from outside show that they can be used at all: each runs some transfers, one after the other.
 
     It happens on the bank, which is emptied. Raises StrategyFault, and says what is wrong: also with a strategy that
-    does not apply both. What became of the money is not looked at. Our own always can.
+    does not apply what could be, or lets an empty account pay. What became of the money is not looked at. Our own
+    always can. ``hold`` takes a guard so that it does not run out; with it, whether a guard keeps out is looked at.
     """
     for name in dict.fromkeys(names):
         if name not in STRATEGIES:
-            _rehearse(database, settings, outside.strategy_named(name))
+            _rehearse(database, settings, outside.strategy_named(name), hold)
 
 
-def _rehearse(database: Database, settings: Settings, strategy: type[Strategy]) -> None:
+def _rehearse(database: Database, settings: Settings, strategy: type[Strategy], hold: Hold | None) -> None:
     outside.install(strategy, database)
     with database.transaction() as transaction:
         reset_bank(transaction.raw, ACCOUNTS, OPENING)
@@ -58,7 +63,9 @@ def _rehearse(database: Database, settings: Settings, strategy: type[Strategy]) 
         made = outside.open_strategy(strategy, settings)
         outside.check_guard(made, ORDERS[0])
         try:
-            _apply_both(made, database, settings, instance)
+            _apply_all(made, database, settings, instance)
+            if hold is not None:
+                _check_guard_keeps_out(made, ORDERS[0], hold)
         except StrategyFault:
             _end_sessions(database, f"bankrun {instance}")
             with suppress(StrategyFault):
@@ -70,7 +77,7 @@ def _rehearse(database: Database, settings: Settings, strategy: type[Strategy]) 
         raise StrategyFault(strategy.name, f"leaks a connection of its own: {more} are open after its close()")
 
 
-def _apply_both(strategy: Strategy, database: Database, settings: Settings, instance: str) -> None:
+def _apply_all(strategy: Strategy, database: Database, settings: Settings, instance: str) -> None:
     own = Database.for_instance(
         database.url, instance=instance, threads=1, settings=settings, connect=NotingConnection.connect
     )
@@ -97,6 +104,11 @@ def _apply_both(strategy: Strategy, database: Database, settings: Settings, inst
         finally:
             check_given_back()
 
+    def accept_one(number: UUID, amount: int) -> Order:
+        order = Order(number, *ACCOUNTS[:2], amount)
+        accept(database, [order], Submission("rehearsal", strategy.name, "rehearsal"), forgettable=True)
+        return order
+
     try:
         for order in ORDERS:
             outcome = _call(strategy, partial(apply, order))
@@ -104,6 +116,14 @@ def _apply_both(strategy: Strategy, database: Database, settings: Settings, inst
             if outcome != APPLIED:
                 why = outcome if outcome not in STATUSES else "they are refused, or left pending"
                 raise StrategyFault(strategy.name, f"does not apply two transfers that could both be: {why}")
+        held = _read_balance(database, ACCOUNTS[0])
+        last = accept_one(UUID(int=3), held)
+        if _call(strategy, partial(apply, last)) == REFUSED:
+            raise StrategyFault(strategy.name, f"refuses a transfer of all that an account holds, {held} of {held}")
+        if _read_balance(database, ACCOUNTS[0]) == 0:
+            more = accept_one(UUID(int=4), 1)
+            if _call(strategy, partial(apply, more)) == APPLIED:
+                raise StrategyFault(strategy.name, "lets an account pay 1 that holds 0")
     finally:
         own.close()
 
@@ -132,6 +152,43 @@ def _check_guard_is_free(strategy: Strategy, order: Order) -> None:
             strategy.name, "leaves its guard held: nobody is in it any more, and try_enter() still returns False"
         )
     call(strategy, guard.leave)
+
+
+def _check_guard_keeps_out(strategy: Strategy, order: Order, hold: Hold) -> None:
+    guard = outside.check_guard(strategy, order)
+    if guard is not None and call(strategy, partial(hold, guard)):
+        try:
+            _check_others_stay_out(strategy, order)
+        finally:
+            call(strategy, guard.leave)
+
+
+def _check_others_stay_out(strategy: Strategy, order: Order) -> None:
+    """Raise StrategyFault if a guard that refuses once lets others in all the same. It is held.
+
+    The proof asks ``try_enter``, and not again until somebody leaves; workers ask ``enter``.
+    """
+    other = outside.check_guard(strategy, order)
+    if other is None or call(strategy, other.try_enter):
+        return  # whether it should have kept out is what the proof finds
+    for _ in range(TRIES):
+        if call(strategy, other.try_enter):
+            raise StrategyFault(strategy.name, "has a guard whose try_enter() first refuses, and then lets a second in")
+    try:
+        call(strategy, lambda: other.enter(ENTER_SECONDS))
+    except Transient:
+        return
+    raise StrategyFault(
+        strategy.name,
+        f"has a guard that is held, and whose enter({ENTER_SECONDS}) returns: it should raise NotAcquired",
+    )
+
+
+def _read_balance(database: Database, account: int) -> int:
+    with database.transaction() as transaction:
+        row = transaction.execute("SELECT balance FROM accounts WHERE id = %(id)s", {"id": account}).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 class RehearsalPace(Pace):

@@ -31,7 +31,7 @@ def shows_nothing(admin: psycopg.Connection[tuple[object, ...]], statement: Stat
         return False
     try:
         # The tag is one statement's: there is no second one behind it. Nothing is run.
-        explain = sql.SQL("EXPLAIN (VERBOSE, COSTS OFF, GENERIC_PLAN) " + statement.sql)  # type: ignore[arg-type]
+        explain = sql.SQL("EXPLAIN (VERBOSE, COSTS OFF, GENERIC_PLAN) " + statement.sql)
         plan = "\n".join(str(row[0]) for row in admin.execute(explain).fetchall())
         names = [quoted or plain for quoted, plain in _CALLS.findall(plan)]
         found = admin.execute(

@@ -396,9 +396,11 @@ def test_threads_of_one_process_are_told_apart_from_outside(database: Server) ->
     assert (found.exploration.executions, found.broken) == (2, 0)
 
 
-def test_drawing_from_a_sequence_commutes_and_a_function_that_shows_nothing_does_not(database: Server) -> None:
+def test_draws_depend_on_draws_only_and_a_function_that_shows_nothing_on_all(database: Server) -> None:
     draw = ("run", RC, "SELECT nextval('loose_id_seq')", "SELECT nextval('loose_id_seq')")
     with Engine(database, calls(draw, draw)) as engine:
+        assert explore(engine, lambda _: None).executions == 6
+    with Engine(database, calls(draw, ("run", RC, "SELECT gen_random_uuid()"))) as engine:
         assert explore(engine, lambda _: None).executions == 1
     for statement in ("SELECT pg_sleep(0)", "SELECT last_value FROM loose_id_seq", "SELECT count(*) FROM pg_locks"):
         ask = ("run", RC, statement)

@@ -27,6 +27,7 @@ from bankrun.schedule.protocol.requests import Kind, Request
 from bankrun.schedule.server import Capabilities, Connection
 
 ADVISORY = "advisory lock"
+SEQUENCES = "sequences"
 _LOCKS = """
 SELECT a.pid, a.backend_xid::text, a.backend_xmin::text, l.locktype, l.relation::int8, l.mode, l.granted, l.page,
        l.tuple::int, l.virtualxid, l.transactionid::text, concat_ws(':', l.classid, l.objid, l.objsubid)
@@ -355,6 +356,8 @@ class _Observation:
             mine.reads |= {(name, ALL) for name, _ in modes}
         statements = sum(request.kind is Kind.STATEMENT for request in self.requests)
         self.footprint.harmless = bool(statements) and self.reading.harmless == self.reading.plans > 0
+        if self.reading.draws:
+            self.footprint.lock((SEQUENCES, ALL))  # not the transaction's: it stays drawn
         planned = {name for name, _ in self.reading.reads}
         mine.reads |= self.reading.reads
         mine.reads |= {(name, ALL) for name, _ in modes - self.transaction.modes if name not in planned}

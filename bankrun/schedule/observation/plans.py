@@ -30,6 +30,8 @@ class Reading:
     plans: int = 0
     harmless: int = 0
     """Plans that do nothing but draw from sequences, ask for the time or a random value, or return constants."""
+    draws: bool = False
+    """Whether one of these draws from a sequence: a program can compare what it draws twice."""
 
 
 def read_plans(messages: Sequence[str], keys: Mapping[str, str]) -> Reading:
@@ -43,7 +45,9 @@ def read_plans(messages: Sequence[str], keys: Mapping[str, str]) -> Reading:
             reading.opaque = "a plan that cannot be read"
             continue
         reading.plans += 1
-        reading.harmless += _is_harmless(plan)
+        if _is_harmless(plan):
+            reading.harmless += 1
+            reading.draws = reading.draws or any("nextval(" in str(output) for output in plan.get("Output", ()))
         _walk(plan, keys, reading, locks=False)
     return reading
 
