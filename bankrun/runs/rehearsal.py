@@ -104,11 +104,6 @@ def _apply_all(strategy: Strategy, database: Database, settings: Settings, insta
         finally:
             check_given_back()
 
-    def accept_one(number: UUID, amount: int) -> Order:
-        order = Order(number, *ACCOUNTS[:2], amount)
-        accept(database, [order], Submission("rehearsal", strategy.name, "rehearsal"), forgettable=True)
-        return order
-
     try:
         for order in ORDERS:
             outcome = _call(strategy, partial(apply, order))
@@ -116,16 +111,24 @@ def _apply_all(strategy: Strategy, database: Database, settings: Settings, insta
             if outcome != APPLIED:
                 why = outcome if outcome not in STATUSES else "they are refused, or left pending"
                 raise StrategyFault(strategy.name, f"does not apply two transfers that could both be: {why}")
-        held = _read_balance(database, ACCOUNTS[0])
-        last = accept_one(UUID(int=3), held)
-        if _call(strategy, partial(apply, last)) == REFUSED:
-            raise StrategyFault(strategy.name, f"refuses a transfer of all that an account holds, {held} of {held}")
-        if _read_balance(database, ACCOUNTS[0]) == 0:
-            more = accept_one(UUID(int=4), 1)
-            if _call(strategy, partial(apply, more)) == APPLIED:
-                raise StrategyFault(strategy.name, "lets an account pay 1 that holds 0")
+        _check_funds(strategy, database, apply)
     finally:
         own.close()
+
+
+def _check_funds(strategy: Strategy, database: Database, apply: Callable[[Order], str]) -> None:
+    """Raise StrategyFault if a whole balance cannot be paid, or more than it can."""
+
+    def apply_one(number: UUID, amount: int) -> str:
+        order = Order(number, *ACCOUNTS[:2], amount)
+        accept(database, [order], Submission("rehearsal", strategy.name, "rehearsal"), forgettable=True)
+        return _call(strategy, partial(apply, order))
+
+    held = _read_balance(database, ACCOUNTS[0])
+    if apply_one(UUID(int=3), held) == REFUSED:
+        raise StrategyFault(strategy.name, f"refuses a transfer of all that an account holds, {held} of {held}")
+    if _read_balance(database, ACCOUNTS[0]) == 0 and apply_one(UUID(int=4), 1) == APPLIED:
+        raise StrategyFault(strategy.name, "lets an account pay 1 that holds 0")
 
 
 def _call(strategy: Strategy, apply: Callable[[], str]) -> str:

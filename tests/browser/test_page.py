@@ -189,7 +189,12 @@ def test_an_interleaving_is_stepped_through_by_hand_and_survives_a_reload(browse
         page.get_by_role("button", name="B goes on").click()
         expect(page.get_by_text("bankrun replay none/two/same-pair/AAABABB", exact=True)).to_be_visible()
         page.reload()
-        page.get_by_role("button", name="B goes on").click()
+        expect(page.get_by_role("button", name="B goes on")).to_be_disabled()  # it waits for A
+        taken = "AAABABB"
+        for name in "AABBB":
+            page.get_by_role("button", name=f"{name} goes on").click()
+            taken += name
+            expect(page.get_by_text(f"bankrun replay none/two/same-pair/{taken}", exact=True)).to_be_visible()
         expect(page.get_by_text("lineage, lost posting").first).to_be_visible()
         expect(page.get_by_role("button", name="A goes on")).to_be_disabled()
         page.get_by_role("button", name="Back").click()

@@ -174,13 +174,13 @@ def test_another_user_is_turned_away_at_the_socket(used: Path) -> None:
 
 def test_a_path_too_long_or_too_odd_for_a_socket_works(fresh: Path) -> None:
     state_dir = fresh / "Application Support, it's odd – ü" / ("long" * 25)
-    before = set(Path("/tmp").glob("bankrun-*"))
+    before = set(Path("/tmp").glob("bankrun-[!w]*"))  # sockets of proofs come and go
     with embedded_stack(state_dir) as (_, endpoints), connect(endpoints) as session:
         assert session.execute("SELECT 1").fetchone() == (1,)
         assert str(state_dir) not in endpoints.database_url
         with Connection(endpoints.broker_url) as connection:
             connection.default_channel.client.ping()
-    assert set(Path("/tmp").glob("bankrun-*")) == before
+    assert set(Path("/tmp").glob("bankrun-[!w]*")) == before
 
 
 # ---- whoever dies
