@@ -30,6 +30,11 @@ WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 
   AND NOT starts_with(n.nspname, 'pg_temp_') AND NOT starts_with(n.nspname, 'pg_toast_temp_')
 ORDER BY 2, 3
 """
+# REFRESH gives one another file, which the fingerprint below tells; REFRESH CONCURRENTLY does not.
+_MATERIALIZED_VIEWS = """
+SELECT schemaname, matviewname FROM pg_matviews
+WHERE schemaname NOT IN ('pg_catalog', 'information_schema') AND ispopulated ORDER BY 1, 2
+"""
 _SEQUENCES = """
 SELECT schemaname, sequencename, start_value FROM pg_sequences
 WHERE schemaname NOT IN ('pg_catalog', 'information_schema') AND NOT starts_with(schemaname, 'pg_temp_') ORDER BY 1, 2
@@ -46,6 +51,7 @@ SELECT md5(string_agg(part, E'\\n' ORDER BY part)) FROM (
                    a.attisdropped, a.attidentity, a.attgenerated, a.attacl, a.attoptions)
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE a.attrelid >= 16384 AND NOT starts_with(n.nspname, 'pg_t')
+  UNION ALL SELECT concat_ws('|', 'materialized view', c.oid, c.relfilenode) FROM pg_class c WHERE c.relkind = 'm'
   UNION ALL SELECT concat_ws('|', 'proc', p.oid, p.xmin) FROM pg_proc p WHERE p.oid >= 16384
   UNION ALL SELECT concat_ws('|', 'trigger', t.oid, t.xmin) FROM pg_trigger t
   UNION ALL SELECT concat_ws('|', 'constraint', o.oid, o.conname, o.conrelid, o.convalidated, o.condeferrable)
@@ -155,11 +161,12 @@ class Keeper:
         ]
         self._copies = {oid: self._copy_out(table) for oid, table in self.tables.items()}
         self.fingerprint = self.take_fingerprint()
+        views = [(row[0], row[1]) for row in admin.execute(_MATERIALIZED_VIEWS).fetchall()]
         self._select = sql.SQL(" UNION ALL ").join(
             sql.SQL("SELECT {}, to_jsonb(x.*)::text FROM ONLY {} x").format(
-                sql.Literal(table.qualified), table.identifier
+                sql.Literal(f"{schema}.{name}"), sql.Identifier(schema, name)
             )
-            for table in self.tables.values()
+            for schema, name in [*((table.schema, table.name) for table in self.tables.values()), *views]
         )
         if can_restore:  # so that even the first execution finds the rows where the others do
             self.restore(self.tables)
@@ -231,11 +238,11 @@ class Keeper:
         return self.admin
 
     def read_rows(self) -> Rows:
-        """Return the committed rows of all tables."""
+        """Return the committed rows of all tables and materialized views."""
         rows: Rows = {table.qualified: [] for table in self.tables.values()}
         if self.tables:
             for name, row in self.admin.execute(self._select):
-                rows[name].append(row)
+                rows.setdefault(name, []).append(row)
         return {name: sorted(found) for name, found in rows.items()}
 
     def drop_template(self) -> None:
