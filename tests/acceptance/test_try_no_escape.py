@@ -1,0 +1,105 @@
+"""Wrong programs that once passed, and right ones that once ended a trial: numbers, names, draws, views, children."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bankrun.trials.programs import Command
+from bankrun.trials.scratch import Place
+from bankrun.trials.trial import Question, ask, open_server, put_on_trial
+
+SCHEMA = """
+CREATE SEQUENCE ticket;
+CREATE TABLE point (id int PRIMARY KEY, x jsonb DEFAULT '{}', y int NOT NULL, z numeric NOT NULL);
+INSERT INTO point (id, y, z) VALUES (1, 0, 0.0000001);
+CREATE TABLE log (id serial PRIMARY KEY, what text);
+CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n FROM log;
+"""
+PROGRAMS = """
+import os
+import psycopg
+
+def session(**given):
+    return psycopg.connect(os.environ["DATABASE_URL"], **given)
+
+def read_and_write():
+    with session() as c:
+        (y,) = c.execute("SELECT y FROM point").fetchone()
+        c.execute("UPDATE point SET y = %s", [y + 1])
+
+def add():
+    with session(autocommit=True) as c:
+        c.execute("UPDATE point SET y = y + 1")
+    return [1e-7, 1e22, float("inf")]
+
+def draw_two():
+    with session(autocommit=True) as c:
+        one, two = (c.execute("SELECT nextval('ticket')").fetchone()[0] for _ in range(2))
+    return two - one
+
+def look_at_the_sequence():
+    with session(autocommit=True) as c:
+        drawn = c.execute("SELECT nextval('ticket')").fetchone()[0]
+        (last,) = c.execute("SELECT pg_sequence_last_value('ticket'::regclass)").fetchone()
+    return "alone" if last == drawn else "not alone"
+
+def count_at_once(what):
+    with session() as c:
+        c.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        c.execute("INSERT INTO log (what) VALUES (%s)", [what])
+        c.execute("REFRESH MATERIALIZED VIEW total")
+"""
+CHILD = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", "import psycopg, os; "
+    "c = psycopg.connect(os.environ['DATABASE_URL'], autocommit=True); c.execute('UPDATE point SET y = y + 1')"])
+"""
+Ask = Callable[..., Question]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Place]:
+    with open_server() as place:
+        yield place
+
+
+@pytest.fixture
+def question(tmp_path: Path) -> Ask:
+    (tmp_path / "schema.sql").write_text(SCHEMA)
+    (tmp_path / "programs.py").write_text(PROGRAMS)
+    (tmp_path / "child.py").write_text(CHILD)
+
+    def make(*programs: str | Command) -> Question:
+        texts = [f"{tmp_path / 'programs.py'}:{one}" if isinstance(one, str) else one for one in programs]
+        return ask(texts, setup=str(tmp_path / "schema.sql"), instances="two")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "programs",
+    [
+        ["read_and_write()"],
+        ["draw_two()"],
+        ["look_at_the_sequence()"],
+        ["count_at_once('a')", "count_at_once('b')"],
+    ],
+    ids=lambda programs: programs[0].partition("(")[0],
+)
+def test_it_is_broken(server: Place, question: Ask, programs: list[str]) -> None:
+    found = put_on_trial(question(*programs), place=server)
+    assert found.verdict == "broken", found.sentences
+
+
+def test_numbers_with_exponents_are_numbers(server: Place, question: Ask) -> None:
+    assert put_on_trial(question("add()"), place=server).verdict == "safe"
+
+
+def test_what_a_program_starts_is_waited_for(server: Place, question: Ask, tmp_path: Path) -> None:
+    command = Command((sys.executable, str(tmp_path / "child.py")))
+    found = put_on_trial(question(command), place=server)
+    assert found.verdict == "safe", found.sentences
