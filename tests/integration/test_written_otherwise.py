@@ -30,6 +30,7 @@ def prove(prover: Prover, name: str) -> CaseResult:
         "WrittenByATrigger",
         "SumsTheEntries",
         "SerializableFromTheSecondOn",
+        "LocksFromTheSecondOn",
     ],
 )
 def test_nothing_is_called_safe_because_its_words_are_not_known(prover: Prover, name: str) -> None:
@@ -48,6 +49,25 @@ def test_a_transfer_refused_although_it_can_be_paid_is_not_safe(prover: Prover) 
     result = prove(prover, "RefusesWhereItWouldWait")
     assert result.refused_payable > 0
     assert result.verdict != "safe"
+
+
+def test_numbers_drawn_twice_tell_who_was_there(prover: Prover) -> None:
+    strategy = user_strategy(written_otherwise.ComparesTickets)
+    assert prover.prove(strategy, "two", CASES["one-common"]).verdict == "broken"
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    {
+        "KeepsTheLastTwenty": "refuses a transfer of all that an account holds, 85 of 85",
+        "ChecksLargeAmountsOnly": "lets an account pay 1 that holds 0",
+        "EntersWithoutTheLock": r"has a guard that is held, and its enter\(0.05\) returns",
+        "GivesUpTheLock": r"has a guard whose try_enter\(\) first refuses, and then lets a second in",
+    }.items(),
+)
+def test_a_rehearsal_finds_what_no_case_reaches(prover: Prover, name: str, fault: str) -> None:
+    with pytest.raises(StrategyFault, match=fault):
+        prover.rehearse(user_strategy(getattr(written_otherwise, name)))
 
 
 def test_a_session_of_its_own_hides_nothing(prover: Prover) -> None:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import threading
+from typing import ClassVar, LiteralString
 
 import psycopg
 from psycopg import sql
 
-from bankrun import Account, Attempt, Claim, InsufficientFunds, Posting, Settings, Snapshot, Strategy, Transaction
+from bankrun import (
+    Account,
+    Attempt,
+    Claim,
+    InsufficientFunds,
+    Order,
+    Posting,
+    Settings,
+    Snapshot,
+    Strategy,
+    ThreadGuard,
+    Transaction,
+)
 from bankrun import psql_url as plain_url
 
 
@@ -148,3 +161,87 @@ class WritesElsewhere(Written):
     def write(self, transaction: Transaction, posting: Posting) -> None:
         with psycopg.connect(self.url, options="-c search_path=bankrun") as own:
             own.execute(self.WRITE, posting._asdict())
+
+
+class LocksFromTheSecondOn(Written):
+    """The first transfer of each process takes no lock: a flag of the class."""
+
+    is_warm: ClassVar[bool] = False
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        if not LocksFromTheSecondOn.is_warm:
+            LocksFromTheSecondOn.is_warm = True
+            return super().read(transaction, attempt)
+        lock = "SELECT id FROM accounts WHERE id IN (%(debit)s, %(credit)s) ORDER BY id FOR UPDATE"
+        transaction.execute(lock, {"debit": attempt.order.debit, "credit": attempt.order.credit})
+        return super().read(transaction, attempt)
+
+
+class ComparesTickets(Written):
+    """Locks and reads again if its two tickets are consecutive; else it keeps what it read without a lock."""
+
+    TICKET: ClassVar[LiteralString] = "SELECT nextval('fence_tokens')"
+
+    def draw(self, transaction: Transaction) -> int:
+        row = transaction.execute(self.TICKET).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        first = self.draw(transaction)
+        found = super().read(transaction, attempt)
+        if self.draw(transaction) != first + 1:
+            return found
+        lock = "SELECT id FROM accounts WHERE id IN (%(debit)s, %(credit)s) ORDER BY id FOR UPDATE"
+        transaction.execute(lock, {"debit": attempt.order.debit, "credit": attempt.order.credit})
+        return super().read(transaction, attempt)
+
+
+class KeepsTheLastTwenty(Written):
+    """Refuses a transfer that leaves less than 20."""
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        payer, payee = super().read(transaction, attempt)
+        if payer.balance - attempt.order.amount < 20:
+            raise InsufficientFunds("not the last 20")
+        return payer, payee
+
+
+class ChecksLargeAmountsOnly(Written):
+    """Any account can pay less than 10."""
+
+    def move(self, transaction: Transaction, attempt: Attempt) -> None:
+        if attempt.order.amount >= 10:
+            super().move(transaction, attempt)
+            return
+        payer, payee = self.read(transaction, attempt)
+        one, other = attempt.entry_ids
+        self.post(
+            transaction, (payer.post(one, -attempt.order.amount), payee.post(other, attempt.order.amount)), attempt
+        )
+
+
+class EntersWithoutTheLock(Written):
+    """``try_enter`` is right; ``enter``, which workers call, is not."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def guard(self, order: Order) -> ThreadGuard:
+        guard = ThreadGuard(self.lock)
+        guard.enter = lambda _: None  # type: ignore[method-assign, misc, assignment]
+        guard.leave = lambda: self.lock.release() if self.lock.locked() else None  # type: ignore[method-assign]
+        return guard
+
+
+class GivesUpTheLock(Written):
+    """After three tries it goes in all the same."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def guard(self, order: Order) -> ThreadGuard:
+        guard, tries = ThreadGuard(self.lock), iter((False, False))
+        take = guard.try_enter
+        guard.try_enter = lambda: take() or next(tries, True)  # type: ignore[method-assign]
+        return guard
