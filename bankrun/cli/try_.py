@@ -14,8 +14,17 @@ from bankrun.errors import CannotStart
 from bankrun.results import store
 from bankrun.results.models.trial import TrialResult
 from bankrun.trials.case import INCONCLUSIVE, SAFE
-from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY
-from bankrun.trials.programs import Call, Command, Program, Script, describe_function, pair, read_command, read_program
+from bankrun.trials.judging.judge import BROKEN, ERROR, NEEDS_RETRY
+from bankrun.trials.running.programs import (
+    Call,
+    Command,
+    Program,
+    Script,
+    describe_function,
+    pair,
+    read_command,
+    read_program,
+)
 from bankrun.trials.saving import as_result, begin_provenance, read_question
 from bankrun.trials.trial import EXECUTIONS, SECONDS, Question, Trial, put_on_trial, replay_schedule
 from bankrun.trials.windows import write_script

@@ -10,17 +10,17 @@ from functools import partial
 from bankrun.errors import BankrunError
 from bankrun.results.models.trial import TrialStep
 from bankrun.schedule import Budget, Diverged, Engine, Execution, Exploration, explore, replay
-from bankrun.trials.differences import Keys
-from bankrun.trials.execution import read_outcome, read_tables
-from bankrun.trials.invariant import Invariant
-from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY, SERIAL, Finding, Judge, judge_invariant
-from bankrun.trials.matching import TooAlike
-from bankrun.trials.outcomes import Outcome, Place
-from bankrun.trials.programs import Program
-from bankrun.trials.serial import SerialRuns
+from bankrun.trials.judging.differences import Keys
+from bankrun.trials.judging.invariant import Invariant
+from bankrun.trials.judging.judge import BROKEN, ERROR, NEEDS_RETRY, SERIAL, Finding, Judge, judge_invariant
+from bankrun.trials.judging.matching import TooAlike
+from bankrun.trials.judging.outcomes import Outcome, Place
+from bankrun.trials.judging.values import Windows
+from bankrun.trials.judging.yardstick import Yardstick, learn, learned
+from bankrun.trials.running.execution import read_outcome, read_tables
+from bankrun.trials.running.programs import Program
+from bankrun.trials.running.serial import SerialRuns
 from bankrun.trials.story import leave_out_chatter
-from bankrun.trials.values import Windows
-from bankrun.trials.yardstick import Yardstick, learn, learned
 
 REPLAYS = 3
 """A fault is reported if it shows as often as this when its schedule is run again."""

@@ -11,8 +11,8 @@ from bankrun.errors import CannotStart
 from bankrun.results.models.trial import TrialCase, TrialResult
 from bankrun.results.provenance import Provenance, describe_machine, write_command
 from bankrun.trials.case import CaseFound
-from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY
-from bankrun.trials.programs import Call, Command, Program, Script, read_command, read_program
+from bankrun.trials.judging.judge import BROKEN, ERROR, NEEDS_RETRY
+from bankrun.trials.running.programs import Call, Command, Program, Script, read_command, read_program
 from bankrun.trials.trial import EXECUTIONS, SECONDS, Question, Trial
 
 

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from bankrun.results.models.trial import TrialStep
 from bankrun.schedule import Execution, Statement, Step
-from bankrun.trials.crew import NAMES
-from bankrun.trials.execution import find_line
-from bankrun.trials.judge import SERIAL, Finding
-from bankrun.trials.programs import Program
+from bankrun.trials.judging.judge import SERIAL, Finding
+from bankrun.trials.running.crew import NAMES
+from bankrun.trials.running.execution import find_line
+from bankrun.trials.running.programs import Program
 
 WIDTH = 118
 SQL_LENGTH_MAX = 160

@@ -18,19 +18,19 @@ from bankrun.results.models.trial import WORST_FIRST
 from bankrun.schedule import SETTINGS, Budget, Engine, Execution, NotStarted, ScheduleError, Server, prepare_database
 from bankrun.servers.binaries import without_libpq_defaults
 from bankrun.servers.state_dir import default_state_dir
-from bankrun.trials import scratch
-from bankrun.trials.addresses import Address, read_templates
 from bankrun.trials.case import STARTED, Asked, Case, CaseFound, Tell
-from bankrun.trials.crew import SAME, check_arguments, name_programs, participants, wanted_instances
-from bankrun.trials.invariant import Invariant
-from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY, Finding
-from bankrun.trials.outcomes import Place
-from bankrun.trials.programs import Call, Command, Program, Script, describe_function, pair
+from bankrun.trials.judging.invariant import Invariant
+from bankrun.trials.judging.judge import BROKEN, ERROR, NEEDS_RETRY, Finding
+from bankrun.trials.judging.outcomes import Place
+from bankrun.trials.judging.yardstick import NotTheSame
+from bankrun.trials.running import scratch
+from bankrun.trials.running.addresses import Address, read_templates
+from bankrun.trials.running.crew import SAME, check_arguments, name_programs, participants, wanted_instances
+from bankrun.trials.running.programs import Call, Command, Program, Script, describe_function, pair
 from bankrun.trials.story import as_steps, tell_story
 from bankrun.trials.verdict import say_verdict
-from bankrun.trials.yardstick import NotTheSame
 
-NOT_IMPORTED = "bankrun.trials.participant cannot be imported: ImportError: "
+NOT_IMPORTED = "bankrun.trials.running.participant cannot be imported: ImportError: "
 EXECUTIONS, SECONDS = 5_000, 60.0
 ISOLATIONS = ("read committed", "repeatable read", "serializable")
 Given = Callable[..., Any] | str | Program

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bankrun.trials.case import SAFE, CaseFound
-from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY
-from bankrun.trials.programs import Call, Program
+from bankrun.trials.judging.judge import BROKEN, ERROR, NEEDS_RETRY
+from bankrun.trials.running.programs import Call, Program
 
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 

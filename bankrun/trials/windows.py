@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator, Sequence
 
 from bankrun.schedule import Execution, Statement, Step
-from bankrun.trials.crew import NAMES
-from bankrun.trials.programs import Program, Script
+from bankrun.trials.running.crew import NAMES
+from bankrun.trials.running.programs import Program, Script
 
 
 def write_script(

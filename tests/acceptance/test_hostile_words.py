@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bankrun.cli import app
 from bankrun.proof import private_bank
 from bankrun.runs import session
-from bankrun.trials import scratch
+from bankrun.trials.running import scratch
 
 EXAMPLES = 1_000
 BUSY = {"new", "page"}

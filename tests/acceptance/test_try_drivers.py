@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bankrun.trials.programs import Command
-from bankrun.trials.scratch import Place, psql_argv
+from bankrun.trials.running.programs import Command
+from bankrun.trials.running.scratch import Place, psql_argv
 from bankrun.trials.trial import Trial, ask, open_server, put_on_trial
 
 SCHEMA = (

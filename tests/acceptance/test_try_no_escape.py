@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bankrun.trials.programs import Command
-from bankrun.trials.scratch import Place
+from bankrun.trials.running.programs import Command
+from bankrun.trials.running.scratch import Place
 from bankrun.trials.trial import Question, ask, open_server, put_on_trial
 
 SCHEMA = """

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from bankrun.trials.judge import BROKEN, ERROR, NEEDS_RETRY, SERIAL, Finding, Judge, judge_invariant
-from bankrun.trials.outcomes import Ending, Outcome, Place
-from bankrun.trials.values import Windows
-from bankrun.trials.yardstick import NotTheSame, Yardstick, learn
+from bankrun.trials.judging.judge import BROKEN, ERROR, NEEDS_RETRY, SERIAL, Finding, Judge, judge_invariant
+from bankrun.trials.judging.outcomes import Ending, Outcome, Place
+from bankrun.trials.judging.values import Windows
+from bankrun.trials.judging.yardstick import NotTheSame, Yardstick, learn
 
 WINDOWS = Windows((range(10_000, 20_000), range(20_000, 30_000)))
 EMPTY = Outcome({}, {})

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bankrun.trials.matching import Fact, match
+from bankrun.trials.judging.matching import Fact, match
 
 PIECES = [f"id{number}" for number in range(8)]
 facts = st.lists(

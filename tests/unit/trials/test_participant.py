@@ -8,8 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
-from bankrun.trials.participant import call, encode, module_of
-from bankrun.trials.values import Cutter, Windows, is_coarse
+from bankrun.trials.judging.values import Cutter, Windows, is_coarse
+from bankrun.trials.running.participant import call, encode, module_of
 
 
 @dataclass

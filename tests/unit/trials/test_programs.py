@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bankrun.errors import CannotStart
-from bankrun.trials.programs import Call, Command, Script, describe_function, pair, read_command, read_program
+from bankrun.trials.running.programs import Call, Command, Script, describe_function, pair, read_command, read_program
 
 SHOP = """
 import pytest

@@ -11,12 +11,12 @@ from bankrun.errors import BankrunError, CannotStart
 from bankrun.schedule import Engine, Execution, Statement, Step
 from bankrun.schedule.chatter import shows_nothing
 from bankrun.schedule.stepping import NOTHING_SEEN
-from bankrun.trials.execution import read_outcome
-from bankrun.trials.outcomes import Outcome
-from bankrun.trials.programs import Program
-from bankrun.trials.scratch import move_sequences
-from bankrun.trials.values import Windows
-from bankrun.trials.yardstick import Order
+from bankrun.trials.judging.outcomes import Outcome
+from bankrun.trials.judging.values import Windows
+from bankrun.trials.judging.yardstick import Order
+from bankrun.trials.running.execution import read_outcome
+from bankrun.trials.running.programs import Program
+from bankrun.trials.running.scratch import move_sequences
 
 ENDS = ("COMMIT", "ROLLBACK")
 APART_SECONDS = 1.1

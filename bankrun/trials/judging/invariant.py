@@ -10,7 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from bankrun.errors import CannotStart
-from bankrun.trials.outcomes import Row, show
+from bankrun.trials.judging.outcomes import Row, show
 
 ROWS_MAX = 20
 

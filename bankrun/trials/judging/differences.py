@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bankrun.trials.outcomes import Outcome, Place, Row, show
-from bankrun.trials.values import SLOT
-from bankrun.trials.yardstick import Order, Yardstick
+from bankrun.trials.judging.outcomes import Outcome, Place, Row, show
+from bankrun.trials.judging.values import SLOT
+from bankrun.trials.judging.yardstick import Order, Yardstick
 
 CELLS_MAX = 4
 Keys = Mapping[str, Sequence[str]]

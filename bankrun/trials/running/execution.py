@@ -13,7 +13,7 @@ from typing import Any
 
 from bankrun.schedule import Execution, Rows, Statement, Step
 from bankrun.schedule import Outcome as Ended
-from bankrun.trials.outcomes import Ending, Outcome, Row
+from bankrun.trials.judging.outcomes import Ending, Outcome, Row
 
 FAILED_TRANSACTION = "25P02"
 """What follows an error in a transaction; the error itself says more."""
@@ -81,7 +81,7 @@ def find_line(stack: Sequence[tuple[str, int, str]]) -> str:
 def _is_users(file: str) -> bool:
     path = Path(file)
     libraries = [sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    ours = Path(__file__).resolve().parent.parent
+    ours = Path(__file__).resolve().parents[2]
     if not path.is_file() or "site-packages" in path.parts or ours in path.parents:
         return False
     return not any(folder and Path(folder) in path.parents for folder in [*libraries, sys.base_prefix])

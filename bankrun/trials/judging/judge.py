@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from bankrun.trials.differences import Keys, describe
-from bankrun.trials.outcomes import Outcome, Row, show
-from bankrun.trials.yardstick import Order, Yardstick
+from bankrun.trials.judging.differences import Keys, describe
+from bankrun.trials.judging.outcomes import Outcome, Row, show
+from bankrun.trials.judging.yardstick import Order, Yardstick
 
 SERIAL, BROKEN, ERROR, NEEDS_RETRY = "serial", "broken", "error", "needs retry"
 WORSE_FIRST = (BROKEN, ERROR, NEEDS_RETRY, SERIAL)

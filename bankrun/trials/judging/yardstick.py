@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bankrun.trials.matching import Fact, match
-from bankrun.trials.outcomes import Ending, Outcome, Place, Row, ending_values
-from bankrun.trials.values import Cutter, Windows, find_pieces, is_coarse
+from bankrun.trials.judging.matching import Fact, match
+from bankrun.trials.judging.outcomes import Ending, Outcome, Place, Row, ending_values
+from bankrun.trials.judging.values import Cutter, Windows, find_pieces, is_coarse
 
 Order = tuple[str, ...]
 """Participants, one after the other."""

@@ -10,13 +10,13 @@ from bankrun.errors import CannotStart
 from bankrun.schedule import Call as ForkedCall
 from bankrun.schedule import Command as StartedCommand
 from bankrun.schedule.cast import outside
-from bankrun.trials import scratch
-from bankrun.trials.programs import Call, Program, Script
+from bankrun.trials.running import scratch
+from bankrun.trials.running.programs import Call, Program, Script
 
 NAMES = "ABCD"
 SAME, TWO = "same", "two"
-FUNCTION = "bankrun.trials.participant:call"
-PREPARE = "bankrun.trials.participant:prepare"
+FUNCTION = "bankrun.trials.running.participant:call"
+PREPARE = "bankrun.trials.running.participant:prepare"
 
 
 def name_programs(programs: Sequence[Program]) -> dict[str, Program]:

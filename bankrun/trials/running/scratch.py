@@ -25,9 +25,9 @@ from psycopg.conninfo import conninfo_to_dict
 from bankrun.errors import CannotStart
 from bankrun.servers import binaries
 from bankrun.servers.embedded import private_postgres
-from bankrun.trials.addresses import Address
-from bankrun.trials.programs import Call, Script
-from bankrun.trials.values import Windows
+from bankrun.trials.judging.values import Windows
+from bankrun.trials.running.addresses import Address
+from bankrun.trials.running.programs import Call, Script
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
@@ -190,7 +190,16 @@ def _run_script(address: Address, script: Script) -> None:
 
 def _run_function(address: Address, call: Call, templates: Mapping[str, str]) -> None:
     given = json.dumps([list(call.arguments), dict(call.keywords)])
-    argv = [sys.executable, "-P", "-m", "bankrun.trials.participant", str(call.file), call.function, given, "-1"]
+    argv = [
+        sys.executable,
+        "-P",
+        "-m",
+        "bankrun.trials.running.participant",
+        str(call.file),
+        call.function,
+        given,
+        "-1",
+    ]
     process = _run(argv, address, templates, str(Path.cwd()))
     if process.returncode:
         lines = [line for line in process.stderr.splitlines() if line.strip()]
