@@ -81,11 +81,10 @@ def test_a_thread_lock_is_never_broken_in_one_instance_and_broken_in_two(prover:
     "name", ["row-lock", "row-lock-orm", "atomic-update", "version-check", "advisory-lock", "single-statement"]
 )
 def test_a_lock_in_the_database_is_never_broken(prover: Prover, name: str) -> None:
-    for instances in INSTANCES:
-        for case in (PAIR, OPPOSITE, DRAIN, HIGHER, TWICE):
-            result = prover.prove(STRATEGIES[name], instances, case)
-            assert (result.verdict, result.broken, result.truncated, result.deadlocks) == ("safe", 0, 0, 0), case
-            assert result.interleavings > 1
+    for instances, case in [("same", PAIR), *(("two", case) for case in (PAIR, OPPOSITE, DRAIN, HIGHER, TWICE))]:
+        result = prover.prove(STRATEGIES[name], instances, case)
+        assert (result.verdict, result.broken, result.truncated, result.deadlocks) == ("safe", 0, 0, 0), case
+        assert result.interleavings > 1
 
 
 def test_row_locks_in_any_order_are_right_by_deadlocks(prover: Prover) -> None:
