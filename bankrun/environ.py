@@ -1,8 +1,9 @@
-"""What is around us: which packages are found under our names."""
+"""What is around us: which packages are found under our names, and which processes are alive."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -38,3 +39,14 @@ def _find(name: str) -> Path | None:
     if spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations))).resolve()
     return Path(spec.origin).resolve() if spec.origin else None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process with this pid, ours or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import platformdirs
 
+from bankrun.environ import is_alive
 from bankrun.errors import CannotStart
 
 ROOT_STATE_DIR = Path("/var/lib/bankrun")
@@ -221,14 +222,3 @@ def _take(lock: int, path: Path) -> None:
             time.sleep(0.02)
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether there is a process with this pid, ours or not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

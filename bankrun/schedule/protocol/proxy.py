@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bankrun.environ import is_alive
 from bankrun.schedule.errors import NotStarted, Unsupported, WireError
 from bankrun.schedule.protocol import wire
 from bankrun.schedule.protocol.conversation import Conversation, Phase
@@ -417,16 +418,6 @@ def _make_directory() -> Path:
     for left in Path(tempfile.gettempdir()).glob(f"{DIRECTORY}[0-9]*-*"):
         maker = left.name.removeprefix(DIRECTORY).partition("-")[0]
         with suppress(OSError, ValueError):
-            if left.lstat().st_uid == os.geteuid() and not _is_alive(int(maker)):
+            if left.lstat().st_uid == os.geteuid() and not is_alive(int(maker)):
                 shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{DIRECTORY}{os.getpid()}-"))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
