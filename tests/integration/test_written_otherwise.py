@@ -70,6 +70,21 @@ def test_a_rehearsal_finds_what_no_case_reaches(prover: Prover, name: str, fault
         prover.rehearse(user_strategy(getattr(written_otherwise, name)))
 
 
+def test_a_lease_is_found_in_whichever_database_of_redis(prover: Prover) -> None:
+    strategy = user_strategy(written_otherwise.LeaseInAnotherDatabase)
+    prover.rehearse(strategy)
+    result = prover.prove(strategy, "two", CASES["paused-holder"], preemptions_max=1)
+    assert result.verdict == "broken"
+    assert "its guard is a lease that it does not declare (theirs in Redis" in result.reason
+
+
+def test_a_time_to_live_that_comes_later_is_named(prover: Prover) -> None:
+    with pytest.raises(
+        StrategyFault, match=r"a time to live to what it holds in Redis after it has entered its guard \(theirs, "
+    ):
+        prove(prover, "LeaseFromLaterOn")
+
+
 def test_a_session_of_its_own_hides_nothing(prover: Prover) -> None:
     result = prove(prover, "WritesElsewhere")
     assert result.verdict == "broken"

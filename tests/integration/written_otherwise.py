@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import ClassVar, LiteralString
+import time
+from typing import Any, ClassVar, LiteralString, Self
 
 import psycopg
+import redis
 from psycopg import sql
 
+from bank.errors import NotAcquired
+from bank.postgres.database import Database
 from bankrun import (
     Account,
     Attempt,
@@ -245,3 +249,53 @@ class GivesUpTheLock(Written):
         take = guard.try_enter
         guard.try_enter = lambda: take() or next(tries, True)  # type: ignore[method-assign]
         return guard
+
+
+class RedisKey:
+    """A key of Redis as a guard."""
+
+    def __init__(self, client: Any, milliseconds: int | None) -> None:
+        self.client, self.milliseconds = client, milliseconds
+
+    def try_enter(self) -> bool:
+        return bool(self.client.set("theirs", "1", nx=True, px=self.milliseconds))
+
+    def enter(self, timeout_seconds: float) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        while not self.try_enter():
+            if time.monotonic() > deadline:
+                raise NotAcquired("somebody else has it")
+            time.sleep(0.005)
+
+    def leave(self) -> None:
+        self.client.delete("theirs")
+
+
+class LeaseInAnotherDatabase(Written):
+    """A lease that nobody declared, in the sixth database of Redis."""
+
+    client: Any
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        assert settings.broker_url is not None
+        opened = cls()
+        opened.client = redis.Redis.from_url(settings.broker_url.get_secret_value())
+        opened.client.connection_pool.connection_kwargs["db"] = 5
+        return opened
+
+    def close(self) -> None:
+        self.client.close()
+
+    def guard(self, order: Order) -> RedisKey:
+        return RedisKey(self.client, 30)
+
+
+class LeaseFromLaterOn(LeaseInAnotherDatabase):
+    """The key gets its time to live when the guard is held already."""
+
+    def guard(self, order: Order) -> RedisKey:
+        return RedisKey(self.client, None)
+
+    def prepare(self, database: Database, order: Order) -> None:
+        self.client.pexpire("theirs", 10_000)
