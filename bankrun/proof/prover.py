@@ -181,7 +181,8 @@ class Courtroom:
             raise StrategyFault(name, self._name_hang(execution) if execution.stuck_kind == "hang" else execution.stuck)
         for number, step in enumerate(execution.steps):
             keys = {key for relation, key in step.footprint.locks if relation == ADVISORY}
-            if step.kind == "leave" and keys and self._is_over(execution.steps[:number], step.participant):
+            held = step.kind == "leave" and not step.was_closed and keys
+            if held and self._is_over(execution.steps[:number], step.participant):
                 raise StrategyFault(name, self._name_leak(execution, step.participant, keys))
 
     @staticmethod

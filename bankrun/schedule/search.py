@@ -27,7 +27,6 @@ from bankrun.schedule.trace import Execution, Statement, Step
 Depends = Callable[[Footprint, Footprint], bool]
 EXECUTIONS_MAX = 5_000
 SECONDS_MAX = 60.0
-OPENS_GUARDS = frozenset({"leave", "expire"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +90,8 @@ class _Node:
     taken: dict[str, Footprint] = field(default_factory=dict)
     """Steps that were taken here, in the order in which their branches were begun."""
     identities: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    opening: set[str] = field(default_factory=set)
+    """Whose steps here may have freed a guard."""
     begun: set[str] = field(default_factory=set)
     void: set[str] = field(default_factory=set)
     slept: dict[str, dict[str, Footprint]] = field(default_factory=dict)
@@ -110,7 +111,7 @@ def _shut_out(node: _Node, name: str) -> None:
     """Note that a guard is taken for this participant from here on, until a guard is left or a lease runs out."""
     node.void.add(name)
     for other, child in node.children.items():
-        if other != name and node.identities[other][1] not in OPENS_GUARDS:
+        if other != name and other not in node.opening:
             _shut_out(child, name)
 
 
@@ -221,6 +222,8 @@ class Search:
     def _note(self, node: _Node, name: str, step: Step) -> None:
         """Remember what a step was; whether it is the same each time is part of the result."""
         node.taken.setdefault(name, step.footprint)
+        if step.opens_guards:
+            node.opening.add(name)
         before = node.identities.setdefault(name, step.identity)
         if before != step.identity:
             self.mismatches.append(f"{before} became {step.identity}")

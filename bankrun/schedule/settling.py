@@ -17,6 +17,7 @@ from bankrun.schedule.cast.threads import Threads
 from bankrun.schedule.errors import Stuck, Unsupported
 from bankrun.schedule.protocol.conversation import Phase
 from bankrun.schedule.protocol.proxy import Link, Proxy
+from bankrun.schedule.protocol.requests import Kind
 from bankrun.schedule.server import Capabilities, Connection
 
 SETTLE_SECONDS_MAX = 10.0
@@ -164,7 +165,9 @@ def stands(member: Participant, links: Sequence[Link]) -> bool:
     """Whether a participant waits for us: before a request or an announced step, or shut out of a guard."""
     if member.announced is not None or member.shut_out:
         return True
-    return any(link.is_owned and link.conversation.pending for link in links)
+    pending = [link.conversation.pending for link in links if link.is_owned and link.conversation.pending]
+    # Nobody waits for the end of a session: its program goes on.
+    return (member.has_ended and bool(pending)) or any(request.kind is not Kind.LEAVE for request in pending)
 
 
 def _keeps_connections(member: Participant) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from bankrun.schedule.cast.control import RETRIES_MAX
+from bankrun.schedule.cast.control import NOTE, RETRIES_MAX
 from bankrun.schedule.cast.participant import Participant
 from bankrun.schedule.cast.processes import Crew
 from bankrun.schedule.errors import Stuck
@@ -22,6 +22,8 @@ ANNOUNCED = "announced"
 CONFLICTS = frozenset({"40001", "40P01", "55P03"})
 """What a program may run again after: serialization failure, deadlock, lock not available (manual, appendix A)."""
 NOTHING_SEEN = "it touched nothing that can be seen"
+OPENS_GUARDS = frozenset({"expire", Kind.LEAVE.value})
+"""Steps after which a guard may be free, besides those in which one is left: a guard may be a session's lock."""
 END_SECONDS_MAX = 10.0
 EXPIRE_SECONDS_MAX = 5.0
 
@@ -50,6 +52,7 @@ class Stepper:
         self._plans: dict[LinkKey, list[str]] = {}
         self._tried: list[str] = []
         self._whose: dict[LinkKey, str] = {}
+        self._closed: set[LinkKey] = set()
 
     def begin(self, *, leases_expire: bool) -> None:
         """Forget the last execution."""
@@ -58,6 +61,7 @@ class Stepper:
         self.saw_outside = False
         self._conflicts.clear()
         self.bounded.clear()
+        self._closed.clear()
         self._forget_done()
 
     # Who can go.
@@ -98,7 +102,14 @@ class Stepper:
         return member.announced is not None or self._pending(member.name) is not None
 
     def _pending(self, name: str) -> Link | None:
-        return next((link for link in self._proxy.links(name) if link.is_owned and link.conversation.pending), None)
+        """Return where a participant has a request; the end of a session comes first, for it was sent first."""
+        found = [link for link in self._proxy.links(name) if link.is_owned and link.conversation.pending]
+        return next(filter(_leaves, found), found[0] if found else None)
+
+    def _next_request(self, member: Participant) -> Link | None:
+        """Return the connection whose request is this participant's next step; None if that is what it announced."""
+        link = self._pending(member.name)
+        return None if member.announced is not None and not (link and _leaves(link)) else link
 
     def _lease_holder(self) -> Participant | None:
         if not self._leases_expire or self._has_expired:
@@ -112,12 +123,11 @@ class Stepper:
             holder = self._lease_holder()
             return f"{holder.name if holder else 'the'}'s lease runs out"
         member = self._crew.members[name]
-        if member.announced is not None:
-            return member.announced.text
-        link = self._pending(name)
-        request = link.conversation.pending if link is not None else None
-        if request is None:
-            return ""
+        link = self._next_request(member)
+        if link is None:
+            return member.announced.text if member.announced is not None else ""
+        request = link.conversation.pending
+        assert request is not None
         return " ".join(request.sql.split()) or request.kind.value
 
     # One step.
@@ -133,10 +143,14 @@ class Stepper:
         else:
             member = self._crew.members[name]
             source = self._where(member) if self.sources else ()
-            step = self._take_announced(member) if member.announced is not None else self._take_requests(member)
+            link = self._next_request(member)
+            step = self._take_announced(member) if link is None else self._take_requests(member, link)
             if step is not None:
                 step.source = source
         if step is not None:
+            if step.kind in OPENS_GUARDS or any(one.left for one in self._crew.members.values()):
+                step.opens_guards = True
+                self._open_guards()
             if waits_outside or self._outside():
                 step.footprint.depends_on_all("a wait for something that is not Postgres")
                 self.saw_outside = True
@@ -153,7 +167,7 @@ class Stepper:
 
     def settle(self) -> None:
         """Wait until everybody stands, and let through what is no step of its own."""
-        self._settling.settle()
+        self._settle()
         self.saw_outside = self.saw_outside or bool(self._outside())
         self._release_tails()
         self._forget_done()
@@ -171,7 +185,6 @@ class Stepper:
             self._proxy.pump(0.005)
             if time.monotonic() > deadline:
                 raise Stuck(f"{holder.name}'s lease does not run out within {EXPIRE_SECONDS_MAX:g} s")
-        self._open_guards()
         return step
 
     def _open_guards(self) -> None:
@@ -181,39 +194,47 @@ class Stepper:
 
     def _take_announced(self, member: Participant) -> Step | None:
         announced = member.go()
-        self._settling.settle()
+        self._settle()
         if announced.guard and member.shut_out:
             return None
-        if any(one.left for one in self._crew.members.values()):
-            self._open_guards()
-            self._settling.settle()
         footprint = Footprint(locks={(ANNOUNCED, name): False for name in announced.locks})
         footprint.reads = {(ANNOUNCED, name) for name in announced.reads}
         footprint.shows = {(ANNOUNCED, name) for name in announced.shows}
         return Step(member.name, announced.kind, announced.text, footprint=footprint)
 
-    def _take_requests(self, member: Participant) -> Step:
+    def _take_requests(self, member: Participant, first: Link) -> Step:
         name = member.name
         before = dict(self._settling.blocked)
         kind = ""
-        while True:
-            link = self._pending(name)
-            assert link is not None
+        was_closed = _leaves(first) and first.key in self._closed
+        following: Link | None = first
+        while following is not None:
+            link = following
             ends_nothing = self._ends_nothing(link)
             is_chatter = link.conversation.pending is not None and link.conversation.pending.sql in self.chatter
             touched = self._look_at(link) if is_chatter else ()
             request = self._proxy.release(link)
             is_local = request.kind is Kind.PREPARE or is_chatter or ends_nothing
             kind = request.kind.value if not kind or not is_local else kind
-            self._settling.settle()
+            self._settle()
             self._collect()
             is_local = is_local or (request.kind is Kind.STATEMENT and _is_quiet(request))
             if is_chatter and self._look_at(link) != touched:
                 is_local = False  # it touches something after all, this time: a step of its own
             goes_on = is_local and not request.sqlstate and name not in self._settling.blocked
-            if not goes_on or member.announced is not None or self._pending(name) is None:
-                break
-        return self._observe(member, kind, before)
+            following = self._pending(name) if goes_on and member.announced is None else None
+        step = self._observe(member, kind, before)
+        step.was_closed = was_closed
+        return step
+
+    def _settle(self) -> None:
+        """Wait until everybody stands. Notes are taken without being steps."""
+        self._settling.settle()
+        while noting := [one for one in self._crew.members.values() if one.announced and one.announced.kind == NOTE]:
+            for member in noting:
+                self._closed |= {link.key for link in self._proxy.links(member.name) if _leaves(link)}
+                member.notes.append(member.go().text)
+            self._settling.settle()
 
     def _look_at(self, link: Link) -> tuple[object, ...]:
         """Return what a session holds."""
@@ -294,7 +315,7 @@ class Stepper:
                     self._proxy.release(link)
             if not released:
                 return
-            self._settling.settle()
+            self._settle()
             self._collect()
 
     def _may_be_tail(self, link: Link) -> bool:
@@ -372,6 +393,10 @@ class Stepper:
             self._proxy.pump(0.002)
             if time.monotonic() > deadline:
                 raise Stuck(otherwise)
+
+
+def _leaves(link: Link) -> bool:
+    return link.conversation.pending is not None and link.conversation.pending.kind is Kind.LEAVE
 
 
 def _is_quiet(request: Request) -> bool:

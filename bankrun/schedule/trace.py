@@ -44,6 +44,10 @@ class Step:
     woken: tuple[str, ...] = ()
     then: dict[str, list[Statement]] = field(default_factory=dict)
     """What those who were woken got to their end."""
+    opens_guards: bool = False
+    """Whether a guard may be free after it: who found one taken asks again."""
+    was_closed: bool = False
+    """For a session's end: whether its program had closed it before its last note."""
     notes: list[str] = field(default_factory=list)
     footprint: Footprint = field(default_factory=Footprint)
     source: tuple[tuple[str, int, str], ...] = ()

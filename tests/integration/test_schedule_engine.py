@@ -423,7 +423,16 @@ def test_a_server_that_wants_a_password_gets_it_from_the_participants_too(server
     assert found.broken
 
 
-def test_nothing_is_left_when_the_engine_is_killed(server: Server) -> None:
+@pytest.fixture
+def own_temporary_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory for temporary files in which no other test's engine clears up."""
+    with tempfile.TemporaryDirectory(prefix="bankrun-killed-", dir="/tmp") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        monkeypatch.setattr(tempfile, "tempdir", directory)
+        yield Path(directory)
+
+
+def test_nothing_is_left_when_the_engine_is_killed(server: Server, own_temporary_files: Path) -> None:
     database = make_database(server, "killed", programs.SETUP)
     code = (
         f"import sys, os; sys.path.insert(0, {SUPPORT!r})\n"
@@ -445,7 +454,7 @@ def test_nothing_is_left_when_the_engine_is_killed(server: Server) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    [its_sockets] = Path(tempfile.gettempdir()).glob(f"bankrun-wire-{killed}-*")
+    [its_sockets] = own_temporary_files.glob(f"bankrun-wire-{killed}-*")
     with Engine(database, calls(("transfer", 1, 2, 10), ("transfer", 1, 2, 10))):
         assert not its_sockets.exists()
 

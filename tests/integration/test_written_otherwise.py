@@ -31,6 +31,7 @@ def prove(prover: Prover, name: str) -> CaseResult:
         "SumsTheEntries",
         "SerializableFromTheSecondOn",
         "LocksFromTheSecondOn",
+        "LocksUntilTheCommit",
     ],
 )
 def test_nothing_is_called_safe_because_its_words_are_not_known(prover: Prover, name: str) -> None:
@@ -39,7 +40,9 @@ def test_nothing_is_called_safe_because_its_words_are_not_known(prover: Prover, 
     assert result.complete
 
 
-@pytest.mark.parametrize("name", ["LockedByOrm", "LockedInAFunction"])
+@pytest.mark.parametrize(
+    "name", ["LockedByOrm", "LockedInAFunction", "GuardedByASession", "GuardedByASessionThatUnlocks"]
+)
 def test_a_lock_is_a_lock_in_whatever_words(prover: Prover, name: str) -> None:
     result = prove(prover, name)
     assert (result.verdict, result.broken, result.complete) == ("safe", 0, True), result.reason

@@ -150,17 +150,21 @@ class SerializableFromTheSecondOn(Written):
         return super().read(transaction, attempt)
 
 
-class WritesElsewhere(Written):
-    """No lock, and it writes the accounts in a session of its own."""
+class WithASession(Written):
+    """Opens sessions of its own."""
 
     url = ""
 
     @classmethod
-    def open(cls, settings: Settings) -> WritesElsewhere:
+    def open(cls, settings: Settings) -> Self:
         opened = cls()
         assert settings.database_url is not None
         opened.url = plain_url(settings.database_url.get_secret_value())
         return opened
+
+
+class WritesElsewhere(WithASession):
+    """No lock, and it writes the accounts in a session of its own."""
 
     def write(self, transaction: Transaction, posting: Posting) -> None:
         with psycopg.connect(self.url, options="-c search_path=bankrun") as own:
@@ -299,3 +303,54 @@ class LeaseFromLaterOn(LeaseInAnotherDatabase):
 
     def prepare(self, database: Database, order: Order) -> None:
         self.client.pexpire("theirs", 10_000)
+
+
+class SessionLock:
+    """A lock of a session of its own as a guard; the session ends in ``leave``."""
+
+    def __init__(self, url: str, *, unlocks: bool) -> None:
+        self.url, self.unlocks = url, unlocks
+
+    def try_enter(self) -> bool:
+        self.session = psycopg.connect(self.url, autocommit=True)
+        row = self.session.execute("SELECT pg_try_advisory_lock(777)").fetchone()
+        if row == (True,):
+            return True
+        self.session.close()
+        return False
+
+    def enter(self, timeout_seconds: float) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        while not self.try_enter():
+            if time.monotonic() > deadline:
+                raise NotAcquired("somebody else has it")
+            time.sleep(0.005)
+
+    def leave(self) -> None:
+        if self.unlocks:
+            self.session.execute("SELECT pg_advisory_unlock(777)")
+        self.session.close()
+
+
+class GuardedByASession(WithASession):
+    """The lock is given back by the end of its session."""
+
+    unlocks = False
+
+    def guard(self, order: Order) -> SessionLock:
+        return SessionLock(self.url, unlocks=self.unlocks)
+
+
+class GuardedByASessionThatUnlocks(GuardedByASession):
+    """The lock is given back before the end of its session."""
+
+    unlocks = True
+
+
+class LocksUntilTheCommit(WithASession):
+    """The lock of a session of its own is given back when everything is written, and not yet committed."""
+
+    def move(self, transaction: Transaction, attempt: Attempt) -> None:
+        with psycopg.connect(self.url, autocommit=True) as own:
+            own.execute("SELECT pg_advisory_lock(777)")
+            super().move(transaction, attempt)

@@ -23,6 +23,8 @@ from typing import Any
 
 RETRIES_MAX = 2
 RECEIVE_BYTES = 65_536
+NOTE = "note"
+"""The kind of what is announced and is no step."""
 
 
 class Abandoned(BaseException):
@@ -130,8 +132,8 @@ class Control:
         self._tell(rests=reason)
 
     def note(self, text: str) -> None:
-        """Add a line to the trace, at the step that was taken last."""
-        self._tell(note=text)
+        """Add a line to the trace, at the step that was taken last; what was sent before is known then."""
+        self._stand({"kind": NOTE, "text": text})
 
     # The channel.
 

@@ -162,8 +162,6 @@ class Participant:
                 self.conflicts += 1
             case "expired" | "thread":
                 setattr(self, word, value)
-            case "note":
-                self.notes.append(value)
             case "where":
                 self.stack = [(file, line, name) for file, line, name in value]
             case "done":
