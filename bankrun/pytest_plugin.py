@@ -125,9 +125,10 @@ class Bankrun:
 
     def _open_prover(self) -> Prover:
         if self._prover is None:
+            from bank.settings import read_settings
             from bankrun.proof.prover import Prover
 
-            self._prover = self._resources.enter_context(Prover(self._read_settings()))
+            self._prover = self._resources.enter_context(Prover(read_settings()))  # with private servers
         return self._prover
 
     def _read_settings(self) -> Settings:

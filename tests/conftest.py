@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from bank.settings import Settings
 from bankrun.runs.lessons import FOLDER
 from bankrun.servers.embedded import Endpoints, embedded_stack
 from bankrun.servers.keeper_client import Keeper
+from tests.places import make_place
 
 DEAR = {"comparison", "lab", "browser"}
 """Fixtures that take seconds: all tests that use one of them run in the same process, where it is made once."""
@@ -48,8 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def state_dir() -> Iterator[Path]:
     """A directory that the embedded servers can reach: pytest's own are closed to the user that Postgres runs as."""
-    path = Path(tempfile.mkdtemp(prefix="bankrun-test-"))
-    path.chmod(0o755)
+    path = make_place("test")
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

@@ -28,7 +28,6 @@ from bankrun.runs.environment import describe_redis, describe_servers
 from bankrun.schedule import SETTINGS, Server, prepare_database
 from bankrun.schedule.server import Connection
 from bankrun.servers.embedded import PrivatePostgres, private_postgres
-from bankrun.servers.state_dir import default_state_dir
 
 ACCEPT = f"INSERT INTO {SCHEMA}.transfers (id, debit, credit, amount, strategy) VALUES (%s, %s, %s, %s, %s)".encode()  # noqa: S608 - our own schema
 TEMPLATE = "bankrun"
@@ -110,7 +109,7 @@ class PrivateBank:
 @contextmanager
 def open_private_bank(state_dir: Path | None) -> Iterator[PrivateBank]:
     """Start the servers for the block, and make the empty bank. Raises CannotStart if that is impossible."""
-    with private_postgres(state_dir or default_state_dir(), SETTINGS, valkey=True) as private:
+    with private_postgres(state_dir, SETTINGS, valkey=True) as private:
         bank = PrivateBank(private)
         with bank.server(TEMPLATE).connect() as admin:
             prepare_database(admin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -32,7 +33,7 @@ from bankrun.proof.private_bank import PrivateBank, accept_case, open_private_ba
 from bankrun.results.models.proof import CaseResult
 from bankrun.results.provenance import Verdict
 from bankrun.runs.rehearsal import rehearse
-from bankrun.schedule import Budget, Call, Engine, Execution, Step, explore, follow, replay, run_serially
+from bankrun.schedule import Budget, Call, Engine, Execution, Step, Warmed, explore, follow, replay, run_serially
 from bankrun.schedule.errors import Diverged, ScheduleError
 from bankrun.schedule.observation.observer import ADVISORY
 
@@ -49,6 +50,8 @@ IS_WHOLE = f"""
 """What everybody may expect to see who looks after a commit: each account is what its entries say, each transfer all
 or nothing."""
 
+PARTICIPANT = "bankrun.proof.participant"
+"""The module that participants' processes have imported."""
 REPLAYS = 3
 """How often a broken interleaving is run again before it is reported."""
 BUDGET = Budget(executions=5_000, seconds=60.0)
@@ -90,11 +93,14 @@ class Courtroom:
     Use as a context manager.
     """
 
-    def __init__(self, bank: PrivateBank, strategy: type[Strategy], instances: str, participants: str) -> None:
+    def __init__(
+        self, bank: PrivateBank, warmed: Warmed, strategy: type[Strategy], instances: str, participants: str
+    ) -> None:
         self.strategy = strategy
         self.instances = instances
         self._participants = participants
         self._bank = bank
+        self._warmed = warmed
         self._resources = ExitStack()
         self._case: Case | None = None
         self._torn: list[str] = []
@@ -106,9 +112,8 @@ class Courtroom:
             calls = [
                 Call(
                     participant,
-                    "bankrun.proof.participant:apply",
+                    f"{PARTICIPANT}:apply",
                     process="instance" if self.instances == "same" else "",
-                    imports=["bankrun.proof.participant"],
                 )
                 for participant in self._participants
             ]
@@ -117,6 +122,7 @@ class Courtroom:
                     self._bank.server(name),
                     calls,
                     reads_rows=False,
+                    warmed=self._warmed,
                     environment=self._describe_instance,
                     on_commit=self._look_at_commit,
                 )
@@ -258,7 +264,12 @@ class Prover:
         self._courtroom: Courtroom | None = None
 
     def __enter__(self) -> Self:
-        self.bank = self._resources.enter_context(open_private_bank(self._settings.state_dir))
+        with self._resources:
+            self._warmed = Warmed.start({**os.environ, "PYTHONHASHSEED": "0"})
+            self._resources.callback(self._warmed.close)
+            self._warmed.import_all([PARTICIPANT])  # while the servers start
+            self.bank = self._resources.enter_context(open_private_bank(self._settings.state_dir))
+            self._resources = self._resources.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -275,7 +286,9 @@ class Prover:
         now = self._courtroom
         if now is None or (now.strategy, now.instances) != (strategy, instances):
             self._leave()
-            self._courtroom = now = Courtroom(self.bank, strategy, instances, self._participants).__enter__()
+            self._courtroom = now = Courtroom(
+                self.bank, self._warmed, strategy, instances, self._participants
+            ).__enter__()
         return now
 
     def rehearse(self, strategy: type[Strategy]) -> None:

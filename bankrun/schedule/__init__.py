@@ -7,6 +7,7 @@ workers, and nothing else of ours.
 
 from bankrun.schedule.cast.control import Abandoned, Control, TooManyRetries
 from bankrun.schedule.cast.participant import Call, Command, Outcome
+from bankrun.schedule.cast.warmed import Warmed
 from bankrun.schedule.engine import Engine
 from bankrun.schedule.errors import Diverged, Failed, NotStarted, ScheduleError, Stuck, Unsupported, WireError
 from bankrun.schedule.observation.footprints import Footprint, depends
@@ -39,6 +40,7 @@ __all__ = [
     "Stuck",
     "TooManyRetries",
     "Unsupported",
+    "Warmed",
     "WireError",
     "depends",
     "digest",

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from bankrun.schedule.cast.participant import Call, Command
 from bankrun.schedule.cast.processes import Crew
+from bankrun.schedule.cast.warmed import Warmed
 from bankrun.schedule.errors import Stuck
 from bankrun.schedule.observation.observer import Observer
 from bankrun.schedule.observation.relations import Relations
@@ -30,7 +31,8 @@ class Engine:
     """Participants, a proxy before a server, and a database that is the same before every execution.
 
     Use as a context manager. The database belongs to the engine: nobody else may change it. With ``recreates`` it is
-    copied once, and made anew when a participant changed its definition.
+    copied once, and made anew when a participant changed its definition. With ``warmed``, participants that are calls
+    are forked from that process, which has imported what they need.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Engine:
         recreates: bool = True,
         reads_rows: bool = True,
         leases_expire: bool = False,
+        warmed: Warmed | None = None,
         steps_max: int = STEPS_MAX,
         environment: Callable[[str, Mapping[str, str]], Mapping[str, str]] | None = None,
         on_commit: Callable[[Step], None] | None = None,
@@ -63,7 +66,7 @@ class Engine:
         self._observer = Observer(self._keeper.admin, self.capabilities, self._relations)
         self._proxy = Proxy(server.address, reuse_sessions=reuse_sessions, tcp=tcp)
         try:
-            self._crew = Crew(self._proxy, participants)
+            self._crew = Crew(self._proxy, participants, warmed)
             self._urls = {name: self._url(name) for name in self.names}
             addresses = {name: self._variables(name) for name in self.names}
             if environment is not None:

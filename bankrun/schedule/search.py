@@ -11,18 +11,17 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import psycopg
 
-from bankrun.schedule.chatter import shows_nothing
+from bankrun.schedule.chatter import find_chatter
 from bankrun.schedule.errors import Diverged
 from bankrun.schedule.observation.footprints import Footprint, depends
-from bankrun.schedule.protocol.conversation import QUIET_TAGS
-from bankrun.schedule.stepping import NOTHING_SEEN, Stepper
-from bankrun.schedule.trace import Execution, Statement, Step
+from bankrun.schedule.stepping import Stepper
+from bankrun.schedule.trace import Execution, Step
 
 Depends = Callable[[Footprint, Footprint], bool]
 EXECUTIONS_MAX = 5_000
@@ -350,24 +349,10 @@ def run_serially(engine: LearningRuns) -> dict[str, Execution]:
     """
     engine.stepper.chatter = frozenset()
     serial = _run_orders(engine)
-    engine.stepper.chatter = _chatter(serial.values(), engine.admin)
+    engine.stepper.chatter = find_chatter(serial.values(), engine.admin)
     return _run_orders(engine) if engine.stepper.chatter else serial
 
 
 def _run_orders(engine: LearningRuns) -> dict[str, Execution]:
     orders = itertools.permutations(engine.names)
     return {"".join(order): engine.execute(follow(""), order) for order in orders}
-
-
-def _chatter(executions: Iterable[Execution], admin: psycopg.Connection[Any]) -> frozenset[str]:
-    """Return the statements that each time stood alone in a step, ended well, and touched and told nothing."""
-    found: dict[str, bool] = {}
-    told: dict[str, Statement] = {}
-    for execution in executions:
-        for step in execution.steps:
-            real = [one for one in step.statements if one.kind == "statement" and one.tag not in QUIET_TAGS]
-            for one in real:
-                alone = len(real) == 1 and step.footprint.universal == NOTHING_SEEN and not step.sqlstate
-                found[one.sql] = found.get(one.sql, True) and alone
-                told[one.sql] = one
-    return frozenset(sql for sql, is_chatter in found.items() if is_chatter and shows_nothing(admin, told[sql]))

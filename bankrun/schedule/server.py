@@ -22,7 +22,7 @@ SETTINGS: Mapping[str, str] = {
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
     "wal_level": "replica",
-    "max_wal_size": "4GB",
+    "max_wal_size": "512MB",
     "checkpoint_timeout": "1h",
     "bgwriter_lru_maxpages": "0",
     "plan_cache_mode": "force_custom_plan",

@@ -136,13 +136,18 @@ class Settling:
         asleep = [self._sleeps(member) for member in computing]
         if all(asleep):
             for member in self._crew.members.values():
-                member.outside = member in computing
+                member.outside = member in computing and not self._closes(member)
         return all(asleep)
 
     def _sleeps(self, member: Participant) -> bool:
-        if isinstance(member.spec, Call) and member.spec.kept:
+        closes = self._closes(member)
+        if _keeps_connections(member) and not closes:
             return False  # it would have announced that
-        return self._watch.is_asleep(member.name, member.pid, member.thread)
+        return self._watch.is_asleep(member.name, member.pid, member.thread, endless=not closes)
+
+    def _closes(self, member: Participant) -> bool:
+        """Whether the end of one of its sessions is held: few programs wait for that, and some do."""
+        return any(link.is_owned and link.conversation.pending for link in self._proxy.links(member.name))
 
     def _describe(self, busy: Sequence[Link], computing: Sequence[Participant]) -> str:
         if computing:
@@ -166,7 +171,7 @@ def stands(member: Participant, links: Sequence[Link]) -> bool:
     if member.announced is not None or member.shut_out:
         return True
     pending = [link.conversation.pending for link in links if link.is_owned and link.conversation.pending]
-    # Nobody waits for the end of a session: its program goes on.
+    # Most programs go on when they have sent the end of a session; who sleeps then waits for it, and stands.
     return (member.has_ended and bool(pending)) or any(request.kind is not Kind.LEAVE for request in pending)
 
 

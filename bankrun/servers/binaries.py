@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from bankrun.environ import is_alive
 from bankrun.errors import CannotStart
 
 DATABASE = USER = "bankrun"
@@ -68,21 +69,27 @@ class Binaries:
         """The version a data directory must have."""
         return self.postgres_version.partition(".")[0]
 
-    def copied_to(self, directory: Path) -> Binaries:
+    def copied_to(self, directory: Path, *, removes_others: bool = False) -> Binaries:
         """Return the same programs as a copy in ``directory``, for a user who cannot reach the originals.
 
-        A copy appears whole or not at all. Copies of other versions are removed.
+        A copy appears whole or not at all, and is there for whoever comes next. With ``removes_others``, copies of
+        other versions go.
         """
         copy = directory / f"postgres-{self.postgres_version}-valkey-{self.valkey_version}"
         if not copy.is_dir():
-            shutil.rmtree(directory, ignore_errors=True)
-            try:
-                self._copy(directory / "unfinished")
-                _open_to_all(directory)
-                (directory / "unfinished").rename(copy)
-            except BaseException:
+            if removes_others:
                 shutil.rmtree(directory, ignore_errors=True)
-                raise
+            unfinished = begin_copy(directory / "unfinished")
+            try:
+                self._copy(unfinished)
+                directory.chmod(0o755)
+                _open_to_all(unfinished)
+                unfinished.rename(copy)
+            except OSError:
+                if not copy.is_dir():  # else another process was faster
+                    raise
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
         return Binaries(
             postgres=copy / "postgres" / "pginstall",
             postgres_libraries=copy / self.postgres_libraries.name,
@@ -102,6 +109,15 @@ class Binaries:
             shutil.copytree(self.postgres_libraries, directory / self.postgres_libraries.name)
         (directory / "valkey").mkdir()
         shutil.copy(self.valkey, directory / "valkey")
+
+
+def begin_copy(path: Path) -> Path:
+    """Return the path at which this process is to make a copy, its id added to a name, and remove what others left."""
+    for left in path.parent.glob(f"{path.name}-*"):
+        maker = left.name.rpartition("-")[2]
+        if maker.isdecimal() and not is_alive(int(maker)):
+            shutil.rmtree(left, ignore_errors=True)
+    return path.with_name(f"{path.name}-{os.getpid()}")
 
 
 def find_binaries() -> Binaries:

@@ -6,6 +6,8 @@
     <state>/run/          the servers' sockets, made anew at each start; elsewhere if this path is too long for a socket
     <state>/logs/         of the servers, the keeper and the workers
     <state>/binaries/     root only: a copy of the servers
+    <state>/private/      the directories of private servers, unless these are in memory
+    <state>/empty-postgres-<version>/   what a private Postgres begins as: a data directory that none ever ran in
 
 Postgres refuses to run as root. There both servers run as ``nobody``, who can enter neither root's home nor a virtual
 environment below it: hence a state directory in a public place, and the copy.
@@ -31,6 +33,8 @@ from bankrun.environ import is_alive
 from bankrun.errors import CannotStart
 
 ROOT_STATE_DIR = Path("/var/lib/bankrun")
+MEMORY = Path("/dev/shm")  # noqa: S108 - `make_root` looks at what it finds there
+MEMORY_BYTES_MIN = 2 << 30  # far more than a private Postgres fills
 SOCKET_DIRECTORY_BYTES_MAX = 80  # sun_path is 104 bytes on macOS, and Postgres needs some for the file's name
 PREVIOUS_LAB_SECONDS = 5.0  # longer than a keeper needs to end everything after its lab was killed
 
@@ -105,10 +109,10 @@ def own(path: Path, *, for_servers: bool) -> Iterator[StateDir]:
         if for_servers and set(str(path)) & set('"$`\\\n'):
             raise ValueError("initdb hands paths to a shell, and this one has a character that means something there")
         if user is not None:
-            _check_reachable(path.parent)
+            check_reachable(path.parent)
         _make_ours(path)
         if user is not None:
-            _check_reachable(path)
+            check_reachable(path)
         (path / "logs").mkdir(mode=0o700, exist_ok=True)
         if not os.access(path / "logs", os.W_OK | os.X_OK):
             raise PermissionError("its logs cannot be written")
@@ -137,6 +141,36 @@ def make_root(path: Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise _cannot_use(path, error) from error
     return path
+
+
+def directory_in_memory() -> Path | None:
+    """Return a directory of ours whose files are in memory, for what is not worth keeping.
+
+    None where there is none (Linux has /dev/shm), where it has no room, or where this machine or container has not.
+    """
+    if not os.path.ismount(MEMORY):
+        return None
+    disk = os.statvfs(MEMORY)
+    if min(disk.f_bavail * disk.f_frsize, _memory_bytes()) < MEMORY_BYTES_MIN:
+        return None
+    with suppress(CannotStart):  # somebody else was there first
+        return make_root(MEMORY / f"bankrun-{os.geteuid()}")
+    return None
+
+
+def _memory_bytes() -> int:
+    """Return how much memory can still be used: by this machine, and by this container (cgroup v2) if it has a limit.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html, "Memory Interface Files"
+    """
+    free = [0]
+    with suppress(OSError):
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        free = [int(found[1]) << 10] if found else free
+    with suppress(OSError, ValueError):  # no such files, or the word "max"
+        group = Path("/sys/fs/cgroup")
+        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(free)
 
 
 def remove_abandoned(root: Path) -> None:
@@ -195,7 +229,8 @@ def _make_ours(path: Path) -> None:
         raise PermissionError("everyone can write in it")
 
 
-def _check_reachable(path: Path) -> None:
+def check_reachable(path: Path) -> None:
+    """Raise PermissionError if the servers' user, who is not root, cannot enter this directory."""
     there = [parent for parent in (path, *path.parents) if parent.is_dir()]
     closed = [parent for parent in there if not parent.stat().st_mode & stat.S_IXOTH]
     if closed:

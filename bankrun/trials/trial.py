@@ -17,7 +17,6 @@ from bankrun.errors import BankrunError, CannotStart
 from bankrun.results.models.trial import WORST_FIRST
 from bankrun.schedule import SETTINGS, Budget, Engine, Execution, NotStarted, ScheduleError, Server, prepare_database
 from bankrun.servers.binaries import without_libpq_defaults
-from bankrun.servers.state_dir import default_state_dir
 from bankrun.trials.case import STARTED, Asked, Case, CaseFound, Tell
 from bankrun.trials.judging.invariant import Invariant
 from bankrun.trials.judging.judge import BROKEN, ERROR, NEEDS_RETRY, Finding
@@ -233,7 +232,8 @@ def replay_schedule(
 @contextmanager
 def open_server(database_url: str | None = None, state_dir: Path | None = None) -> Iterator[scratch.Place]:
     """Start a server of our own for the block, which serves one trial after the other, or use the given one."""
-    directory = state_dir or Path(os.environ.get("BANKRUN_STATE_DIR") or default_state_dir())
+    asked = os.environ.get("BANKRUN_STATE_DIR")
+    directory = state_dir or (Path(asked) if asked else None)
     given = scratch.read_place(database_url) if database_url else None
     with (
         without_libpq_defaults(),

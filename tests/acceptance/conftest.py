@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from bankrun.runs.comparison import Lab
 from bankrun.runs.session import open_lab, open_servers
 from bankrun.servers.embedded import Endpoints
 from bankrun.servers.keeper_client import Keeper
+from tests.places import make_place
 
 SECONDS_MAX = 110
 Bankrun = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -40,8 +40,7 @@ def environment(state_dir: Path, **extra: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def cli_state() -> Iterator[Path]:
     """The state directory of all commands: Postgres is set up in it once."""
-    path = Path(tempfile.mkdtemp(prefix="bankrun-cli-"))
-    path.chmod(0o755)
+    path = make_place("cli")
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

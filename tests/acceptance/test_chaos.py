@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from bankrun.cli.chaos import choose_survivors
 from bankrun.results.topology import Topology
 from bankrun.runs.delivery import Delivery
 from tests.acceptance.conftest import Bankrun, processes_of
+from tests.places import make_place
 from tests.waiting import wait_until
 from workers.control.failpoints import Failpoint
 
@@ -34,8 +34,7 @@ SEED = 3
 @pytest.fixture(scope="module")
 def targets() -> Iterator[Targets]:
     """Two instances with four threads each, and servers that may be broken."""
-    path = Path(tempfile.mkdtemp(prefix="bankrun-chaos-"))
-    path.chmod(0o755)
+    path = make_place("chaos")
     with open_targets(Settings(state_dir=path), instances=2, threads=4) as opened:
         yield opened
     shutil.rmtree(path, ignore_errors=True)
@@ -54,8 +53,7 @@ def strike(
 def test_an_instance_that_dies_while_it_receives_loses_no_message_unless_it_takes_them_as_kombu_does(
     receive_many: bool, lost: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = Path(tempfile.mkdtemp(prefix="bankrun-chaos-"))
-    path.chmod(0o755)
+    path = make_place("chaos")
     settings = Settings(state_dir=path, receive_many=receive_many)
     monkeypatch.setattr(chaos, "STALLED_SECONDS", 12.0)  # longer than what is noted needs to come back
     with open_targets(settings, instances=2, threads=4, waits={**WAITS, "reconcile_ms": 600_000}) as targets:
@@ -305,8 +303,7 @@ def test_an_interrupted_chaos_leaves_no_process_not_even_a_stopped_one(tmp_path:
 
     from tests.acceptance.conftest import command, environment
 
-    state = Path(tempfile.mkdtemp(prefix="bankrun-chaos-"))
-    state.chmod(0o755)
+    state = make_place("chaos")
     process = subprocess.Popen(
         command("chaos", "--fault", "postgres-frozen", "--strategy", "row-lock", "--seed", "1"),
         env=environment(state),

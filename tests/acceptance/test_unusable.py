@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from bank.postgres.schema import bank_id, create_schema, open_for_lab
 from bankrun.servers.embedded import Endpoints
 from bankrun.servers.keeper_client import Keeper
 from tests.acceptance.conftest import Bankrun, command, environment, processes_of
+from tests.places import make_place
 
 AS_ROOT = os.geteuid() == 0
 SMALL = ("compare", "--strategy", "row-lock", "--topology", "1x1", "--transfers", "5", "--warmup", "0")
@@ -34,8 +34,7 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A directory that the servers' user can reach."""
-    path = Path(tempfile.mkdtemp(prefix="bankrun-place-"))
-    path.chmod(0o755)
+    path = make_place("place")
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

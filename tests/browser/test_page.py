@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+
+from tests.places import make_place
 
 SECONDS_MAX = 60
 MILLISECONDS_MAX = SECONDS_MAX * 1000
@@ -72,8 +73,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """Start the page's server once."""
-    state_dir = Path(tempfile.mkdtemp(prefix="bankrun-page-"))
-    state_dir.chmod(0o755)
+    state_dir = make_place("page")
     server = Server(state_dir)
     yield server
     server.end()

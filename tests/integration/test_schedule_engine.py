@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from bankrun.schedule import (  # noqa: E402
     NotStarted,
     Server,
     Unsupported,
+    Warmed,
     digest,
     explore,
     follow,
@@ -479,6 +481,24 @@ def test_what_prepares_a_process_asks_unscheduled_and_leaves_nothing(database: S
     with Engine(database, specs) as engine:
         assert balances(engine.execute(follow(""))) == {1: 90, 2: 110, 3: 100}
         assert "public.at_import" not in engine.read_rows()
+
+
+def test_processes_forked_from_a_warmed_one_have_an_environment_each(database: Server) -> None:
+    warmed = Warmed.start({**os.environ, "NAME": "nobody"})
+    try:
+        warmed.import_all(["programs"], path=[SUPPORT])
+        specs = [
+            Call(one.name, "programs:tell_environment", ("NAME",), path=[SUPPORT], environment={"NAME": one.name})
+            for one in calls(("transfer",), ("transfer",))
+        ]
+        for _ in range(2):
+            with Engine(database, specs, warmed=warmed) as engine:
+                done = engine.execute(follow(""))
+                pids = {member.pid for member in engine._crew.members.values()}
+            assert {name: one.result for name, one in done.outcomes.items()} == {"A": "A", "B": "B"}
+            assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    finally:
+        warmed.close()
 
 
 def test_a_process_that_cannot_be_prepared_is_one_sentence(database: Server) -> None:

@@ -10,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,9 +20,11 @@ from kombu import Connection
 
 from bankrun.errors import BankrunError, CannotStart
 from bankrun.servers import binaries as servers
+from bankrun.servers import embedded, state_dir
 from bankrun.servers.embedded import Endpoints, embedded_stack, keeper_only, private_postgres
 from bankrun.servers.keeper_client import Keeper
 from bankrun.servers.state_dir import own
+from tests.places import make_place
 
 LAB = """
 import signal, sys, time
@@ -54,7 +55,7 @@ AS_ROOT = os.geteuid() == 0
 @pytest.fixture(scope="module")
 def used() -> Iterator[Path]:
     """A state directory that has a database; what a test leaves in it, the next one finds."""
-    path = _public_directory()
+    path = make_place("stack")
     with embedded_stack(path):
         pass
     yield path
@@ -64,16 +65,9 @@ def used() -> Iterator[Path]:
 @pytest.fixture
 def fresh() -> Iterator[Path]:
     """An empty state directory."""
-    path = _public_directory()
+    path = make_place("stack")
     yield path
     shutil.rmtree(path, ignore_errors=True)
-
-
-def _public_directory() -> Path:
-    """Return a new directory that the servers' user can reach: pytest's own are closed to it if we are root."""
-    path = Path(tempfile.mkdtemp(prefix="bankrun-test-", dir="/tmp"))
-    path.chmod(0o755)
-    return path
 
 
 def connect(endpoints: Endpoints) -> psycopg.Connection[tuple[object, ...]]:
@@ -475,3 +469,35 @@ def test_several_private_postgres_run_at_once_and_leave_nothing(fresh: Path) -> 
         with private_postgres(fresh, {}):
             assert not abandoned.exists()
     assert list((fresh / "private").iterdir()) == []
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_without_a_state_directory_a_private_postgres_is_in_memory_where_there_is_room(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, has_room: bool
+) -> None:
+    memory = state_dir.directory_in_memory()
+    if memory is None:
+        pytest.skip("there is no memory to put files in")
+    kept = fresh / "kept"
+    monkeypatch.setattr(embedded, "default_state_dir", lambda: kept)
+    if not has_room:
+        monkeypatch.setattr(state_dir, "MEMORY_BYTES_MIN", 1 << 60)
+    for _ in range(2):  # the second one is a copy of what was kept
+        with private_postgres(None, {}) as one, psycopg.connect(host=str(one.host), user=one.user) as session:
+            [[where]] = session.execute("SHOW data_directory").fetchall()
+            assert Path(where).is_relative_to(memory if has_room else kept / "private")
+        assert not Path(where).exists()
+    assert not list(kept.glob("unfinished*"))
+    assert not list(kept.glob("binaries/unfinished*"))
+
+
+def test_a_limit_of_the_container_is_room_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {
+        "meminfo": "MemTotal: 9 kB\nMemAvailable:    4000 kB\n",
+        "memory.max": "3000000",
+        "memory.current": "1000000",
+    }
+    monkeypatch.setattr(Path, "read_text", lambda path: texts[path.name])
+    assert state_dir._memory_bytes() == 2_000_000
+    texts["memory.max"] = "max"
+    assert state_dir._memory_bytes() == 4_096_000

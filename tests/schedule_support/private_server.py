@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from psycopg import sql
 
 from bankrun.schedule import SETTINGS, Server, prepare_database
 from bankrun.servers.embedded import private_postgres
+from tests.places import make_place
 
 
 @contextmanager
 def private_server(settings: Mapping[str, str] = SETTINGS) -> Iterator[Server]:
     """Start a server, and stop it at the end of the block."""
-    directory = Path(tempfile.mkdtemp(prefix="bankrun-engine-", dir="/tmp"))
-    directory.chmod(0o755)
+    directory = make_place("engine")
     try:
         with private_postgres(directory, settings) as private:
             yield Server(str(private.host), int(private.port), private.user, None, "postgres")

@@ -179,3 +179,10 @@ def change_at_import(table: str) -> None:
     with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
         connection.execute(f"CREATE TABLE {table} (a int)")
         connection.execute("UPDATE account SET balance = 0")
+
+
+def tell_environment(_: Control, name: str) -> str:
+    """Return a variable, having asked Postgres at the address that the environment has."""
+    with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+        connection.execute("SELECT FROM account")
+    return os.environ[name]

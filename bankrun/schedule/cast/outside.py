@@ -40,10 +40,10 @@ def is_known() -> bool:
     return sys.platform == "linux" and os.uname().machine == "x86_64"
 
 
-def signature(pid: int, thread: int = 0) -> tuple[object, ...] | None:
+def signature(pid: int, thread: int = 0, *, endless: bool = True) -> tuple[object, ...] | None:
     """Return something that stays the same while a thread sleeps (0: all of a process), and all that it has started.
 
-    None if one of them does not sleep.
+    None if one of them does not sleep: for good, if ``endless``.
     """
     threads: list[object] = []
     try:
@@ -52,11 +52,11 @@ def signature(pid: int, thread: int = 0) -> tuple[object, ...] | None:
                 continue
             status = (task / "status").read_text().splitlines()
             call = (task / "syscall").read_text().split()
-            if call[0] in ("running", "-1") or not _is_endless(call):
+            if call[0] in ("running", "-1") or (endless and not _is_endless(call)):
                 return None
             threads.append((task.name, call[0], *(line for line in status if "ctxt_switches" in line)))
             for child in (task / "children").read_text().split():  # what it waits for may be its child's work
-                found = signature(int(child))
+                found = signature(int(child), endless=endless)
                 if found is None and _is_alive(child):
                     return None
                 threads.append(found)
@@ -95,13 +95,13 @@ class Watch:
         """Forget: something was released."""
         self._seen.clear()
 
-    def is_asleep(self, name: str, pid: int | None, thread: int = 0) -> bool:
-        """Return whether this participant has been asleep for long enough."""
+    def is_asleep(self, name: str, pid: int | None, thread: int = 0, *, endless: bool = True) -> bool:
+        """Return whether this participant has been asleep for long enough; without ``endless``, also with an alarm."""
         now = time.monotonic()
         if not is_known() or pid is None:
             since, _ = self._seen.setdefault(name, (now, None))
             return now - since > UNKNOWN_SECONDS
-        found = signature(pid, thread)
+        found = signature(pid, thread, endless=endless)
         since, before = self._seen.get(name, (now, None))
         if found is None or found != before:
             self._seen[name] = (now, found)

@@ -1,11 +1,9 @@
-"""The processes that participants run in: warmed ones that fork, and programs."""
+"""The processes that participants run in: forks of warmed ones, and programs."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -15,103 +13,26 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO
 
 from bankrun.schedule.cast.participant import Call, Command, Outcome, Participant
 from bankrun.schedule.cast.warm import OUTPUT_BYTES_MAX
+from bankrun.schedule.cast.warmed import END_SECONDS_MAX, START_SECONDS_MAX, Warmed
 from bankrun.schedule.errors import NotStarted, Stuck
 from bankrun.schedule.protocol.proxy import Proxy
 
-START_SECONDS_MAX = 60.0
-END_SECONDS_MAX = 10.0
 PR_SET_PDEATHSIG = 1
-_WARM = "from bankrun.schedule.cast.warm import main; main()"
-
-
-class Warmed:
-    """The engine's handle on a warmed process (see ``warm``)."""
-
-    def __init__(self, spec: Call, environment: Mapping[str, str]) -> None:
-        imports = [*spec.imports, spec.function.partition(":")[0]]
-        ours, theirs = socket.socketpair()
-        self._channel = ours
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _WARM, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
-        self._channel.settimeout(START_SECONDS_MAX)
-        self._unread = b""
-        self._imports = imports
-        self._send(
-            {
-                "import": imports,
-                "path": list(spec.path),
-                "prepare": spec.prepare,
-                "arguments": list(spec.prepare_arguments),
-            }
-        )
-        self._is_ready = False
-
-    def has_answered(self) -> bool:
-        """Whether there is something to be read from it, or it has ended."""
-        return bool(self._unread or select.select([self._channel], [], [], 0)[0])
-
-    def fork(self, names: Sequence[str], *, captures: bool) -> tuple[int, dict[str, socket.socket]]:
-        """Fork a process with a thread for each of these; return its pid and their channels."""
-        self.await_ready()
-        pairs = {name: socket.socketpair() for name in names}
-        line = json.dumps({"fork": list(names), "captures": captures}).encode() + b"\n"
-        socket.send_fds(self._channel, [line], [theirs.fileno() for _, theirs in pairs.values()])
-        for _, theirs in pairs.values():
-            theirs.close()
-        return int(self._reply()["pid"]), {name: ours for name, (ours, _) in pairs.items()}
-
-    def close(self) -> None:
-        """End it and its children."""
-        self._channel.close()
-        try:
-            self._process.wait(END_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def await_ready(self) -> None:
-        """Wait until it has imported everything. Raises NotStarted if that fails."""
-        if self._is_ready:
-            return
-        reply = self._reply()
-        if "failed" in reply:
-            failed = reply["failed"]
-            raise NotStarted(f"{', '.join(self._imports)} cannot be imported: {failed['error']}: {failed['message']}")
-        self._is_ready = True
-
-    def _send(self, message: Mapping[str, Any]) -> None:
-        self._channel.sendall(json.dumps(message).encode() + b"\n")
-
-    def _reply(self) -> dict[str, Any]:
-        while b"\n" not in self._unread:
-            try:
-                data = self._channel.recv(65_536)
-            except TimeoutError as error:
-                names = ", ".join(self._imports)
-                raise NotStarted(f"{names}: not imported after {START_SECONDS_MAX:g} s") from error
-            if not data:
-                raise NotStarted("a warmed process ended; its error is above")
-            self._unread += data
-        line, _, self._unread = self._unread.partition(b"\n")
-        reply: dict[str, Any] = json.loads(line)
-        return reply
 
 
 class Crew:
-    """All participants and their processes. Close it at the end."""
+    """All participants and their processes. Close it at the end.
 
-    def __init__(self, proxy: Proxy, specs: Sequence[Call | Command]) -> None:
+    With ``warmed``, the processes of calls are forked from that one; else each is started.
+    """
+
+    def __init__(self, proxy: Proxy, specs: Sequence[Call | Command], warmed: Warmed | None = None) -> None:
         self._proxy = proxy
+        self._root = warmed
         self.members = {spec.name: Participant(spec, proxy.listen(spec.name)) for spec in specs}
         self._warmed: dict[str, Warmed] = {}
         self._commands: dict[str, subprocess.Popen[bytes]] = {}
@@ -126,7 +47,9 @@ class Crew:
                 process = spec.process or spec.name
                 if process not in self._warmed:
                     environment = {**os.environ, **addresses[member.name], **spec.environment}
-                    self._warmed[process] = Warmed(spec, environment)
+                    start = Warmed.start if self._root is None else self._root.branch
+                    self._warmed[process] = warmed = start(environment)
+                    warmed.import_for(spec)
 
     def await_warm(self, let_through: Callable[[], None]) -> None:
         """Wait until all are warm; what they ask Postgres meanwhile is let through. Raises NotStarted."""

@@ -1,6 +1,7 @@
 """A warmed process: it has imported what the participants need, and forks them when it is told to.
 
     engine ── a socket: {"import": …}, {"fork": …} and the children's channels ──▶ warm ── fork ──▶ participants
+                        {"branch": …} and its socket                               warm ── fork ──▶ warm
 
 It runs ``main`` with the socket's descriptor as its argument, and is single-threaded, so that forking is safe. When
 the engine has gone, a child's channel ends, and the child with it.
@@ -37,8 +38,12 @@ def find(function: str) -> Callable[..., Any]:
 
 
 def main() -> None:
-    """Serve the engine until its socket is closed; then end every child."""
-    channel = socket.socket(fileno=int(sys.argv[1]))
+    """Serve the engine on the socket whose descriptor is the argument."""
+    _serve_engine(socket.socket(fileno=int(sys.argv[1])))
+
+
+def _serve_engine(channel: socket.socket) -> None:
+    """Do what the engine says until its socket is closed; then end every child."""
     children: set[int] = set()
     unread = b""
     fds: list[int] = []
@@ -57,8 +62,9 @@ def main() -> None:
                 _reap(children)
     finally:
         for pid in children:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 def _obey(message: Mapping[str, Any], fds: list[int], children: set[int], channel: socket.socket) -> dict[str, Any]:
@@ -74,6 +80,8 @@ def _obey(message: Mapping[str, Any], fds: list[int], children: set[int], channe
         gc.collect()
         gc.freeze()
         return {"ready": True}
+    if "branch" in message:
+        return {"pid": _branch(message["branch"], fds.pop(0), children, channel)}
     names: Sequence[str] = message["fork"]
     channels, fds[:] = fds[: len(names)], fds[len(names) :]
     pid = os.fork()
@@ -84,6 +92,22 @@ def _obey(message: Mapping[str, Any], fds: list[int], children: set[int], channe
         os.close(fd)
     children.add(pid)
     return {"pid": pid}
+
+
+def _branch(environment: Mapping[str, str], fd: int, children: set[int], channel: socket.socket) -> int:
+    """Fork a process that serves the engine as this one does, in another environment; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            channel.close()
+            os.environ.clear()
+            os.environ.update(environment)
+            _serve_engine(socket.socket(fileno=fd))
+        finally:
+            os._exit(0)
+    os.close(fd)
+    children.add(pid)
+    return pid
 
 
 def _reap(children: set[int]) -> None:

@@ -70,7 +70,7 @@ class Place:
 
 
 @contextmanager
-def open_place(state_dir: Path, settings: Mapping[str, str]) -> Iterator[Place]:
+def open_place(state_dir: Path | None, settings: Mapping[str, str]) -> Iterator[Place]:
     """Start a server of our own with these settings for the block."""
     with private_postgres(state_dir, settings) as server:
         yield Place(str(server.host), int(server.port), server.user, "", "postgres", is_ours=True, log=server.log)

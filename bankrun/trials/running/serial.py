@@ -8,9 +8,8 @@ from functools import partial
 from itertools import permutations
 
 from bankrun.errors import BankrunError, CannotStart
-from bankrun.schedule import Engine, Execution, Statement, Step
-from bankrun.schedule.chatter import shows_nothing
-from bankrun.schedule.stepping import NOTHING_SEEN
+from bankrun.schedule import Engine, Execution, Step
+from bankrun.schedule.chatter import find_chatter
 from bankrun.trials.judging.outcomes import Outcome
 from bankrun.trials.judging.values import Windows
 from bankrun.trials.judging.yardstick import Order
@@ -18,7 +17,6 @@ from bankrun.trials.running.execution import read_outcome
 from bankrun.trials.running.programs import Program
 from bankrun.trials.running.scratch import move_sequences
 
-ENDS = ("COMMIT", "ROLLBACK")
 APART_SECONDS = 1.1
 """Between the two runs of an order: what has the time of day in seconds is another then."""
 
@@ -58,7 +56,7 @@ class SerialRuns:
                 self._check_connected(self.executions[order].steps)
                 self._check_compared()
         self._check_successes(orders)
-        self._drop_chatter()
+        self._engine.stepper.chatter = find_chatter(self.executions.values(), self._engine.admin)
         time.sleep(max(0.0, begun + APART_SECONDS - time.monotonic()))
         self.repeat(orders)
 
@@ -113,21 +111,6 @@ class SerialRuns:
                 raise FailsAlways(
                     f"{program.short_name} fails in every order: {_why(first.error, first.message)}{code}"
                 )
-
-    def _drop_chatter(self) -> None:
-        """Let statements that touched and told nothing in any serial order be no steps: a driver's questions."""
-        empty: dict[str, bool] = {}
-        told: dict[str, Statement] = {}
-        for execution in self.executions.values():
-            for step in execution.steps:
-                touched = not step.footprint.is_empty and step.footprint.universal != NOTHING_SEEN
-                for statement in step.statements:
-                    ends = statement.tag in ENDS or statement.sqlstate is not None
-                    empty[statement.sql] = empty.get(statement.sql, True) and not touched and not ends
-                    told[statement.sql] = statement
-        self._engine.stepper.chatter = frozenset(
-            sql for sql, is_empty in empty.items() if is_empty and sql and shows_nothing(self._engine.admin, told[sql])
-        )
 
     def _say(self, order: Order) -> str:
         return " then ".join(f"{name} ({self._programs[name].short_name})" for name in order)
