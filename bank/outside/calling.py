@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TypeVar
 
+import psycopg
 from pydantic import SecretStr
 
 from bank.errors import BankError, StrategyFault
@@ -114,10 +115,17 @@ def check_guard(strategy: Strategy, order: Order) -> Guard | None:
     return guard
 
 
+GIVEN_UP = (
+    "after a statement that failed Postgres takes no other: what is to be caught belongs into "
+    "`with transaction.savepoint():`"
+)
+
+
 def name_fault(strategy: Strategy | type[Strategy], error: BaseException) -> StrategyFault:
     """Return what to say of a strategy from which something came that is no outcome of a transfer."""
     place = find_place(stack_of(error.__traceback__), home_of(strategy))
-    return StrategyFault(strategy.name, f"raises {describe_error(error)} ({place})")
+    advice = f"; {GIVEN_UP}" if isinstance(error, psycopg.errors.InFailedSqlTransaction) else ""
+    return StrategyFault(strategy.name, f"raises {describe_error(error)} ({place}){advice}")
 
 
 def place_in(strategy: Strategy, thread: int | None) -> str:

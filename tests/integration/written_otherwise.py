@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import Any, ClassVar, LiteralString, Self
 
 import psycopg
@@ -227,6 +228,15 @@ class ChecksLargeAmountsOnly(Written):
         self.post(
             transaction, (payer.post(one, -attempt.order.amount), payee.post(other, attempt.order.amount)), attempt
         )
+
+
+class GoesOnAfterAFailure(Written):
+    """An error is caught in a transaction that Postgres has given up by then."""
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        with suppress(psycopg.errors.DivisionByZero):
+            transaction.execute("SELECT 1 / 0")
+        return super().read(transaction, attempt)
 
 
 class EntersWithoutTheLock(Written):
