@@ -53,7 +53,13 @@ def open_for_lab(url: str) -> Database:
 def _why_no_connection(error: OperationalError) -> str:
     """Return the reason alone: the driver's message repeats the address once for each it tried."""
     lines = [line for line in str(error.orig).splitlines() if line.strip()]
-    return lines[0].rpartition("failed: ")[2].strip() if lines else "no answer"
+    why = lines[0].rpartition("failed: ")[2].strip() if lines else "no answer"
+    return why + (POOLER if "startup parameter" in why else "")
+
+
+POOLER = (
+    "; let the pooler in between ignore it (pgbouncer: ignore_startup_parameters = options): it is set afterwards, too"
+)
 
 
 def _marker(connection: Connection) -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -249,6 +251,24 @@ def test_sessions_of_ours_that_know_no_bank_are_pinned_too(
         embedded._create_database(Path(host), set_up_server)
     finally:
         superuser.execute("ALTER DATABASE bankrun RESET ALL")
+
+
+def refuse_options(server: socket.socket) -> None:
+    """Answer one client as pgbouncer does that was not told to ignore start-up options."""
+    client, _ = server.accept()
+    with client:
+        while len(client.recv(4_096)) == 8:  # it asks for TLS, or for GSSAPI
+            client.sendall(b"N")
+        fields = b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: options\0\0"
+        client.sendall(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+
+
+def test_a_pooler_that_refuses_options_is_told_what_to_change() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        answered = pool.submit(refuse_options, server)
+        with pytest.raises(CannotStart, match="pgbouncer: ignore_startup_parameters = options"):
+            open_for_lab(f"postgresql+psycopg://me@127.0.0.1:{server.getsockname()[1]}/bank")
+        answered.result()
 
 
 # --- Nothing is emptied that is not ours
