@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from bank.audit import audit
-from bank.errors import CannotStart, Unavailable
+from bank.errors import CannotStart, OutcomeUnknown, Unavailable
 from bank.orders import Order
 from bank.postgres import presets
 from bank.postgres.connection import LeanConnection
@@ -253,12 +253,43 @@ def test_sessions_of_ours_that_know_no_bank_are_pinned_too(
         superuser.execute("ALTER DATABASE bankrun RESET ALL")
 
 
+def hear_startup(client: socket.socket) -> None:
+    """Take one client's start-up packet, without TLS."""
+    while len(client.recv(4_096)) == 8:  # it asks for TLS, or for GSSAPI
+        client.sendall(b"N")
+
+
+def fall_silent(server: socket.socket) -> None:
+    """Let one client log in, and say nothing any more until it leaves."""
+    client, _ = server.accept()
+    with client:
+        hear_startup(client)
+        client.sendall(b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I")
+        while client.recv(4_096):
+            pass
+
+
+def test_a_network_that_says_nothing_after_the_login_keeps_no_worker() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        silent = pool.submit(fall_silent, server)
+        worker = Database(
+            f"postgresql+psycopg://me@127.0.0.1:{server.getsockname()[1]}/bank",
+            connections_max=1,
+            application_name="test",
+            options={},
+            transaction_seconds_max=0.2,
+        )
+        with pytest.raises(OutcomeUnknown, match="no connection"), worker.transaction():
+            pass
+        worker.close()
+        silent.result(timeout=5)
+
+
 def refuse_options(server: socket.socket) -> None:
     """Answer one client as pgbouncer does that was not told to ignore start-up options."""
     client, _ = server.accept()
     with client:
-        while len(client.recv(4_096)) == 8:  # it asks for TLS, or for GSSAPI
-            client.sendall(b"N")
+        hear_startup(client)
         fields = b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: options\0\0"
         client.sendall(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
 
