@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -19,6 +23,7 @@ PREFIX = "BANKRUN_"
 INSTANCE_PATTERN = r"^[A-Za-z0-9_.-]{1,60}$"
 WAITS = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "attempt_timeout_ms", "visibility_timeout_ms")
 """From the shortest to the longest: the holder of a lock gives up before a waiter for it is cut off."""
+PATHS = ("state_dir", "heartbeat_file")
 OF_COMPOSE = frozenset(
     PREFIX + name for name in ("IMAGE", "MAX_CONNECTIONS", "PAGE_PORT", "POSTGRES_PORT", "REDIS_PORT", "WORKERS")
 )
@@ -70,7 +75,10 @@ class Settings(BaseSettings):
     reconcile_ms: int = Field(2_000, ge=50, le=2**31 - 1, description="forgotten transfers are published after this")
     redeliveries_max: int = Field(5, ge=1, le=1_000, description="a transfer that ends no delivery fails after so many")
     startup_wait_ms: int | None = Field(
-        None, ge=0, description="how long a worker (by default 30 s) or a lab (not) waits for what is starting"
+        None,
+        ge=0,
+        le=2**31 - 1,
+        description="how long a worker (by default 30 s) or a lab (not) waits for what is starting",
     )
     control_key: SecretStr | None = Field(None, description="who shows it may pause or kill a worker: the page")
     start_workers: bool = Field(True, description="start workers here if none are running on the given servers")
@@ -81,16 +89,32 @@ class Settings(BaseSettings):
     failpoint_key: SecretStr | None = Field(None, description="lets `bankrun chaos`, which makes it up, stop a worker")
     heartbeat_file: Path | None = Field(None, description="a worker touches it while it listens to the broker")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse what no value can mean: a blank, control characters, bytes that are no text, spaces about a path."""
+        if isinstance(value, str):
+            if not value.strip():
+                raise ValueError("it is blank: give it a value, or unset it")
+            if any(character < " " or "\x7f" <= character < "\xa0" for character in value):
+                raise ValueError("there is a control character in it, a line's end perhaps")
+            if not _is_unicode(value):
+                raise ValueError("it is no valid UTF-8")
+            if info.field_name in PATHS and value != value.strip():
+                raise ValueError("it begins or ends with a space")
+        return value
+
     @field_validator("database_url", mode="after")
     @classmethod
     def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        url = _parse(value, "postgresql://user:password@host:5432/database")
+        url = _parse(value)
         if url.get_backend_name() not in ("postgresql", "postgres"):
             raise ValueError(
                 f"{url.drivername}:// is not Postgres; it should look like postgresql://user@host/database"
             )
+        _check_parts(url)
         return SecretStr(url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False))
 
     @field_validator("broker_url", mode="after")
@@ -101,6 +125,7 @@ class Settings(BaseSettings):
         scheme = value.get_secret_value().partition("://")[0]
         if scheme not in ("redis", "rediss", "redis+socket"):
             raise ValueError(f"{scheme!r} is not a Redis address; it should look like redis://host:6379/0")
+        _check_redis_parts(value.get_secret_value())
         return value
 
     @model_validator(mode="after")
@@ -114,12 +139,71 @@ class Settings(BaseSettings):
         return self
 
 
-def _parse(value: SecretStr, example: str) -> URL:
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # os.environ has a surrogate for each byte that is no text
+        return False
+    return True
+
+
+NO_POSTGRES = "not an address; it should look like postgresql://user:password@host:5432/database"
+NO_REDIS = "not an address; it should look like redis://:password@host:6379/0"
+NO_SPACES = "there is a space in the host's name"
+
+
+def _parse(value: SecretStr) -> URL:
     try:
         return make_url(value.get_secret_value().replace("postgres://", "postgresql://", 1))
     except (ArgumentError, ValueError):
         # "from None": the cause would print the address, and with it the password.
-        raise ValueError(f"not an address; it should look like {example}") from None
+        raise ValueError(NO_POSTGRES) from None
+
+
+def as_libpq(url: URL) -> str:
+    """Return an address as libpq reads it: a space is %20, where SQLAlchemy writes a plus, or a space."""
+    place, mark, query = url.set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
+    return place.replace(" ", "%20") + mark + query.replace("+", "%20")
+
+
+def _check_parts(url: URL) -> None:
+    """Raise ValueError for what libpq would refuse in an address. What it says is repeated only without a password."""
+    if " " in (url.host or ""):
+        raise ValueError(NO_SPACES)
+    if url.port is not None and not 0 < url.port < 65_536:
+        raise ValueError(f"there is no port {_short(str(url.port))}")
+    try:
+        conninfo_to_dict(as_libpq(url))
+    except psycopg.Error as error:
+        why = str(error).strip()
+        is_query = why.startswith("invalid URI query parameter")
+        raise ValueError(_short(why) if is_query else NO_POSTGRES) from None
+
+
+def _check_redis_parts(address: str) -> None:
+    """Raise ValueError for what Kombu or redis-py would stumble over."""
+    try:
+        url = urlsplit(address)
+        names = [name for name, _ in parse_qsl(url.query, keep_blank_values=True)]
+        host, _ = url.hostname or "", url.port
+    except ValueError:
+        raise ValueError(NO_REDIS) from None
+    if " " in host:
+        raise ValueError(NO_SPACES)
+    is_socket = url.scheme == "redis+socket"
+    if is_socket and len(url.path) < 2:
+        raise ValueError("it names no socket; it should look like redis+socket:///run/redis.sock?virtual_host=0")
+    if not is_socket and not re.fullmatch(r"/?[0-9]{0,9}", url.path):
+        raise ValueError(
+            f"{_short(url.path[1:])!r} is no number of a database; it should look like redis://host:6379/0"
+        )
+    for name in names:
+        if not name.startswith("ssl_") and not (is_socket and name == "virtual_host"):
+            raise ValueError(f"{_short(name)!r} is no parameter of a Redis address")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def without_password(url: SecretStr | str) -> str:
@@ -162,3 +246,5 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         where = PREFIX + str(first["loc"][0]).upper() + ": " if first["loc"] else ""
         why = first["msg"].removeprefix("Value error, ").partition(", unable")[0]
         raise CannotStart(where + why.replace("Input should be", "it should be")) from None
+    except SettingsError as error:  # a file that cannot be read, or is no text
+        raise CannotStart(f"a secret in {SECRETS_DIR} cannot be read: {error.__cause__ or error}") from None

@@ -17,6 +17,7 @@ from bank.outside.calling import StillAtIt, call_in_time, describe_error
 from bank.outside.checking import fit
 from bank.outside.places import find_place, folder_of, lies_in, show_file, stack_of, top_of
 from bank.settings import Settings
+from bank.strategies import STRATEGIES
 from bank.strategies.base import Strategy
 
 EVERYTHING = "*"
@@ -49,7 +50,11 @@ def load(name: str, reference: str) -> type[Strategy]:
     Raises DoesNotFit, in one sentence, if there is no such class, if it cannot be imported, or if it is no strategy.
     """
     if name not in _loaded:
-        strategy = fit(_find(name, reference), name)
+        found = _find(name, reference)
+        for ours in STRATEGIES.values():
+            if found is ours:
+                raise DoesNotFit(f"{name} is bankrun's own: write {ours.name}")
+        strategy = fit(found, name)
         _loaded[name] = Loaded(strategy, reference, _hash_file(strategy))
     return _loaded[name].strategy
 

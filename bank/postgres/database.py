@@ -12,13 +12,14 @@ from typing import Any, Literal
 import psycopg
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, create_engine, make_url
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import Session
 
 from bank.errors import (
     BankError,
+    CannotStart,
     Conflict,
     InsufficientFunds,
     OutcomeUnknown,
@@ -27,14 +28,13 @@ from bank.errors import (
 )
 from bank.ledger import POST, RECORD, legs
 from bank.orders import Posting
-from bank.postgres import models
+from bank.postgres import presets
 from bank.postgres.connection import LeanConnection, Parameters, Query, Rows
 from bank.postgres.watchdog import Watchdog
-from bank.settings import Settings
+from bank.settings import Settings, as_libpq
 
 BALANCE_CHECK = "balance_is_not_negative"
 POOL_TIMEOUT_SECONDS = 5
-BACKSLASH = chr(92)
 
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 ISOLATION_LEVELS: dict[Isolation, psycopg.IsolationLevel | None] = {
@@ -61,7 +61,11 @@ not the transfer's fault, so it is tried again (manual, appendix A)."""
 
 
 class Database:
-    """One process' access to the bank: a pool of ``connections_max`` connections and not one more."""
+    """One process' access to the bank: a pool of ``connections_max`` connections and not one more.
+
+    A session has what ``bank.postgres.presets`` pins, and ``options``. ``trusts_options`` is for a server of our own
+    that is reached directly: what the start-up packet asks for is so there, and is not asked about.
+    """
 
     def __init__(
         self,
@@ -73,19 +77,18 @@ class Database:
         transaction_seconds_max: float | None = None,
         connect: Callable[..., psycopg.Connection[Any]] = psycopg.Connection.connect,
         one_for_each_thread: bool = False,
+        trusts_options: bool = False,
     ) -> None:
         self.url = url
+        self.set_after_connecting: frozenset[str] = frozenset()
+        """What a new session did not have although it was asked for: presets, where a pooler drops our options."""
+        self._settings = {**presets.PINNED, **{name: str(value) for name, value in options.items()}}
+        self._application_name = application_name
+        self._connect = connect
+        self._trusts_options = trusts_options
         self._one_for_each_thread = one_for_each_thread
         self._held = threading.local()
         self._watchdog = None if transaction_seconds_max is None else Watchdog(transaction_seconds_max)
-        everywhere = {"search_path": models.SCHEMA, "default_transaction_isolation": "read committed", **options}
-        arguments = {
-            "application_name": application_name,
-            "connect_timeout": 10,
-            "options": " ".join(
-                f"-c {name}={str(value).replace(' ', BACKSLASH + ' ')}" for name, value in everywhere.items()
-            ),
-        }
         self.engine: Engine = create_engine(
             url,
             pool_size=connections_max,
@@ -93,8 +96,25 @@ class Database:
             pool_use_lifo=True,  # the session that was used last is the one whose memory is still in a cache
             pool_timeout=POOL_TIMEOUT_SECONDS,
             pool_reset_on_return=None,  # every transaction here ends with a COMMIT or a ROLLBACK of its own
-            creator=lambda: connect(psql_url(url), **arguments),
+            creator=self._open_session,
         )
+
+    def _open_session(self) -> psycopg.Connection[Any]:
+        """Open a session in which everything is as we depend on it, in one round trip more than it takes to log in."""
+        address = psql_url(self.url)
+        arguments = presets.connect_arguments(address, self._settings, self._application_name)
+        connection = self._connect(address, **arguments)
+        if self._trusts_options:
+            return connection
+        ticket = None if self._watchdog is None else self._watchdog.watch(connection)
+        try:
+            self.set_after_connecting |= presets.pin(connection, self._settings)
+        except BaseException:
+            self._release(ticket)
+            connection.close()
+            raise
+        self._release(ticket)
+        return connection
 
     @classmethod
     def for_instance(
@@ -105,6 +125,7 @@ class Database:
         threads: int,
         settings: Settings,
         connect: Callable[..., psycopg.Connection[Any]] = LeanConnection.connect,
+        trusts_options: bool = False,
     ) -> Database:
         """Return a worker instance's access: a connection for each thread, and no wait without an end."""
         return cls(
@@ -122,6 +143,7 @@ class Database:
             transaction_seconds_max=settings.attempt_timeout_ms / 1000,
             connect=connect,
             one_for_each_thread=True,
+            trusts_options=trusts_options,
         )
 
     def close(self) -> None:
@@ -148,6 +170,8 @@ class Database:
             raise OutcomeUnknown(f"no connection was free: {error}") from error
         except psycopg.OperationalError as error:
             raise OutcomeUnknown(f"no connection: {first_line(error)}") from error
+        except CannotStart as error:
+            raise Unavailable(str(error)) from error
         transaction = Transaction(self.engine, pooled, isolation)
         ticket = None if self._watchdog is None else self._watchdog.watch(transaction.raw)
         self._held.is_open = True
@@ -326,5 +350,4 @@ def first_line(error: BaseException) -> str:
 
 def psql_url(url: str) -> str:
     """Return the address as psql and pgbench take it."""
-    parsed: URL = make_url(url)
-    return parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+    return as_libpq(make_url(url))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from sqlalchemy import Connection, inspect, text
@@ -53,12 +53,21 @@ def open_for_lab(url: str) -> Database:
 def _why_no_connection(error: OperationalError) -> str:
     """Return the reason alone: the driver's message repeats the address once for each it tried."""
     lines = [line for line in str(error.orig).splitlines() if line.strip()]
-    return lines[0].rpartition("failed: ")[2].strip() if lines else "no answer"
+    why = lines[0].rpartition("failed: ")[2].strip() if lines else "no answer"
+    return why + (POOLER if "startup parameter" in why else "")
+
+
+POOLER = (
+    "; let the pooler in between ignore it (pgbouncer: ignore_startup_parameters = options): it is set afterwards, too"
+)
 
 
 def _marker(connection: Connection) -> str | None:
     return connection.execute(
-        text("SELECT coalesce(obj_description(oid, 'pg_namespace'), '') FROM pg_namespace WHERE nspname = :name"),
+        text(
+            "SELECT coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), '')"
+            " FROM pg_catalog.pg_namespace WHERE nspname = :name"
+        ),
         {"name": models.SCHEMA},
     ).scalar_one_or_none()
 
@@ -113,7 +122,7 @@ def renew_schema(database: Database) -> None:
         if marker is None:
             raise CannotStart(f"{without_password(database.url)} holds no bank yet")
         roles.check_may_create(connection, database.url)
-        connection.exec_driver_sql(f"DROP SCHEMA {models.SCHEMA} CASCADE")
+        _drop(connection, database.url)
         _make(connection, marker)
         roles.grant_to_workers(connection)
 
@@ -132,7 +141,29 @@ def drop_schema(database: Database) -> None:
     """Drop the schema with everything in it, if it is ours."""
     with database.engine.begin() as connection:
         if _refuse_strangers(connection, database.url) is not None:
-            connection.exec_driver_sql(f"DROP SCHEMA {models.SCHEMA} CASCADE")
+            _drop(connection, database.url)
+
+
+def _drop(connection: Connection, url: str) -> None:
+    """Drop the schema, which is ours. Raises CannotStart if a table elsewhere, with its rows, would go with it."""
+    heirs = connection.execute(text(HEIRS), {"schema": models.SCHEMA}).scalars().all()
+    if heirs:
+        raise CannotStart(
+            f"{without_password(url)}: {', '.join(heirs)} inherits from a table of bankrun, and would be dropped with "
+            "it: it was left untouched; end that (ALTER TABLE … NO INHERIT), or use another database"
+        )
+    connection.exec_driver_sql(f"DROP SCHEMA {models.SCHEMA} CASCADE")
+
+
+HEIRS = """
+    SELECT heir_schema.nspname || '.' || heir.relname
+    FROM pg_catalog.pg_inherits
+    JOIN pg_catalog.pg_class parent ON parent.oid = inhparent JOIN pg_catalog.pg_class heir ON heir.oid = inhrelid
+    JOIN pg_catalog.pg_namespace schema ON schema.oid = parent.relnamespace
+    JOIN pg_catalog.pg_namespace heir_schema ON heir_schema.oid = heir.relnamespace
+    WHERE schema.nspname = :schema AND heir.relnamespace <> parent.relnamespace ORDER BY 1
+"""
+"""Tables in other schemas that inherit from ours."""
 
 
 def open_bank(database: Database, *, accounts: int, opening: int, constraint: bool = False) -> None:
@@ -153,16 +184,29 @@ def open_bank(database: Database, *, accounts: int, opening: int, constraint: bo
 
 
 def reset_bank(connection: psycopg.Connection[Any], accounts: Iterable[int], opening: int) -> None:
-    """Empty every table, begin every sequence anew and open the accounts, in the connection's transaction."""
+    """Empty every table, begin every sequence anew and open the accounts, in the connection's transaction.
+
+    Raises CannotStart, and empties nothing, unless the schema has our marker. Only ours are emptied: neither a table of
+    the same name in another schema, nor one that inherits from ours.
+    """
+    marked = connection.execute(MARKED, {"schema": models.SCHEMA, "marker": MARKER}).fetchone()
+    if marked != (True,):
+        raise CannotStart(f"the schema {models.SCHEMA!r} there was not made by bankrun: it was left untouched")
     # In the order in which reconcilers and tellers lock them: one still at work would otherwise deadlock with this.
-    tables = ", ".join(f"{models.SCHEMA}.{name}" for name in ("runs", "transfers", "accounts", "entries", "fences"))
-    connection.execute(f"TRUNCATE {tables}".encode())
+    names = ("runs", "transfers", "accounts", "entries", "fences")
+    connection.execute(f"TRUNCATE {', '.join(f'ONLY {models.SCHEMA}.{name}' for name in names)}".encode())
     for sequence in ("entry_ids", "entry_seq", "fence_tokens"):
-        connection.execute("SELECT setval(%s::regclass, 1, false)", [f"{models.SCHEMA}.{sequence}"])
+        connection.execute("SELECT pg_catalog.setval(%s::regclass, 1, false)", [f"{models.SCHEMA}.{sequence}"])
     connection.execute(
         f"INSERT INTO {models.SCHEMA}.accounts (id, opening, balance) SELECT unnest(%s::int[]), %s, %s".encode(),
         [list(accounts), opening, opening],
     )
+
+
+MARKED: LiteralString = """
+    SELECT pg_catalog.starts_with(pg_catalog.obj_description(oid, 'pg_namespace'), %(marker)s)
+    FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s
+"""
 
 
 @contextmanager

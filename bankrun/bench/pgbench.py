@@ -16,6 +16,7 @@ from bank.audit import audit
 from bank.errors import BankError, CannotStart
 from bank.orders import Order
 from bank.postgres.database import Database, psql_url
+from bank.postgres.presets import as_options
 from bank.postgres.schema import open_bank
 from bank.strategies.single_statement import SingleStatement
 from bankrun.results.models.bench import PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE
@@ -143,7 +144,7 @@ def pgbench_rate(database: Database, name: str, workload: Workload, *, clients: 
             text=True,
             check=False,
             timeout=SECONDS_MAX,
-            env={**os.environ, **secret, "PGOPTIONS": "-c search_path=bankrun", "LC_ALL": "C"},
+            env={**os.environ, **secret, "PGOPTIONS": as_options(), "LC_ALL": "C"},
         )
     if done.returncode:
         raise BankError(f"pgbench failed: {next(iter(done.stderr.strip().splitlines()), done.returncode)}")

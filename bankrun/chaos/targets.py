@@ -31,6 +31,7 @@ from sqlalchemy import make_url
 
 from bank.errors import BankError, CannotStart
 from bank.postgres.database import psql_url
+from bank.postgres.presets import as_options
 from bank.postgres.schema import check_connection_budget
 from bank.settings import Settings
 from bank.strategies.redis_lock import redis_url
@@ -288,7 +289,7 @@ class Targets:
 
     def fill_disk(self, seconds: float) -> None:
         """Have Postgres answer every new entry as it would on a full disk; not for longer than this lab lives."""
-        with psycopg.connect(psql_url(self.database.url), autocommit=True) as connection:
+        with psycopg.connect(psql_url(self.database.url), autocommit=True, options=as_options()) as connection:
             connection.execute("SELECT pg_advisory_lock(%s)", (FULL_DISK_LOCK_KEY,))
             for statement in FILL_DISK:
                 connection.execute(statement)

@@ -132,9 +132,10 @@ def apply(control: Control, name: str, folder: str | None, orders: Sequence[Sequ
 def open_database(url: str, name: str) -> tuple[Database, outside.Borrowed]:
     """Return a participant's access to the bank: as a worker's it is kept, and its sessions are not.
 
-    What SQLAlchemy asks a server at its first connection is asked once, and is no step of every execution.
+    What SQLAlchemy asks a server at its first connection is asked once, and is no step of every execution; nor is
+    whether the private server has taken our options, which nothing between it and us could have dropped.
     """
-    database = Database.for_instance(url, instance=name, threads=1, settings=read_settings())
+    database = Database.for_instance(url, instance=name, threads=1, settings=read_settings(), trusts_options=True)
     return database, outside.Borrowed(database.engine)
 
 

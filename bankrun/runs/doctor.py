@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import make_url
 
+from bank.postgres.presets import NOT_AT_STARTUP, PINNED, UNPINNED, find_presets
 from bank.postgres.roles import excess, missing, workers_now
 from bank.postgres.schema import LAB_CONNECTIONS, bank_id, server_settings
 from bank.settings import WAITS
@@ -27,7 +28,14 @@ class Check:
 
 def examine(servers: Servers) -> list[Check]:
     """Return what was found, in the order in which it matters."""
-    return [*_postgres(servers), *_redis(servers), *_waits(servers), *_fleet(servers), *_roles(servers)]
+    return [
+        *_postgres(servers),
+        *_sessions(servers),
+        *_redis(servers),
+        *_waits(servers),
+        *_fleet(servers),
+        *_roles(servers),
+    ]
 
 
 def _postgres(servers: Servers) -> Iterator[Check]:
@@ -47,6 +55,38 @@ def _postgres(servers: Servers) -> Iterator[Check]:
     needed = servers.settings.threads + LAB_CONNECTIONS
     enough = int(found["max_connections"]) >= needed
     yield Check("max_connections", enough, found["max_connections"], f"one instance and the lab need {needed}")
+
+
+def _sessions(servers: Servers) -> Iterator[Check]:
+    """Look at what is preset for sessions, and what became of what ours ask for when they connect.
+
+    What ours depend on they have: opening one fails otherwise. The rest is the choice of the server's owner.
+    """
+    database = servers.database
+    with database.engine.connect() as connection:
+        found = find_presets(connection)
+        replica, encoding, as_other, standby = connection.exec_driver_sql(
+            "SELECT current_setting('session_replication_role'), current_setting('server_encoding'),"
+            " CASE WHEN current_user <> session_user THEN session_user || ' acts as ' || current_user END,"
+            " pg_is_in_recovery()"
+        ).one()
+    dropped = database.set_after_connecting - {*NOT_AT_STARTUP}
+    taken = "dropped on the way, by a pooler perhaps; each setting was made after connecting" if dropped else "taken"
+    yield Check("start-up options", True, taken)
+    pinned = [f"{one.name}={one.value} of {one.whose}" for one in found if one.value != PINNED.get(one.name, one.value)]
+    yield Check("session presets", True, f"not for bankrun: {', '.join(pinned)}" if pinned else "none that matter")
+    for one in found:
+        if one.name in UNPINNED:
+            harmless = one.name == "role" or one.value in ("on", "local", "remote_write", "remote_apply", "origin")
+            yield Check(one.name, harmless, f"{one.value} of {one.whose}", UNPINNED[one.name])
+    if replica != "origin":
+        yield Check("session_replication_role", False, replica, UNPINNED["session_replication_role"])
+    if as_other:
+        yield Check("role", True, as_other)
+    if standby:
+        yield Check("primary", False, "this server is a standby", "nothing can be written to it")
+    if encoding != "UTF8":
+        yield Check("server_encoding", False, encoding, "it cannot keep every letter of a name or a reason")
 
 
 def _redis(servers: Servers) -> Iterator[Check]:

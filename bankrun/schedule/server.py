@@ -9,6 +9,7 @@ from typing import Any, LiteralString, TypeAlias
 import psycopg
 from psycopg import sql
 
+from bankrun.own_sessions import pin_session
 from bankrun.schedule.protocol.conversation import TRIED_LOCK
 from bankrun.schedule.protocol.proxy import Address
 
@@ -66,7 +67,7 @@ class Server:
 
     def connect(self, database: str | None = None) -> Connection:
         """Open a connection of ours, in autocommit mode; it is not scheduled, and tells no plans."""
-        return psycopg.connect(
+        connection = psycopg.connect(
             host=self.host,
             port=self.port,
             user=self.user,
@@ -77,6 +78,8 @@ class Server:
             sslmode="disable" if self.host.startswith("/") else "prefer",
             gssencmode="disable",
         )
+        pin_session(connection)
+        return connection
 
 
 @dataclass(frozen=True, slots=True)

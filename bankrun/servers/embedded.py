@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 
 from bankrun.errors import BankrunError, CannotStart
+from bankrun.own_sessions import pin_session
 from bankrun.servers import binaries as programs
 from bankrun.servers.binaries import Binaries
 from bankrun.servers.keeper_client import POLL_SECONDS, Keeper
@@ -292,9 +293,11 @@ def _create_database(sockets: Path, set_up: SetUp) -> None:
     address: dict[str, Any] = {"host": str(sockets), "port": programs.PORT, "user": programs.USER, "autocommit": True}
     try:
         with psycopg.connect(**address, dbname="postgres") as connection:
+            pin_session(connection)
             if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [programs.DATABASE]).rowcount:
                 connection.execute(f"CREATE DATABASE {programs.DATABASE}")
         with psycopg.connect(**address, dbname=programs.DATABASE) as connection:
+            pin_session(connection)
             set_up(connection)
     except psycopg.Error as error:
         why = str(error).partition("\n")[0]

@@ -102,6 +102,7 @@ def own(path: Path, *, for_servers: bool) -> Iterator[StateDir]:
 
     user = _servers_user() if for_servers else None
     try:
+        _check_name(path)
         path = path.expanduser()
         if path.is_symlink() and path.lstat().st_uid != os.geteuid():
             raise PermissionError("it is a link made by someone else")
@@ -133,6 +134,7 @@ def make_root(path: Path) -> Path:
     For what lies in a directory of its own below it. Raises CannotStart where ``own`` would.
     """
     try:
+        _check_name(path)
         path = path.expanduser()
         if path.is_symlink() and path.lstat().st_uid != os.geteuid():
             raise PermissionError("it is a link made by someone else")
@@ -196,6 +198,13 @@ def remove_abandoned(root: Path) -> None:
 
 def _cannot_use(path: Path, error: Exception) -> CannotStart:
     return CannotStart(f"cannot use {path} as the state directory: {_why(error)}; set BANKRUN_STATE_DIR to another")
+
+
+def _check_name(path: Path) -> None:
+    """Raise ValueError for a name that nobody meant."""
+    name = str(path)
+    if not name.isprintable() or name != name.strip():
+        raise ValueError("its name is blank, begins or ends with a space, or has a character that cannot be shown")
 
 
 def _why(error: Exception) -> str:

@@ -523,8 +523,8 @@ def test_one_file_lock_object_would_let_its_own_holder_in_again(tmp_path: Path) 
 def test_a_bank_of_an_older_bankrun_gets_what_is_missing_and_keeps_what_it_has(bank: Database) -> None:
     before = bank_id(bank)
     with bank.engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE fences")
-        connection.exec_driver_sql("DROP SEQUENCE fence_tokens")
+        connection.exec_driver_sql("DROP TABLE bankrun.fences")
+        connection.exec_driver_sql("DROP SEQUENCE bankrun.fence_tokens")
         connection.exec_driver_sql("ALTER TABLE bankrun.transfers DROP COLUMN redeliveries, DROP COLUMN run")
     create_schema(bank)
     assert bank_id(bank) == before

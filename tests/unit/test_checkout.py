@@ -7,25 +7,38 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("tools", "scripts", "lessons", "bank")
+FILES = ("Makefile", "Dockerfile", "compose.yaml", "pyproject.toml", "requirements.lock", "requirements-dev.lock")
+FILES += (".dockerignore", ".env.example")
 
 
 def test_a_checkout_on_windows_has_scripts_that_start(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "tools", tmp_path / "tools")
-    shutil.copy(ROOT / ".gitattributes", tmp_path)
-    shutil.copy(ROOT / "Makefile", tmp_path)
+    origin = tmp_path / "origin"
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, origin / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(ROOT / name, origin)
 
     def git(*words: str) -> str:
-        # No configuration but this one: a checkout by Git for Windows, with its default settings.
-        settings = ["-c", "core.autocrlf=true", "-c", "core.eol=crlf", "-c", "core.safecrlf=false"]
-        done = subprocess.run(["git", *settings, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        done = subprocess.run(["git", *who, *words], cwd=origin, capture_output=True, text=True, check=True)
         return done.stdout
 
+    def clone(name: str) -> dict[str, bytes]:
+        # As Git for Windows does, with its default settings.
+        settings = ["-c", "core.autocrlf=true", "-c", "core.eol=crlf"]
+        git("clone", "--quiet", "--no-local", *settings, ".", str(tmp_path / name))
+        files = [path for path in (tmp_path / name).rglob("*") if path.is_file() and ".git" not in path.parts]
+        return {path.name: path.read_bytes() for path in files}
+
     git("init", "--quiet")
+    git("-c", "core.autocrlf=false", "add", ".")
+    git("commit", "--quiet", "--message", "without attributes")
+    assert {name for name, content in clone("without").items() if b"\r" in content} >= {"Makefile", "venv.sh"}
+    shutil.copy(ROOT / ".gitattributes", origin)
     git("add", ".")
-    shutil.rmtree(tmp_path / "tools")
-    (tmp_path / "Makefile").unlink()
-    git("checkout-index", "--all")
-    scripts = [*(tmp_path / "tools").iterdir(), tmp_path / "Makefile"]
-    assert len(scripts) > 1
-    assert not [script.name for script in scripts if b"\r" in script.read_bytes()]
+    git("commit", "--quiet", "--message", "with attributes")
+    cloned = clone("with")
+    assert cloned.keys() >= {*FILES, "venv.sh", "make-secrets", "make-roles", "forward-ports"}
+    assert not [name for name, content in cloned.items() if b"\r" in content]
     assert "a.png: binary: set" in git("check-attr", "binary", "--", "a.png")

@@ -11,6 +11,9 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 from bank.errors import BankError
 from bank.postgres.schema import open_bank
@@ -27,6 +30,8 @@ from workers.submission import Submission
 PEERS = {name: None if name == "threads" else name for name in QUEUES}
 """Each peer's package; the pool of threads needs none."""
 STOP_SECONDS = 3.0
+SCHEMA = "bankrun_procrastinate"
+MARKER = "the messages of bankrun bench"
 
 
 def missing(servers: Servers) -> dict[str, str]:
@@ -84,9 +89,17 @@ def rate(servers: Servers, lab: Lab, name: str, topology: Topology, workload: Wo
         finally:
             servers.keeper.stop(names, grace_seconds=STOP_SECONDS)
             with lab.database.transaction() as transaction:
-                transaction.execute("DROP SCHEMA IF EXISTS bankrun_procrastinate CASCADE")
+                drop_schema(transaction.raw)
     check_kept(lab.database, name)
     return len(orders) / lab.seconds()
+
+
+def drop_schema(connection: psycopg.Connection[Any]) -> None:
+    """Drop the schema of procrastinate's messages, if there is one and it has our marker."""
+    with connection.transaction():
+        marked = "SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s AND obj_description(oid, 'pg_namespace') = %s"
+        if connection.execute(marked, [SCHEMA, MARKER]).rowcount:
+            connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE".encode())
 
 
 def _check(servers: Servers, names: list[str]) -> None:

@@ -21,6 +21,7 @@ from bank.postgres.database import Database
 from bank.settings import Settings, read_settings
 from bank.strategies.redis_lock import redis_url
 from bank.teller import Teller
+from bankrun.bench.peers import MARKER, SCHEMA, drop_schema
 from workers.process.affinity import stay_on
 
 Legs = tuple[str, int, int, int]
@@ -78,11 +79,12 @@ def procrastinate(gate: Gate, apply: Apply, legs: Sequence[Legs], threads: int, 
     import psycopg
     from procrastinate import App, PsycopgConnector, SyncPsycopgConnector
 
-    options = "-c search_path=bankrun_procrastinate"
+    options = f"-c search_path={SCHEMA}"
     if gate.number == 0:
         with psycopg.connect(database_url, autocommit=True) as connection:
-            connection.execute("DROP SCHEMA IF EXISTS bankrun_procrastinate CASCADE")
-            connection.execute("CREATE SCHEMA bankrun_procrastinate")
+            drop_schema(connection)
+            connection.execute(f"CREATE SCHEMA {SCHEMA}".encode())
+            connection.execute(f"COMMENT ON SCHEMA {SCHEMA} IS '{MARKER}'".encode())
         sender = App(connector=SyncPsycopgConnector(conninfo=database_url, kwargs={"options": options}))
         with sender.open():
             sender.schema_manager.apply_schema()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from bankrun.errors import CannotStart
+from bankrun.own_sessions import pin_session
 from bankrun.servers import binaries
 from bankrun.servers.embedded import private_postgres
 from bankrun.trials.judging.values import Windows
@@ -55,7 +57,7 @@ class Place:
     def connect(self, database: str | None = None) -> Connection:
         """Open a session of ours, in autocommit mode. Raises CannotStart, in a sentence without a password."""
         try:
-            return psycopg.connect(
+            connection = psycopg.connect(
                 host=self.host,
                 port=self.port,
                 user=self.user or None,
@@ -65,6 +67,8 @@ class Place:
                 application_name="bankrun try",
                 connect_timeout=10,
             )
+            pin_session(connection)
+            return connection
         except psycopg.Error as error:
             raise CannotStart(f"{self.host}:{self.port} cannot be used: {_first_line(error)}") from error
 
@@ -90,11 +94,14 @@ def read_place(url: str) -> Place:
             "--database-url asks for TLS: steps are read from the connection, so it must be plain; "
             "leave --database-url out (a private server is started), or reach the server through a tunnel"
         )
+    port = str(given.get("port") or os.environ.get("PGPORT") or 5432)
+    if not re.fullmatch("[0-9]{1,5}", port):
+        raise CannotStart(f"--database-url names the port {port!r}, which is no number of one")
     host = str(given.get("host") or os.environ.get("PGHOST") or "127.0.0.1")
     user = str(given.get("user") or os.environ.get("PGUSER") or "")
     return Place(
         host,
-        int(str(given.get("port") or os.environ.get("PGPORT") or 5432)),
+        int(port),
         user,
         str(given.get("password") or os.environ.get("PGPASSWORD") or ""),
         str(given.get("dbname") or user or "postgres"),

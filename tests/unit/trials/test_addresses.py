@@ -34,6 +34,11 @@ def test_a_template_that_cannot_be_filled_in_is_said(given: str) -> None:
 def test_a_given_server_is_read_from_its_url_and_tls_is_refused() -> None:
     place = read_place("postgresql+psycopg://ann:secret@db:6543/app")
     assert (place.host, place.port, place.user, place.password, place.database) == ("db", 6543, "ann", "secret", "app")
-    for url, sentence in [("mysql://x", "--database-url is"), ("postgresql://x/y?sslmode=verify-full", "asks for TLS")]:
+    for url, sentence in [
+        ("mysql://x", "--database-url is"),
+        ("postgresql://x/y?sslmode=verify-full", "asks for TLS"),
+        ("postgresql://x:abc/y", "the port 'abc'"),
+        ("postgresql://x:1,z:2/y", "the port '1,2'"),
+    ]:
         with pytest.raises(CannotStart, match=sentence):
             read_place(url)
