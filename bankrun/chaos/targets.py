@@ -35,13 +35,13 @@ from bank.postgres.presets import as_options
 from bank.postgres.schema import check_connection_budget
 from bank.settings import Settings
 from bank.strategies.redis_lock import redis_url
-from bankrun.chaos.network import Proxy
 from bankrun.errors import BankrunError
 from bankrun.runs.boundary import LOST_SERVER
 from bankrun.runs.delivery import Delivery, insist
 from bankrun.runs.session import Servers, cores_of, hold_bank, open_servers, worker_environment
 from bankrun.servers import binaries as embedded
 from bankrun.servers.keeper_client import Keeper
+from bankrun.servers.network import Proxy
 from workers.control.failpoints import Action, Failpoint, Point
 from workers.fleet import InstanceInfo, start_instances
 

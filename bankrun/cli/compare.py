@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ from bankrun.cli.options import ExportJson, Strategies, choose_strategies, takes
 from bankrun.render import tables
 from bankrun.render.story import explain
 from bankrun.results import store
+from bankrun.results.distance import NEAR, Distance
 from bankrun.results.models.comparison import Comparison, Run
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
@@ -30,6 +32,8 @@ from bankrun.runs.session import open_lab, open_servers
 
 HEADLINE_STRATEGIES = ["none", "thread-lock", "row-lock"]
 HEADLINE_TOPOLOGIES = ["1x8", "3x8"]
+SECONDS_FAR = 10.0
+"""A table lock for a few thousand transfers at 30 ms would take minutes."""
 
 
 @takes_workload()
@@ -38,12 +42,19 @@ def compare(
     strategy: Strategies = HEADLINE_STRATEGIES,
     topology: Annotated[list[str], typer.Option(help="Instances x threads. Repeatable.")] = HEADLINE_TOPOLOGIES,
     workload: Workload,
+    distance_ms: Annotated[
+        list[str], typer.Option(help="Round-trip time to Postgres: 5, or w1=0,w2=40. Repeatable.", show_default="0")
+    ] = [],  # noqa: B006 - typer's
     seed: Annotated[
         int | None, typer.Option(help="The same seed sends the same transfers; without it, a fresh one.")
     ] = None,
     repeat: Annotated[int, typer.Option(help="Runs of each cell; one broken run makes it broken.")] = 1,
     warmup: Annotated[int, typer.Option(help="Transfers before each cell that are not counted.")] = WARMUP,
     cell_timeout: Annotated[float, typer.Option(help="Seconds after which a cell is unfinished.")] = CELL_SECONDS_MAX,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help=f"Seconds for each cell; the rest is withdrawn. {SECONDS_FAR:g} with a distance."),
+    ] = None,
     wide: Annotated[bool, typer.Option("--wide", help="Show every column.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 for an inconclusive cell too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the connections it needs.")] = False,
@@ -62,12 +73,13 @@ def compare(
     console = open_console(*exports)
     plan = Plan(
         strategies=choose_strategies(strategy),
-        topologies=tuple(dict.fromkeys(Topology.parse(text) for text in topology)),
+        topologies=_spread(topology, distance_ms),
         workload=workload,
         seed=secrets.randbelow(2**31) if seed is None else seed,
         repeat=repeat,
         warmup=warmup,
         cell_seconds_max=cell_timeout,
+        seconds=seconds if seconds is not None or not distance_ms else SECONDS_FAR,
     )
     settings = read_settings()
     if workload.think_ms >= settings.idle_timeout_ms:
@@ -85,7 +97,7 @@ def compare(
                 console.print(f"would write {name}", markup=False, soft_wrap=True)
             console.print(check_connection_budget(servers.database, instances=plan.instances, threads=plan.threads))
             return
-        with open_lab(servers, instances=plan.instances, threads=plan.threads) as lab:
+        with open_lab(servers, instances=plan.instances, threads=plan.threads, far=plan.is_far) as lab:
             comparison = begin_comparison(servers, lab, plan)
             with (
                 BarProgress(notes) if notes.is_terminal else LineProgress(notes) as progress,
@@ -110,6 +122,13 @@ def compare(
         raise typer.Exit(CONTRADICTED)
     if any(run.faults for run in runs):
         raise typer.Exit(FAILED)
+
+
+def _spread(topologies: Sequence[str], distances: Sequence[str]) -> tuple[Topology, ...]:
+    """Return every topology at every distance, the nearest first as they were asked for."""
+    sizes = [Topology.parse(text) for text in topologies]
+    places = [Distance.parse(text) for text in distances] or [NEAR]
+    return tuple(dict.fromkeys(replace(size, distance=place) for place in places for size in sizes))
 
 
 def _report(comparison: Comparison) -> str:

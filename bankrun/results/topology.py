@@ -1,4 +1,4 @@
-"""Instances × threads, written ``3x8``."""
+"""Instances × threads, written ``3x8``, and how far they are from Postgres."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from bank.errors import CannotStart
+from bankrun.results.distance import NEAR, Distance
 
 INSTANCES_MAX = 64
 THREADS_MAX = 512
@@ -13,19 +14,25 @@ THREADS_MAX = 512
 
 @dataclass(frozen=True, slots=True, order=True)
 class Topology:
-    """How many instances work, with how many threads each."""
+    """How many instances work, with how many threads each, and how far from Postgres."""
 
     instances: int
     threads: int
+    distance: Distance = NEAR
 
     def __post_init__(self) -> None:
         if not 1 <= self.instances <= INSTANCES_MAX:
             raise CannotStart(f"topology {self}: a comparison needs 1 to {INSTANCES_MAX} instances")
         if not 1 <= self.threads <= THREADS_MAX:
             raise CannotStart(f"topology {self}: an instance needs 1 to {THREADS_MAX} threads")
+        names = {f"w{number}" for number in range(1, self.instances + 1)}
+        absent = [name for name in self.distance.names() if name not in names]
+        if absent:
+            raise CannotStart(f"topology {self}: there is no {absent[0]} to be far away")
 
     def __str__(self) -> str:
-        return f"{self.instances}x{self.threads}"
+        size = f"{self.instances}x{self.threads}"
+        return size if self.distance == NEAR else f"{size} at {self.distance} ms"
 
     @classmethod
     def parse(cls, text: str) -> Topology:

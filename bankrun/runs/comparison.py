@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,7 +25,8 @@ from bankrun.results.models.comparison import Cell, Run
 from bankrun.results.timeline import read_history, read_scene
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
-from bankrun.runs.delivery import Delivery, Patience, Stalled, count_pending, wait
+from bankrun.runs.delivery import Delivery, Patience, Stalled, count_pending, wait, withdraw_pending
+from bankrun.runs.far import Network, find_off
 from bankrun.runs.progress import Silence
 from bankrun.runs.rehearsal import rehearse
 from bankrun.runs.verdict import judge
@@ -54,6 +56,8 @@ class Plan:
     repeat: int = 1
     warmup: int = WARMUP
     cell_seconds_max: float = CELL_SECONDS_MAX
+    seconds: float | None = None
+    """After so many seconds, the transfers of a cell that nobody has begun are withdrawn."""
 
     def __post_init__(self) -> None:
         if not self.strategies or not self.topologies:
@@ -64,6 +68,10 @@ class Plan:
             raise CannotStart(f"warmup={self.warmup}: it must be 0 or more, and at most 100 times the transfers")
         if not 0 < self.cell_seconds_max <= CELL_SECONDS_LIMIT:
             raise CannotStart(f"cell-timeout={self.cell_seconds_max}: it must be between 0 and {CELL_SECONDS_LIMIT} s")
+        if self.seconds is not None and not 0 < self.seconds < self.cell_seconds_max:
+            raise CannotStart(
+                f"seconds={self.seconds:g}: more than 0, and less than {self.cell_seconds_max:g}, which end a cell"
+            )
         if self.seed < 0:
             raise CannotStart(f"seed={self.seed}: it must be 0 or more")
 
@@ -76,6 +84,11 @@ class Plan:
     def threads(self) -> int:
         """Return how many threads the widest topology needs in each instance."""
         return max(topology.threads for topology in self.topologies)
+
+    @property
+    def is_far(self) -> bool:
+        """Whether an instance is to be far from Postgres somewhere."""
+        return any(not topology.distance.is_near for topology in self.topologies)
 
     def cells(self) -> Iterator[tuple[str, Topology]]:
         """Yield (strategy, topology). The control comes first, also where it was not asked for."""
@@ -126,8 +139,10 @@ class Lab:
         restart: Callable[[], Sequence[InstanceInfo]] | None = None,
         revive_instances: Callable[[], None] = lambda: None,
         come_back: bool = False,
+        network: Network | None = None,
     ) -> None:
         self.database = database
+        self._network = network
         self._settings = settings or Settings()
         self._restart = restart
         self._admitted: set[str] = set()
@@ -166,15 +181,17 @@ class Lab:
         """
         self.admit(strategy)
         around = self._renew(strategy)
+        measured = self._place(topology)
         if plan.warmup:
             workload = replace(plan.workload, transfers=plan.warmup)
-            self._send(strategy, topology, workload, plan.seed, plan.cell_seconds_max, Silence())
+            self._send(strategy, topology, workload, plan.seed, plan, Silence())
         # Repetitions differ in their transfers; the first one is what the seed alone says.
         seed = plan.seed + repeat - 1
-        name, chosen = self._send(strategy, topology, plan.workload, seed, plan.cell_seconds_max, progress)
+        name, chosen, withdrawn = self._send(strategy, topology, plan.workload, seed, plan, progress)
         readings = self.fleet.read_meters(name, chosen)
         found = audit(self.database)
         faults = self._faults(strategy, chosen, readings, found.transfers["pending"])
+        faults |= find_off(topology.distance, measured)
         if around is not None:
             changed = sorted((around ^ describe_surroundings(self.database)) | self._changed[strategy])
             faults |= {f"{strategy} changes what lies outside of the bank: {what}": 1 for what in changed}
@@ -213,7 +230,19 @@ class Lab:
             scene=read_scene(self.database, found),
             faults=faults,
             refused_payable=self._count_refused_payable(),
+            distance=str(topology.distance),
+            distance_ms=measured,
+            withdrawn=withdrawn,
         )
+
+    def _place(self, topology: Topology) -> dict[str, float]:
+        """Put the instances where the topology wants them, and return the round trips that were measured, in ms."""
+        if self._network is None:
+            if not topology.distance.is_near:
+                raise CannotStart(f"{topology}: these instances' way to Postgres cannot be made longer")
+            return {}
+        self._network.place(topology.distance)
+        return self._network.measure(info.instance for info in self.instances[: topology.instances])
 
     def _count_refused_payable(self) -> int:
         """Return how many transfers were refused that every order one by one pays.
@@ -291,10 +320,14 @@ class Lab:
         topology: Topology,
         workload: Workload,
         seed: int,
-        seconds_max: float,
+        plan: Plan,
         progress: Progress,
-    ) -> tuple[str, list[InstanceInfo]]:
-        """Send a workload to a fresh bank and wait for its outcomes. Returns the run's name and its instances."""
+    ) -> tuple[str, list[InstanceInfo], int]:
+        """Send a workload to a fresh bank and wait for its outcomes.
+
+        Returns the run's name, its instances, and how many transfers were withdrawn when the plan's time was over.
+        """
+        withdrawn = 0
         chosen, threads = self.instances[: topology.instances], topology.threads
         if strategy_named(strategy).routed_to_one:
             chosen, threads = chosen[:1], 1
@@ -310,16 +343,24 @@ class Lab:
             self.look_after()
             delivery.join(chosen, seconds_max=JOIN_SECONDS_MAX if self._come_back else 0, meanwhile=self.look_after)
             self._delivery = delivery
+            began = time.monotonic()
+
+            def count() -> int:
+                nonlocal withdrawn
+                if plan.seconds is not None and time.monotonic() - began > plan.seconds:
+                    withdrawn += withdraw_pending(self.database)
+                return count_pending(self.database)
+
             try:
                 wait(
-                    lambda: count_pending(self.database),
-                    Patience(seconds_max=seconds_max),
+                    count,
+                    Patience(seconds_max=plan.cell_seconds_max),
                     check=self.look_after,
                     progress=lambda pending: progress.transfers(len(orders) - pending, len(orders)),
                 )
             finally:
                 self._delivery = None
-        return name, chosen
+        return name, chosen, withdrawn
 
     def join_again(self, timeout_seconds: float) -> set[str]:
         """Let instances that were started again take part in the run that is on; return the names that answer."""

@@ -231,6 +231,20 @@ def count_pending(database: Database) -> int:
     return _ask(database, "SELECT count(*) FROM transfers WHERE status = 'pending'")
 
 
+def withdraw_pending(database: Database) -> int:
+    """Take back the transfers that nobody has begun, and return how many: workers drop a message without a transfer.
+
+    One that is being applied is locked, and stays.
+    """
+    with database.transaction() as transaction:
+        gone = transaction.execute(
+            "DELETE FROM transfers USING"
+            " (SELECT id FROM transfers WHERE status = 'pending' FOR UPDATE SKIP LOCKED) AS idle"
+            " WHERE transfers.id = idle.id"
+        )
+        return gone.rowcount
+
+
 def any_pending(database: Database) -> int:
     """Return 1 if one of the bank's transfers has no outcome yet, else 0.
 

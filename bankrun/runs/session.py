@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,7 @@ from bank.postgres.roles import WORKER_ROLE, check_worker_roles, set_up_server
 from bank.postgres.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
 from bank.settings import Settings
 from bankrun.runs.comparison import Lab
+from bankrun.runs.far import Network
 from bankrun.servers.embedded import Endpoints, embedded_stack, keeper_only
 from bankrun.servers.keeper_client import Keeper
 from bankrun.servers.state_dir import default_state_dir
@@ -131,29 +132,48 @@ def hold_bank(servers: Servers) -> Iterator[None]:
 
 @contextmanager
 def open_lab(
-    servers: Servers, *, instances: int, threads: int, any_running: bool = False, revive: bool = False
+    servers: Servers,
+    *,
+    instances: int,
+    threads: int,
+    any_running: bool = False,
+    revive: bool = False,
+    far: bool = False,
 ) -> Iterator[Lab]:
     """Open the bank and gather the instances for the block: those that run already, or else some of our own.
 
     On given servers all that run are in ``Lab.instances``; a cell takes as many as its topology says. ``any_running``
     is content with those that run: ``instances`` and ``threads`` are then what to start where nothing does. ``revive``
-    starts those of our own again that end, where a comparison otherwise would end with them.
+    starts those of our own again that end, where a comparison otherwise would end with them. With ``far``, each has a
+    way of its own to Postgres, which the lab can make longer.
 
     Raises CannotStart if another lab is at it, if there are too few instances or threads, or if there are not enough
     connections for them.
     """
     with ExitStack() as stack:
         stack.enter_context(hold_bank(servers))
+        if far and not servers.endpoints.embedded:
+            raise CannotStart(
+                "distances are made on the embedded servers: unset BANKRUN_DATABASE_URL and BANKRUN_BROKER_URL; "
+                "with servers of your own, put the workers where they are to be"
+            )
         least = (1, 1) if any_running else (instances, threads)
         found = [] if servers.endpoints.embedded else _gather(servers, instances=least[0], threads=least[1])
         if not found:
             check_connection_budget(servers.database, instances=instances, threads=threads)
             keeper = servers.keeper or stack.enter_context(keeper_only(servers.state_dir))
             names = [f"w{number}" for number in range(1, instances + 1)]
-            start = partial(
-                start_instances, keeper, threads=threads, state_dir=servers.state_dir, cores=cores_of(servers, names)
-            )
-            start(names, env=worker_environment(servers))
+            url = servers.endpoints.worker_database_url
+            network = stack.enter_context(Network(url, names, threads=threads)) if far else None
+            cores = cores_of(servers, names)
+
+            def start(names: Sequence[str]) -> None:
+                for name in names:
+                    seen = servers if network is None else _seen_from(servers, network.url(name))
+                    env, place = worker_environment(seen), servers.state_dir
+                    start_instances(keeper, [name], threads=threads, env=env, state_dir=place, cores=cores)
+
+            start(names)
             stack.callback(keeper.stop, names, grace_seconds=5)
             ours = ("postgres", "valkey") if servers.endpoints.embedded else ()
             check_all = partial(_check_processes, keeper, [*ours, *names], servers.state_dir)
@@ -163,11 +183,11 @@ def open_lab(
             def revive_instances() -> None:
                 for name in names:
                     if keeper.returncode(name) is not None:
-                        start([name], env=worker_environment(servers))
+                        start([name])
 
             def restart() -> list[InstanceInfo]:
                 keeper.stop(names, grace_seconds=1)  # they hang: there is nothing to wait for
-                start(names, env=worker_environment(servers))
+                start(names)
                 return ready()
 
             found = ready()
@@ -177,9 +197,15 @@ def open_lab(
                 restart=restart,
                 revive_instances=revive_instances if revive else lambda: None,
                 come_back=revive,
+                network=network,
             )
         else:
             yield Lab(servers.database, servers.app, servers.fleet, found, settings=servers.settings, come_back=revive)
+
+
+def _seen_from(servers: Servers, url: str) -> Servers:
+    """Return the servers as an instance sees them that reaches Postgres at another address."""
+    return replace(servers, endpoints=replace(servers.endpoints, worker_database_url=url))
 
 
 def _check_processes(keeper: Keeper, names: Sequence[str], state_dir: Path) -> None:

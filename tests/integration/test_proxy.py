@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import make_url
 
 from bank.postgres.database import Database, psql_url
-from bankrun.chaos.network import Proxy
+from bankrun.servers.network import Proxy
 
 NAME = ".s.PGSQL.5432"
 
