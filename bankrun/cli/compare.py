@@ -25,22 +25,22 @@ from bankrun.results.distance import NEAR, Distance
 from bankrun.results.models.comparison import Comparison, Run
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
-from bankrun.runs.comparison import CELL_SECONDS_MAX, WARMUP, Plan, judge_all
+from bankrun.runs.comparison import CELL_SECONDS_MAX, SECONDS_FAR, WARMUP, Plan, judge_all
 from bankrun.runs.progress import BarProgress, LineProgress
 from bankrun.runs.provenance import begin_comparison
 from bankrun.runs.session import open_lab, open_servers
 
 HEADLINE_STRATEGIES = ["none", "thread-lock", "row-lock"]
 HEADLINE_TOPOLOGIES = ["1x8", "3x8"]
-SECONDS_FAR = 10.0
-"""A table lock for a few thousand transfers at 30 ms would take minutes."""
 
 
 @takes_workload()
 def compare(
     *,
     strategy: Strategies = HEADLINE_STRATEGIES,
-    topology: Annotated[list[str], typer.Option(help="Instances x threads. Repeatable.")] = HEADLINE_TOPOLOGIES,
+    topology: Annotated[
+        list[str], typer.Option(help="Instances x threads, as in 3x8 or 3x8@30ms. Repeatable.")
+    ] = HEADLINE_TOPOLOGIES,
     workload: Workload,
     distance_ms: Annotated[
         list[str], typer.Option(help="Round-trip time to Postgres: 5, or w1=0,w2=40. Repeatable.", show_default="0")
@@ -79,8 +79,8 @@ def compare(
         repeat=repeat,
         warmup=warmup,
         cell_seconds_max=cell_timeout,
-        seconds=seconds if seconds is not None or not distance_ms else SECONDS_FAR,
-    )
+        seconds=seconds,
+    ).within_reason()
     settings = read_settings()
     if workload.think_ms >= settings.idle_timeout_ms:
         raise CannotStart(
@@ -127,7 +127,11 @@ def compare(
 def _spread(topologies: Sequence[str], distances: Sequence[str]) -> tuple[Topology, ...]:
     """Return every topology at every distance, the nearest first as they were asked for."""
     sizes = [Topology.parse(text) for text in topologies]
-    places = [Distance.parse(text) for text in distances] or [NEAR]
+    places = [Distance.parse(text) for text in distances]
+    if distances and any(size.distance != NEAR for size in sizes):
+        raise CannotStart("a distance is given twice: in --topology, as in 2x4@30ms, or by --distance-ms")
+    if not distances:
+        return tuple(dict.fromkeys(sizes))
     return tuple(dict.fromkeys(replace(size, distance=place) for place in places for size in sizes))
 
 
@@ -179,6 +183,14 @@ def _show_comparison(console: Console, comparison: Comparison, *, wide: bool) ->
         style="bold",
     )
     console.print(tables.comparison_table(comparison, wide=wide), width=None if not wide else max(console.width, 200))
+    withdrawn = [cell.shown for cell in comparison.cells if cell.shown.withdrawn]
+    if withdrawn:
+        most = max(run.withdrawn for run in withdrawn)
+        console.print(
+            f"the time of {len(withdrawn)} of {len(comparison.cells)} cells was over before their transfers: up to "
+            f"{most:,} were withdrawn, and rates are of the others",
+            soft_wrap=True,
+        )
     for cell in comparison.cells:
         if cell.verdict == "broken":
             for line in explain(cell):

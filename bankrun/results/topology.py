@@ -1,4 +1,4 @@
-"""Instances × threads, written ``3x8``, and how far they are from Postgres."""
+"""Instances × threads, written ``3x8``, and how far they are from Postgres: ``3x8@30ms``."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Topology:
 
     def __str__(self) -> str:
         size = f"{self.instances}x{self.threads}"
-        return size if self.distance == NEAR else f"{size} at {self.distance} ms"
+        return size if self.distance == NEAR else f"{size}@{self.distance}ms"
 
     @classmethod
     def parse(cls, text: str) -> Topology:
-        """Read ``3x8``. Raises CannotStart for anything else."""
-        match = re.fullmatch(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*", text)
+        """Read ``3x8`` or ``3x8@30ms``. Raises CannotStart for anything else."""
+        match = re.fullmatch(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*(?:@(.*?)(?:\s*ms)?\s*)?", text)
         if match is None:
             raise CannotStart(f"{text!r} is not a topology: write instances x threads, as in 3x8")
-        return cls(int(match[1]), int(match[2]))
+        return cls(int(match[1]), int(match[2]), Distance.parse(match[3]) if match[3] is not None else NEAR)

@@ -64,4 +64,5 @@ def comparison_command(plan: Plan) -> str:
         warmup=plan.warmup,
         seed=plan.seed,
         cell_timeout=plan.cell_seconds_max,
+        **({} if plan.seconds is None else {"seconds": plan.seconds}),
     )

@@ -173,6 +173,25 @@ def test_a_cell_that_times_out_is_unfinished_and_never_broken(bankrun: Bankrun, 
     assert "warning: thread-lock on 2x2 is inconclusive: unfinished" in done.stdout
 
 
+def test_far_away_a_lock_is_held_for_round_trips_and_a_cell_ends_in_time(bankrun: Bankrun, tmp_path: Path) -> None:
+    done = bankrun(
+        *("compare", "--strategy", "table-lock", "--strategy", "single-statement", "--topology", "2x2"),
+        *("--distance-ms", "w1=0,w2=30", "--transfers", "1500", "--warmup", "0", "--seconds", "2", "--seed", "3"),
+        *("--accounts", "3", "--export-json", "r.json"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "were withdrawn, and rates are of the others" in done.stdout
+    found = cells(json.loads((tmp_path / "r.json").read_text()))
+    assert {topology for _, topology in found} == {"2x2@w1=0,w2=30ms"}
+    for cell in found.values():
+        assert cell["pending"] == 0
+        assert cell["applied"] + cell["refused"] + cell["withdrawn"] == 1500
+        assert cell["distance_ms"]["w1"] < 30 <= cell["distance_ms"]["w2"]
+    slow, fast = (found[name, "2x2@w1=0,w2=30ms"] for name in ("table-lock", "single-statement"))
+    assert slow["withdrawn"] > fast["withdrawn"]
+    assert (slow["lost_postings"], fast["lost_postings"]) == (0, 0)
+
+
 def test_what_an_unfinished_cell_left_behind_does_not_touch_the_next_one(bankrun: Bankrun, tmp_path: Path) -> None:
     # A thread still works on its chunk of thread-lock's transfers when row-lock's turn comes.
     done = bankrun(

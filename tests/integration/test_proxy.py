@@ -15,6 +15,8 @@ import pytest
 from sqlalchemy import make_url
 
 from bank.postgres.database import Database, psql_url
+from bankrun.results.distance import Distance
+from bankrun.runs.far import Network, find_off
 from bankrun.servers.network import Proxy
 
 NAME = ".s.PGSQL.5432"
@@ -51,6 +53,24 @@ def test_a_network_that_works_carries_everything(network: tuple[Proxy, str]) -> 
     with psycopg.connect(network[1]) as connection:
         assert connection.execute("SELECT repeat('x', 300000)").fetchone() == ("x" * 300_000,)
         assert connection.execute("SELECT length(%s)", ("y" * 300_000,)).fetchone() == (300_000,)
+
+
+def test_a_round_trip_takes_as_long_as_was_asked_for_and_bytes_keep_their_order(database: Database) -> None:
+    with Network(database.url, ["w1", "w2"], threads=2) as network:
+        for distance in (Distance(), Distance(20.0), Distance(own=(("w2", 7.0),))):
+            network.place(distance)
+            measured = network.measure(["w1", "w2"])
+            # Other tests run beside this one: what is too slow is no fault of the network's.
+            assert all(distance.of(name) <= ms < distance.of(name) + 15 for name, ms in measured.items()), measured
+            faults = find_off(distance, {"w1": distance.of("w1") + 0.9, "w2": distance.of("w2") + 1.1})
+            assert list(faults) == [
+                f"a round trip of w2 took {distance.of('w2') + 1.1:.1f} ms where {distance.of('w2'):g} were asked for"
+            ]
+        with psycopg.connect(psql_url(network.url("w2"))) as connection:
+            assert connection.execute("SELECT length(%s), repeat('x', 300000)", ("y" * 300_000,)).fetchone() == (
+                300_000,
+                "x" * 300_000,
+            )
 
 
 def test_a_cut_ends_every_connection_and_the_next_one_is_served(network: tuple[Proxy, str]) -> None:

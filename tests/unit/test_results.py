@@ -30,6 +30,7 @@ from bankrun.proof.matrix import ALL_CASES, ProofPlan
 from bankrun.render.report import report
 from bankrun.results import store
 from bankrun.results.diff import changes
+from bankrun.results.distance import Distance
 from bankrun.results.models.bench import (
     Bench,
     BenchRow,
@@ -363,14 +364,30 @@ def test_every_case_that_is_proved_is_told_in_words() -> None:
 
 COMMANDS: dict[str, Callable[[], str]] = {
     "compare": lambda: comparison_command(
-        Plan(("none", "row-lock"), (Topology(1, 8), Topology(3, 8)), Workload(think_ms=0.5, constraint=True), 7)
+        Plan(
+            ("none", "row-lock"),
+            (Topology(1, 8), Topology(3, 8, Distance(own=(("w2", 40.0),)))),
+            Workload(think_ms=0.5, constraint=True),
+            seed=7,
+            seconds=9.5,
+        )
     ),
     "prove": lambda: ProofPlan(("none", "row-lock"), "two", ("drain",)).command(),
     "chaos": lambda: ChaosPlan(tuple(FAULTS)[:2], ("row-lock",), Topology(2, 4), CHAOS_LOAD, 3).command(),
     "soak": lambda: write_command("soak", topology="3x4", **plan_values(SoakPlan(kills=30))),
     "bench": lambda: BenchPlan(("row-lock",), Topology(2, 2), 600, 50, 10, 2, 9).command(),
 }
-NOT_REPEATED = {"help", "wide", "strict", "dry_run", "report", "junitxml", "show", "list_faults"}
+NOT_REPEATED = {
+    "help",
+    "wide",
+    "strict",
+    "dry_run",
+    "report",
+    "junitxml",
+    "show",
+    "list_faults",
+    "distance_ms",
+}  # what is far is in the topology
 
 
 def plan_values(plan: Any) -> dict[str, Any]:

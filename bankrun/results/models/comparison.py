@@ -10,7 +10,6 @@ from pydantic import Field, TypeAdapter
 
 from bank.audit import Audit, PostingTold
 from bank.errors import CannotStart
-from bankrun.results.distance import Distance
 from bankrun.results.provenance import Expected, Provenance, Verdict
 from bankrun.results.timeline import History, plain_posting
 from bankrun.results.topology import Topology
@@ -21,9 +20,8 @@ from bankrun.results.workload import Workload
 class Run:
     """One run of one cell. Money in minor units; ``seconds`` from the first claim to the last outcome.
 
-    ``distance`` is the round-trip time to Postgres that was asked for, in ms, as ``--distance-ms`` takes it;
-    ``distance_ms`` what was measured of each instance's before the run. ``withdrawn`` transfers were taken back before
-    anybody began them: the run's time was over.
+    ``distance_ms`` is the round-trip time to Postgres that was measured of each instance before the run, where
+    one was to be far. ``withdrawn`` transfers were taken back before anybody began them: the run's time was over.
 
     ``hosts`` counts the places where a file lock would be shared. ``audit`` holds the findings and one example,
     ``scene`` that example with who else was at the account meanwhile. ``latency_counts`` are (up to ms, transfers),
@@ -66,7 +64,6 @@ class Run:
     scene: list[PostingTold] = field(default_factory=list)
     faults: dict[str, int] = field(default_factory=dict)
     refused_payable: int = 0
-    distance: str = "0"
     distance_ms: dict[str, float] = field(default_factory=dict)
     withdrawn: int = 0
 
@@ -103,7 +100,7 @@ class Cell:
     @property
     def topology(self) -> Topology:
         """Return the cell's topology."""
-        return Topology(self.shown.instances, self.shown.threads, Distance.parse(self.shown.distance))
+        return Topology.parse(self.shown.topology)
 
     @property
     def contradicts(self) -> bool:
