@@ -26,7 +26,7 @@ from bankrun.results.timeline import read_history, read_scene
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.delivery import Delivery, Patience, Stalled, count_pending, wait, withdraw_pending
-from bankrun.runs.far import Network, find_off
+from bankrun.runs.far import Network
 from bankrun.runs.progress import Silence
 from bankrun.runs.rehearsal import rehearse
 from bankrun.runs.verdict import judge
@@ -197,7 +197,6 @@ class Lab:
         readings = self.fleet.read_meters(name, chosen)
         found = audit(self.database)
         faults = self._faults(strategy, chosen, readings, found.transfers["pending"])
-        faults |= find_off(topology.distance, measured)
         if around is not None:
             changed = sorted((around ^ describe_surroundings(self.database)) | self._changed[strategy])
             faults |= {f"{strategy} changes what lies outside of the bank: {what}": 1 for what in changed}

@@ -6,7 +6,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -75,10 +75,10 @@ class Network:
         return round(statistics.median(found), 2)
 
 
-def find_off(distance: Distance, measured: dict[str, float]) -> dict[str, int]:
-    """Return, as faults of a run, the instances whose round trips do not take what was asked for."""
-    return {
-        f"a round trip of {name} took {ms:.1f} ms where {distance.of(name):g} were asked for": 1
+def find_off(distance: Distance, measured: Mapping[str, float]) -> list[str]:
+    """Return a sentence for each instance whose round trips do not take what was asked for."""
+    return [
+        f"a round trip of {name} took {ms:.1f} ms where {distance.of(name):g} were asked for"
         for name, ms in measured.items()
         if abs(ms - distance.of(name)) > MS_OFF_MAX
-    }
+    ]

@@ -8,6 +8,8 @@ from typing import Final
 from bank.strategies import Claim
 from bankrun.results.models.comparison import Cell, Run
 from bankrun.results.provenance import Verdict
+from bankrun.results.topology import Topology
+from bankrun.runs.far import find_off
 
 CONTROL_LOST_MIN = 20
 """The control must lose so many postings on the same topology and workload: else the load breaks nothing."""
@@ -32,22 +34,13 @@ def judge(runs: Sequence[Run], control: Sequence[Run]) -> Cell:
 
 
 def _verdict(runs: Sequence[Run], control: Sequence[Run], *, covered: bool) -> tuple[Verdict, str]:
-    finished = [run for run in runs if run.pending == 0]
-    broken = [run for run in finished if not run.held]
+    broken = [run for run in runs if run.pending == 0 and not run.held]
     if broken:
         kinds = {finding.kind: None for run in broken for finding in run.audit.findings}
         return BROKEN, ", ".join(kinds)
-    faults = [fault for run in runs for fault in run.faults]
-    if faults:
-        return INCONCLUSIVE, f"fault: {faults[0]}"
-    if len(finished) < len(runs):
-        pending = max(run.pending for run in runs)
-        return INCONCLUSIVE, f"unfinished: {pending} of the transfers were still pending at the end"
-    refused = max(run.refused_payable for run in runs)
-    if refused:
-        return INCONCLUSIVE, f"{refused} transfers were refused that every order one by one pays"
-    if not any(run.applied for run in runs):
-        return INCONCLUSIVE, "not one transfer was applied"
+    reason = _find_flaw(runs)
+    if reason:
+        return INCONCLUSIVE, reason
     if runs[0].instances * runs[0].threads == 1:
         return SAFE, ""
     if not covered:
@@ -58,3 +51,20 @@ def _verdict(runs: Sequence[Run], control: Sequence[Run], *, covered: bool) -> t
     if lost < CONTROL_LOST_MIN:
         return INCONCLUSIVE, f"control held: it lost {lost} postings, and {CONTROL_LOST_MIN} would prove something"
     return SAFE, ""
+
+
+def _find_flaw(runs: Sequence[Run]) -> str:
+    """Return why these runs show nothing, whatever the control did; nothing if they do."""
+    faults = [fault for run in runs for fault in run.faults]
+    if faults:
+        return f"fault: {faults[0]}"
+    pending = max(run.pending for run in runs)
+    if pending:
+        return f"unfinished: {pending} of the transfers were still pending at the end"
+    refused = max(run.refused_payable for run in runs)
+    if refused:
+        return f"{refused} transfers were refused that every order one by one pays"
+    off = [sentence for run in runs for sentence in find_off(Topology.parse(run.topology).distance, run.distance_ms)]
+    if off:
+        return off[0]
+    return "" if any(run.applied for run in runs) else "not one transfer was applied"

@@ -63,7 +63,7 @@ def test_a_round_trip_takes_as_long_as_was_asked_for_and_bytes_keep_their_order(
             # Other tests run beside this one: what is too slow is no fault of the network's.
             assert all(distance.of(name) <= ms < distance.of(name) + 15 for name, ms in measured.items()), measured
             faults = find_off(distance, {"w1": distance.of("w1") + 0.9, "w2": distance.of("w2") + 1.1})
-            assert list(faults) == [
+            assert faults == [
                 f"a round trip of w2 took {distance.of('w2') + 1.1:.1f} ms where {distance.of('w2'):g} were asked for"
             ]
         with psycopg.connect(psql_url(network.url("w2"))) as connection:
