@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bank.errors import CannotStart
 from bank.strategies.single_statement import SingleStatement
 from bankrun.bench import costmap, peers, scale
 from bankrun.bench.rates import Contestant, measure
+from bankrun.results.distance import Distance
 from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE, QUEUE_ROWS, Bench, FirstCell
 from bankrun.results.provenance import Provenance, write_command
 from bankrun.results.topology import Topology
@@ -18,6 +19,8 @@ from bankrun.runs.provenance import begin_with
 from bankrun.runs.session import Servers, open_lab
 
 ROUNDS_MAX = 1_000
+SECONDS_FAR = 5.0
+ACCOUNTS_FEW = 8
 MAP_TRANSFERS = 300
 
 
@@ -26,7 +29,8 @@ class BenchPlan:
     """What to measure. Raises CannotStart for what cannot be measured.
 
     ``transfers`` are those of a contestant with the weight 1 in each round. ``quick`` leaves out the other queues;
-    ``full`` adds instances, threads, contention, a million transfers and the cost map.
+    ``full`` adds instances, threads, contention, a million transfers and the cost map. With ``distances``, the
+    strategies are measured at each of these and nothing else is, with contention and without.
     """
 
     strategies: tuple[str, ...]
@@ -38,6 +42,7 @@ class BenchPlan:
     seed: int
     quick: bool = False
     full: bool = False
+    distances: tuple[Distance, ...] = ()
 
     def __post_init__(self) -> None:
         Workload(accounts=self.accounts, transfers=self.transfers, chunk=self.chunk)  # which refuses what makes no bank
@@ -45,6 +50,8 @@ class BenchPlan:
             raise CannotStart(f"rounds={self.rounds}: it must be between 1 and {ROUNDS_MAX}")
         if self.quick and self.full:
             raise CannotStart("--quick and --full are opposites: give one of them")
+        if self.distances and (self.quick or self.full):
+            raise CannotStart("distances are measured by themselves: leave --quick and --full out")
         clients = self.topology.instances * self.topology.threads
         if self.transfers < clients:
             raise CannotStart(f"transfers={self.transfers}: each of the {clients} clients needs one")
@@ -62,6 +69,7 @@ class BenchPlan:
             chunk=self.chunk,
             rounds=self.rounds,
             seed=self.seed,
+            **({"distance_ms": [str(distance) for distance in self.distances]} if self.distances else {}),
         )
 
     def headline(self) -> list[Contestant]:
@@ -105,8 +113,19 @@ class BenchPlan:
             ),
         ]
 
+    def far(self) -> list[Contestant]:
+        """Return the strategies at every distance: over a few accounts, and over many."""
+        return [
+            Contestant(name, replace(self.topology, distance=distance), 1, accounts, seconds=SECONDS_FAR)
+            for distance in self.distances
+            for accounts in dict.fromkeys((ACCOUNTS_FEW, self.accounts))
+            for name in self.strategies
+        ]
+
     def contestants(self, missing: set[str]) -> list[Contestant]:
         """Return all that are measured, without the queues that are missing."""
+        if self.distances:
+            return self.far()
         found = self.headline()
         if not self.quick:
             found += [
@@ -125,7 +144,7 @@ def run_benchmark(
     servers: Servers, plan: BenchPlan, tell: Callable[[str], None], *, first_cell: FirstCell | None, load_before: float
 ) -> Bench:
     """Measure everything. ``first_cell`` and the load average from before the servers were there are saved with it."""
-    missing = {} if plan.quick else peers.missing(servers)
+    missing = {} if plan.quick or plan.distances else peers.missing(servers)
     result = Bench(_begin(servers, plan), plan.rounds, str(plan.topology), plan.accounts, missing)
     measured = measure(
         servers,

@@ -18,12 +18,14 @@ from bankrun.bench import peers
 from bankrun.bench.pgbench import SCRIPTS, pgbench_rate
 from bankrun.bench.rules import PATIENCE, check_kept
 from bankrun.errors import BankrunError
+from bankrun.results.distance import NEAR
 from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, QUEUE_ROWS, BenchRow, MeasuredFrom, RateSpread
 from bankrun.results.models.comparison import Run
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.comparison import Lab, Plan
 from bankrun.runs.delivery import Delivery, any_pending, wait
+from bankrun.runs.far import find_off
 from bankrun.runs.progress import Silence
 from bankrun.runs.session import Servers, open_lab
 from workers.app import NOOP_TASK
@@ -47,6 +49,8 @@ class Contestant(NamedTuple):
     chunk: int = 1
     accounts: int = 1_000
     weight: float = 1.0
+    seconds: float | None = None
+    """What it has not begun by then is withdrawn."""
 
     def workload(self, transfers: int) -> Workload:
         """Return what it gets in a round, given what one with the weight 1 gets."""
@@ -159,7 +163,8 @@ def measure(
         for topology, group in groupby(rows.values(), key=lambda row: row.contestant.topology):
             waiting = deque(group)
             while waiting:
-                with open_lab(servers, instances=topology.instances, threads=topology.threads) as lab:
+                far = topology.distance != NEAR or any(row.contestant.seconds for row in waiting)
+                with open_lab(servers, instances=topology.instances, threads=topology.threads, far=far) as lab:
                     while waiting:
                         row = waiting.popleft()
                         one = row.contestant
@@ -185,7 +190,8 @@ def _rate(servers: Servers, lab: Lab, one: Contestant, workload: Workload, seed:
         return peers.rate(servers, lab, one.name, one.topology, workload, seed)
     if is_chunk_strategy(one.name):
         return end_to_end_rate(lab, one.name, one.topology, workload, seed)
-    plan = Plan((one.name,), (one.topology,), workload, seed, warmup=min(WARMUP, workload.transfers))
+    warmup = min(WARMUP, workload.transfers)
+    plan = Plan((one.name,), (one.topology,), workload, seed, warmup=warmup, seconds=one.seconds)
     run = lab.run(one.name, one.topology, plan, Silence())
     _check(run)
     return run.transfers_per_s
@@ -232,6 +238,9 @@ def _check(run: Run) -> None:
         raise BankError(f"{next(iter(run.faults))}: a rate with that is no rate")
     if run.failed:
         raise BankError(f"{run.failed:,} transfers of {run.strategy} have failed: a rate without them is no rate")
+    off = find_off(Topology.parse(run.topology).distance, run.distance_ms)
+    if off:
+        raise BankError(off[0])
     claims = Claim(run.claim).covers(instances=run.instances, threads=run.threads, hosts=run.hosts)
     if claims and not run.held:
         raise BankError(f"{run.strategy} did not keep the money: a rate of wrong transfers is no rate")

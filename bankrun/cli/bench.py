@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from bank.errors import CannotStart
+from bank.outside import strategy_named
 from bank.settings import read_settings
 from bank.strategies.single_statement import SingleStatement
 from bankrun.bench.benchmark import BenchPlan, run_benchmark
@@ -17,9 +18,11 @@ from bankrun.bench.pgbench import find_pgbench
 from bankrun.bench.scale import first_cell_seconds
 from bankrun.cli.app import FAILED, open_console
 from bankrun.cli.options import Strategies, choose_strategies
+from bankrun.proof.round_trips import count_round_trips
 from bankrun.render import benchmarks as page
-from bankrun.render import tables
+from bankrun.render import distances, tables
 from bankrun.results import store
+from bankrun.results.distance import Distance
 from bankrun.results.models.bench import Bench
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
@@ -39,6 +42,10 @@ def bench(
     transfers: Annotated[int, typer.Option(help="Transfers for each contestant in each round.")] = 3_000,
     accounts: Annotated[int, typer.Option(help="Accounts in the bank: many, so that few wait for each other.")] = 1_000,
     chunk: Annotated[int, typer.Option(help="Transfers in one message.")] = Workload().chunk,
+    distance_ms: Annotated[
+        list[str],
+        typer.Option(help="Measure only this: at such a round trip to Postgres. Repeatable.", show_default="0"),
+    ] = [],  # noqa: B006 - typer's
     rounds: Annotated[int, typer.Option(help="Rounds; all contestants run in each.")] = 5,
     seed: Annotated[int, typer.Option(help="The same seed sends the same transfers.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="One round of a few contestants, in under a minute.")] = False,
@@ -55,7 +62,7 @@ def bench(
     console = open_console(export_json)
     pictures = _find_pictures(export_markdown)
     plan = BenchPlan(
-        _choose_measured(strategy, quick=quick, full=full),
+        _choose_measured(strategy, quick=quick, full=full or bool(distance_ms)),
         Topology.parse(topology),
         min(transfers, QUICK_TRANSFERS) if quick else transfers,
         accounts,
@@ -64,13 +71,19 @@ def bench(
         seed,
         quick,
         full,
+        tuple(dict.fromkeys(Distance.parse(text) for text in distance_ms)),
     )
-    find_pgbench()
+    if not plan.distances:
+        find_pgbench()
     notes = Console(stderr=True, highlight=False)
     load = os.getloadavg()[0]
     first_cell = first_cell_seconds(notes.print) if full else None
-    with open_servers(read_settings()) as servers:
+    settings = read_settings()
+    with open_servers(settings) as servers:
         result = run_benchmark(servers, plan, notes.print, first_cell=first_cell, load_before=load)
+    if plan.distances:
+        notes.print("counting round trips")
+        result.round_trips = count_round_trips(map(strategy_named, plan.strategies), settings)
     if export_json is not None:
         store.save(export_json, result)
     if export_markdown is not None:
@@ -94,21 +107,26 @@ def _find_pictures(export_markdown: str | None) -> dict[str, str]:
     if export_markdown == store.STDOUT:
         raise CannotStart("--export-markdown needs a file: its pictures are written beside it")
     path = Path(export_markdown)
-    pictures = {name: str(path.with_name(f"{path.stem}-{name}.svg")) for name in ("rates", "map")}
+    pictures = {name: str(path.with_name(f"{path.stem}-{name}.svg")) for name in ("rates", "map", "few", "many")}
     store.check_writable(export_markdown, *pictures.values())
     return pictures
 
 
 def _write_page(destination: str, pictures: dict[str, str], result: Bench) -> None:
+    links = {name: Path(path).name for name, path in pictures.items()}
+    if result.round_trips is not None:
+        for name, accounts in zip(("few", "many"), distances.find_accounts(result), strict=False):
+            store.write(pictures[name], distances.draw(result, accounts))
+        store.write(destination, distances.markdown(result, pictures=links))
+        return
     store.write(pictures["rates"], page.rates_svg(result))
     if result.cost_map is not None:
         store.write(pictures["map"], page.map_svg(result))
-    links = {name: Path(path).name for name, path in pictures.items()}
     store.write(destination, page.markdown(result, pictures=links))
 
 
 def _show(console: Console, result: Bench) -> None:
-    console.print(tables.benchmark_table(result.rows))
+    console.print(tables.benchmark_table(result.rows) if result.round_trips is None else tables.distance_table(result))
     for script, bound in result.bounds.items():
         console.print(f"a no-op message and {script} together bound a transfer to {bound:,.0f}/s: 1/(1/n + 1/p)")
     for reason in (*result.missing.values(), *result.faults):

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from bank.strategies import CONTROL, STRATEGIES
 from bankrun.errors import CannotStart
-from bankrun.results.models.bench import BenchRow
+from bankrun.render import distances
+from bankrun.results.models.bench import Bench, BenchRow
 from bankrun.results.models.comparison import Cell, Comparison
 from bankrun.results.models.proof import HEADINGS, CaseResult, ProofResult
 
@@ -198,6 +199,20 @@ def benchmark_table(rows: Sequence[BenchRow]) -> Table:
             _number(row.transfers_per_s.median),
             *("" if share is None else f"{share:.0%}" for share in shares),
         )
+    return table
+
+
+def distance_table(result: Bench) -> Table:
+    """Return rates by strategy and distance as a table for the terminal, with the round trips of each strategy."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    places, grid = distances.gather(result)
+    table.add_column("transfers/s")
+    for name in ("accounts", "round trips", "with a lock", *(f"{place} ms" for place in places)):
+        table.add_column(name, justify="right")
+    for (name, accounts), rates in grid.items():
+        trips = (result.round_trips or {})[name]
+        cells = ("" if rate is None else _number(rate) for rate in rates)
+        table.add_row(name, f"{accounts:,}", str(trips.total), str(trips.holding), *cells)
     return table
 
 

@@ -55,6 +55,14 @@ class BenchRow:
     ratio_to_bound: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class RoundTrips:
+    """How often one transfer waits for Postgres, and how often while it keeps others out of an account or a guard."""
+
+    total: int
+    holding: int
+
+
 @dataclass(slots=True)
 class ScaleStep:
     """What one bank of so many transfers took, in seconds; the audit's peak memory in MB."""
@@ -111,6 +119,7 @@ class Bench:
 
     ``bounds`` has the rate that a no-op message and one of pgbench's scripts together allow, by the script's name;
     ``missing`` the queues that were not run, and why; ``faults`` what some rounds ended with instead of a rate.
+    ``round_trips`` are counted where distances were asked for.
     """
 
     kind: ClassVar[str] = "bench"
@@ -127,6 +136,7 @@ class Bench:
     cost_map: list[CostCell] | None = None
     first_cell_seconds: FirstCell | None = None
     load_average: list[float] = field(default_factory=list)
+    round_trips: dict[str, RoundTrips] | None = None
 
     @property
     def headline(self) -> list[BenchRow]:
