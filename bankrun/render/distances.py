@@ -18,8 +18,9 @@ EXPLAINED = (
     "Transfers a second; each cell ends after a few seconds, and what was not begun by then is withdrawn. *Round trips*"
     " are counted on the wire, of one transfer that nobody disturbs: all of them, and those during which it keeps"
     " others out (a lock on the account, a table lock, a guard). So two transfers of one account cannot be closer"
-    " together than that many round trips, whatever the number of workers. The delay is made by a proxy for each instance, half of it"
-    " each way, and was measured before each cell; a rate with a delay that is off by more than 1 ms is not taken."
+    " together than that many round trips, whatever the number of workers. The delay is made by a proxy for each"
+    " instance, half of it each way, and was measured before each cell; a rate with a delay that is off by more than"
+    " 1 ms is not taken."
 )
 
 

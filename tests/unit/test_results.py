@@ -37,6 +37,7 @@ from bankrun.results.models.bench import (
     CostCell,
     FirstCell,
     RateSpread,
+    RoundTrips,
     Scale,
     ScaleStep,
     WorkerMemory,
@@ -96,6 +97,7 @@ def bench() -> Bench:
         [CostCell(1, 4, 2, 0.0, ["row-lock"], {"row-lock": 3.0})],
         FirstCell(9.0, 3.0),
         [0.1, 0.2],
+        {"row-lock": RoundTrips(5, 2)},
     )
 
 
