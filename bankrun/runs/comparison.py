@@ -21,6 +21,7 @@ from bank.postgres.schema import open_bank, renew_schema
 from bank.settings import Settings
 from bank.strategies import CONTROL, STRATEGIES
 from bankrun.results.models.comparison import Cell, Run
+from bankrun.results.provenance import check_seed
 from bankrun.results.timeline import read_history, read_scene
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
@@ -64,8 +65,7 @@ class Plan:
             raise CannotStart(f"warmup={self.warmup}: it must be 0 or more, and at most 100 times the transfers")
         if not 0 < self.cell_seconds_max <= CELL_SECONDS_LIMIT:
             raise CannotStart(f"cell-timeout={self.cell_seconds_max}: it must be between 0 and {CELL_SECONDS_LIMIT} s")
-        if self.seed < 0:
-            raise CannotStart(f"seed={self.seed}: it must be 0 or more")
+        check_seed(self.seed)
 
     @property
     def instances(self) -> int:
