@@ -24,7 +24,7 @@ def report(
 ) -> None:
     """Make one HTML file of a result of `compare`, `prove`, `chaos` or `try`. It needs no network and no JavaScript."""
     console = open_console(output, inputs=[result])
-    if pictures is not None and not pictures.is_dir():
+    if pictures is not None and not _is_directory(pictures):
         raise CannotStart(f"{pictures} is no directory: pictures are written into one that exists")
     found = store.read(result)
     page = make_report(found)
@@ -37,3 +37,10 @@ def report(
         store.write(destination, stand_alone(picture) + "\n")
     if output != store.STDOUT:
         console.print(f"{output}: {len(page.encode()) / 1e3:,.0f} kB", markup=False, soft_wrap=True)
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # such as a name that is too long
+        return False
