@@ -41,7 +41,8 @@ test: venv-dev ## run all tests
 soundness: venv-dev ## prove the prover: every pruned search against the full one; some twenty minutes
 	@BANKRUN_SOUNDNESS=1 BANKRUN_SOUNDNESS_PAIRS=$${BANKRUN_SOUNDNESS_PAIRS:-300} $(py) -m pytest -rs --numprocesses=1 \
 		tests/integration/test_schedule_soundness.py tests/integration/test_proof_soundness.py tests/integration/test_examples.py \
-		tests/integration/test_presets.py tests/acceptance/test_odd_settings.py
+		tests/integration/test_presets.py tests/acceptance/test_odd_settings.py tests/unit/test_hostile_files.py \
+		tests/integration/test_audit_damage.py
 
 test-compose: venv-dev ## run the tests of the compose stack, with a Docker engine that is up
 	@$(py) -m pytest tests/compose

@@ -7,39 +7,26 @@ explain the drift to the last minor unit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from itertools import groupby
-from operator import attrgetter
-from typing import Any
+from itertools import islice
+from typing import Any, LiteralString
 
-import psycopg
+from psycopg import sql
 
-from bank.lineage import AccountLineage, AccountRow, EntryRow, LostPosting, trace
+from bank.findings import EXAMPLES_MAX, Finding, add_case, list_first
+from bank.journal import Journal
+from bank.lineage import AccountLineage, AccountRow, EntryRow, LostPosting
+from bank.outcomes import TOLD_BEFORE, TOLD_FROM, check_outcomes
 from bank.postgres import models
+from bank.postgres.columns import Relation, find_unreadable, read_relations
 from bank.postgres.database import Database, Transaction
 
-EXAMPLES_MAX = 3
-FETCH_ROWS = 20_000
-
 INVARIANTS = ("total", "accounts", "lineage", "once", "overdraft")
-
-
-@dataclass(slots=True)
-class Finding:
-    """One way in which an invariant failed: how often, and the first few cases."""
-
-    invariant: str
-    kind: str
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, message: str, count: int = 1) -> None:
-        """Count a case, and keep its message if it is among the first."""
-        self.count += count
-        if len(self.examples) < EXAMPLES_MAX:
-            self.examples.append(message)
+INVARIANT_OF = {"accounts": "accounts", "entries": "lineage", "transfers": "once", "runs": "once"}
+"""What cannot be checked where a table is not as it was made."""
+ACCOUNTS = "SELECT id, opening, balance, last_entry FROM {} AS accounts ORDER BY id DESC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +86,7 @@ class Audit:
 
     def found(self, invariant: str, kind: str, message: str) -> None:
         """Add a case to its finding."""
-        for finding in self.findings:
-            if (finding.invariant, finding.kind) == (invariant, kind):
-                break
-        else:
-            finding = Finding(invariant, kind)
-            self.findings.append(finding)
-        finding.add(message)
+        add_case(self.findings, invariant, kind, message)
 
     def as_json(self) -> dict[str, Any]:
         """Return the audit as plain values, for a result file."""
@@ -125,53 +106,39 @@ def _plain(value: object) -> object:
 def audit(database: Database) -> Audit:
     """Audit the whole bank, in one snapshot: transfers may go on meanwhile.
 
-    Reads each entry once, in the order of the index on (account, seq), with a cursor in the server.
+    Reads each entry once, in the order of the index on (account, seq), with a cursor in the server. Whatever was done
+    to a row or a column by hand is a finding, and no error.
     """
-    result = Audit()
     with database.transaction("REPEATABLE READ") as transaction:
         transaction.execute("SET TRANSACTION READ ONLY")
-        _check_accounts(transaction, result)
-        _check_transfers(transaction, result)
+        return audit_within(transaction)
+
+
+def audit_within(transaction: Transaction) -> Audit:
+    """Audit the bank as a transaction sees it."""
+    result = Audit()
+    relations = read_relations(transaction)
+    for table, relation in relations.items():
+        for change in relation.changes:
+            result.found(INVARIANT_OF[table], "schema", change)
+    for table, rows, examples in find_unreadable(transaction, relations):
+        result.findings.append(Finding(INVARIANT_OF[table], "no value", rows, examples))
+    _check_accounts(transaction, relations, result)
+    outcomes = check_outcomes(transaction, relations, result.findings)
+    result.transfers, result.duplicates = outcomes.statuses, outcomes.duplicates
     result.findings.sort(key=lambda finding: INVARIANTS.index(finding.invariant))
     return result
 
 
-def _check_accounts(transaction: Transaction, result: Audit) -> None:
+def _check_accounts(transaction: Transaction, relations: Mapping[str, Relation], result: Audit) -> None:
     example: LostPosting | None = None
     unexplained = 0
-    for lineage in _lineages(transaction, result):
-        account = lineage.account
-        result.accounts += 1
-        result.entries += lineage.entries
-        result.opening_total += account.opening
-        result.closing_total += account.balance
-        result.clobbers += lineage.clobbers
-        result.lost_postings += len(lineage.lost)
-        result.lost_delta += sum(lost.delta for lost in lineage.lost)
+    for lineage in _lineages(transaction, relations, result):
         unexplained += abs(lineage.unexplained)
-        result.overdrawn += lineage.overdrawn
+        _add_lineage(result, lineage)
         for lost in lineage.lost:
-            result.found(
-                "lineage",
-                "lost posting",
-                f"account {account.id}: entry {lost.entry} ({lost.delta:+d}) is off the books, "
-                f"overwritten by entry {lost.culprit}",
-            )
             if example is None or _plainness(lost) > _plainness(example):
                 example = lost
-        for flaw in lineage.flaws:
-            result.found("lineage", flaw.kind, flaw.message)
-        if lineage.overdrawn:
-            result.found(
-                "overdraft", "overdraft", f"account {account.id} went below zero; it now holds {account.balance}"
-            )
-        if lineage.all_deltas != account.balance - account.opening:
-            result.found(
-                "accounts",
-                "balance",
-                f"account {account.id} holds {account.balance}, but it was opened with {account.opening} "
-                f"and its entries add up to {lineage.all_deltas:+d}",
-            )
     if result.drift:
         result.found(
             "total", "drift", f"{result.opening_total} at opening, {result.closing_total} now: {result.drift:+d}"
@@ -183,9 +150,38 @@ def _check_accounts(transaction: Transaction, result: Audit) -> None:
             "unexplained",
             f"{result.unexplained} that no lost posting explains: something else than a transfer changed a row",
         )
-    if example is not None:
+    if example is not None and not relations["entries"].changes and not relations["transfers"].changes:
         told = {posting.entry: posting for posting in tell(transaction, [example.entry, example.culprit])}
-        result.example = (told[example.entry], told[example.culprit])
+        if len(told) == 2:
+            result.example = (told[example.entry], told[example.culprit])
+
+
+def _add_lineage(result: Audit, lineage: AccountLineage) -> None:
+    """Add what an account's entries say."""
+    account = lineage.account
+    result.entries += lineage.entries
+    result.clobbers += lineage.clobbers
+    result.lost_postings += len(lineage.lost)
+    result.lost_delta += sum(lost.delta for lost in lineage.lost)
+    result.overdrawn += lineage.overdrawn
+    for lost in lineage.lost:
+        result.found(
+            "lineage",
+            "lost posting",
+            f"account {account.id}: entry {lost.entry} ({lost.delta:+d}) is off the books, "
+            f"overwritten by entry {lost.culprit}",
+        )
+    for flaw in lineage.flaws:
+        result.found("lineage", flaw.kind, flaw.message)
+    if lineage.overdrawn:
+        result.found("overdraft", "overdraft", f"account {account.id} went below zero; it now holds {account.balance}")
+    if lineage.all_deltas != account.balance - account.opening:
+        result.found(
+            "accounts",
+            "balance",
+            f"account {account.id} holds {account.balance}, but it was opened with {account.opening} "
+            f"and its entries add up to {lineage.all_deltas:+d}",
+        )
 
 
 def _plainness(lost: LostPosting) -> tuple[bool, bool, int]:
@@ -193,93 +189,76 @@ def _plainness(lost: LostPosting) -> tuple[bool, bool, int]:
     return lost.same_read, lost.direct, abs(lost.delta)
 
 
-def _lineages(transaction: Transaction, result: Audit) -> Iterator[AccountLineage]:
-    """Yield every account's lineage, and, last, what belongs to no account."""
+def _read_accounts(
+    transaction: Transaction, relations: Mapping[str, Relation], result: Audit
+) -> dict[int, AccountRow | None]:
+    """Return the accounts by id, the highest first; None for one whose row cannot be read, which is told already."""
+    accounts: dict[int, AccountRow | None] = {}
+    for row in transaction.execute(ACCOUNTS.format(relations["accounts"].source)):
+        account, opening, balance, _ = row
+        result.accounts += 1
+        result.opening_total += opening or 0
+        result.closing_total += balance or 0
+        if account in accounts:
+            result.found("accounts", "account twice", f"account {account} is there twice; one row holds {balance}")
+        elif account is not None:
+            accounts[account] = None if None in (opening, balance) else AccountRow._make(row)
+    return accounts
 
-    def exists(entry_id: int) -> bool:
-        return transaction.execute("SELECT 1 FROM entries WHERE id = %(id)s", {"id": entry_id}).fetchone() is not None
 
-    rows = transaction.execute("SELECT id, opening, balance, last_entry FROM accounts ORDER BY id DESC")
-    accounts = [AccountRow._make(row) for row in rows]
-    with transaction.raw.cursor("audit_entries") as cursor:
-        cursor.itersize = FETCH_ROWS
-        cursor.execute(
-            "SELECT account_id, id, seq, previous_entry, delta, before, after FROM entries"
-            " ORDER BY account_id DESC, seq DESC"
-        )
-        groups = groupby(map(EntryRow._make, cursor), key=attrgetter("account_id"))
+def _lineages(transaction: Transaction, relations: Mapping[str, Relation], result: Audit) -> Iterator[AccountLineage]:
+    """Yield every account's lineage; add to the findings what belongs to no account, and what no sequence has given."""
+    journal = Journal(transaction, relations["entries"])
+    accounts = _read_accounts(transaction, relations, result)
+    with journal.read_all() as groups:
         group = next(groups, None)
-        for account in accounts:
-            while group is not None and group[0] > account.id:
+        for account_id, account in accounts.items():
+            while group is not None and group[0] > account_id:
                 _no_account(result, *group)
                 group = next(groups, None)
-            if group is not None and group[0] == account.id:
-                yield trace(account, group[1], exists)
-                group = next(groups, None)
+            entries: Iterator[EntryRow] = iter(())
+            if group is not None and group[0] == account_id:
+                entries = group[1]
+            if account is None:
+                result.entries += sum(1 for _ in entries)
             else:
-                yield trace(account, (), exists)
+                yield journal.trace(account, entries)
+            if group is not None and group[0] == account_id:
+                group = next(groups, None)
         while group is not None:
             _no_account(result, *group)
             group = next(groups, None)
+    set_back = journal.tell_set_back()
+    if set_back is not None:
+        result.found("lineage", "seq", set_back)
 
 
 def _no_account(result: Audit, account_id: int, entries: Iterator[EntryRow]) -> None:
-    count = sum(1 for _ in entries)
-    result.found("accounts", "no account", f"{count} entries belong to account {account_id}, which does not exist")
+    names = [str(entry.id) for entry in islice(entries, EXAMPLES_MAX)]
+    named = list_first(names, len(names) + sum(1 for _ in entries))
+    result.found("accounts", "no account", f"entries {named} belong to account {account_id}, which does not exist")
 
 
-def _check_transfers(transaction: Transaction, result: Audit) -> None:
-    # Every row of both tables is read anyway. By the index, whose order is random, a million take twice as long.
-    transaction.execute("SET LOCAL enable_indexscan = off")
-    for status, count in transaction.execute("SELECT status, count(*) FROM transfers GROUP BY status"):
-        result.transfers[status] = count
-    wrong = transaction.execute(
-        """
-        SELECT t.id, t.status, t.debit, t.credit, t.amount, e.legs, e.total
-        FROM transfers t FULL JOIN (
-            SELECT transfer_id, count(*) AS legs, sum(delta) AS total, min(delta) AS debit, max(delta) AS credit,
-                   min(account_id) FILTER (WHERE delta < 0) AS debited,
-                   min(account_id) FILTER (WHERE delta > 0) AS credited
-            FROM entries GROUP BY transfer_id
-        ) e ON e.transfer_id = t.id
-        WHERE t.id IS NULL
-           OR (t.status <> 'applied' AND e.legs > 0)
-           OR (t.status = 'applied' AND (e.legs = 2 AND e.debit = -t.amount AND e.credit = t.amount
-                                         AND e.debited = t.debit AND e.credited = t.credit) IS NOT TRUE)
-        """
-    )
-    for transfer, status, debit, credit, amount, legs, total in wrong:
-        result.duplicates += (legs or 0) > 2
-        result.found("once", *_wrong_transfer(transfer, status, debit, credit, amount, legs or 0, total))
-
-
-def _wrong_transfer(
-    transfer: object, status: str | None, debit: int, credit: int, amount: int, legs: int, total: int
-) -> tuple[str, str]:
-    """Return what is wrong with a transfer, as (kind, message)."""
-    if status is None:
-        return "no transfer", f"{legs} entries belong to no accepted transfer"
-    if status != "applied":
-        return "not applied", f"transfer {transfer} is {status}, but has {legs} entries"
-    if legs > 2:
-        return "applied twice", f"transfer {transfer} has {legs} entries: it took effect more than once"
-    if legs < 2:
-        return "missing entry", f"transfer {transfer} is applied, but has {legs} of its 2 entries"
-    return (
-        "wrong legs",
-        f"transfer {transfer} ordered {amount} from {debit} to {credit}; its entries, with a sum of {total}, do not",
-    )
+TELL: LiteralString = """
+    SELECT e.id, e.account_id, e.transfer_id::text, t.instance, t.thread, e.delta, e.before, e.after,
+           e.previous_entry, e.seq, e.read_at,
+           CASE WHEN e.written_at >= {begin} AND e.written_at < {end} THEN e.written_at END, {committed}
+    FROM entries e LEFT JOIN transfers t ON t.id = e.transfer_id
+    WHERE e.id = ANY(%(ids)s) AND e.read_at >= {begin} AND e.read_at < {end}
+        AND num_nulls(e.account_id, e.transfer_id, e.delta, e.before, e.after, e.seq) = 0
+    ORDER BY e.seq
+"""
 
 
 def tell(transaction: Transaction, entries: Sequence[int]) -> list[PostingTold]:
-    """Return what is known about some entries, in the order in which they were written."""
-    query = """
-        SELECT e.id, e.account_id, e.transfer_id::text, t.instance, t.thread, e.delta, e.before, e.after,
-               e.previous_entry, e.seq, e.read_at, e.written_at, {committed}
-        FROM entries e LEFT JOIN transfers t ON t.id = e.transfer_id
-        WHERE e.id = ANY(%(ids)s) ORDER BY e.seq
+    """Return what is known about some entries, in the order in which they were written.
+
+    Those are left out that lack what must be told, or say that they were read at no time that can be.
     """
     tracked = transaction.execute("SHOW track_commit_timestamp").fetchone() == ("on",)
-    committed = psycopg.sql.SQL("pg_xact_commit_timestamp(e.xmin)" if tracked else "NULL::timestamptz")
-    statement = psycopg.sql.SQL(query).format(committed=committed)
+    statement = sql.SQL(TELL).format(
+        committed=sql.SQL("pg_xact_commit_timestamp(e.xmin)" if tracked else "NULL::timestamptz"),
+        begin=sql.Literal(TOLD_FROM),
+        end=sql.Literal(TOLD_BEFORE),
+    )
     return [PostingTold(*row) for row in transaction.raw.execute(statement, {"ids": list(entries)})]

@@ -13,9 +13,3 @@ class BankrunError(Exception):
 
 class CannotStart(BankrunError):
     """Nothing was started: wrong usage, or a server or a file that will not do."""
-
-
-def one_line(text: str, length_max: int) -> str:
-    """Return text as a sentence can hold it, wherever it came from: printable, in one line, and bounded."""
-    line = "".join(character if character.isprintable() else "?" for character in text)
-    return line if len(line) <= length_max else line[: length_max - 1] + "…"

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from bank.audit import Audit, Finding, PostingTold
+from bankrun.chaos.cells import CHAOS_LOAD
+from bankrun.results.models.bench import (
+    Bench,
+    BenchRow,
+    CostCell,
+    FirstCell,
+    RateSpread,
+    RoundTrips,
+    Scale,
+    ScaleStep,
+    WorkerMemory,
+)
+from bankrun.results.models.chaos import Chaos, ChaosCell
 from bankrun.results.models.comparison import Cell, Comparison, Run
+from bankrun.results.models.proof import CaseResult, ProofResult
+from bankrun.results.models.soak import Recovery, Soak, SoakLoad, Strike
+from bankrun.results.models.trial import TrialCase, TrialResult, TrialStep
 from bankrun.results.provenance import Provenance
 from bankrun.results.timeline import History
 from bankrun.results.workload import Workload
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+FOUND = Provenance("0.1.0", None, "2026-01-02T03:04:05+00:00", "bankrun …", {"python": "3.11"}, {"lock_timeout_ms": 5})
 
 
 def posting(entry: int, thread: int, read_ms: float, *, after: int, instance: str = "w1") -> PostingTold:
@@ -100,3 +118,65 @@ def comparison(*cells: Cell) -> Comparison:
         workload=Workload(),
         cells=list(cells) or [cell(run("none", lost=700)), cell(run("row-lock"))],
     )
+
+
+def case(strategy: str = "none", *, broken: int = 4) -> CaseResult:
+    """Return what a proof found in one case."""
+    return CaseResult(strategy, "two", "same-pair", 2, "nothing", "unsafe", 6, broken, kinds=["drift"], outcomes=["x"])
+
+
+def chaos_cell() -> ChaosCell:
+    """Return a cell of chaos that held."""
+    return ChaosCell("kill", "row-lock", "2x4", "safe", "safe", "", 9, 1, 0, 0, 0, 0, 0, 0, 3, 1, 2, 1.5, 4.0, 1)
+
+
+def soak() -> Soak:
+    """Return a soak that did not hold."""
+    return Soak(
+        FOUND,
+        SoakLoad(),
+        "3x4",
+        [Strike("kill", 10, 0.5)],
+        {"kill": Recovery(0.5, 0.5)},
+        9.5,
+        {"applied": 99, "refused": 1, "failed": 0, "pending": 0},
+        audit=Audit(findings=[Finding("lineage", "lost posting", 1, ["account 5"])]),
+    )
+
+
+def bench() -> Bench:
+    """Return a benchmark with everything."""
+    rates = RateSpread(2.0, 1.0, 3.0)
+    return Bench(
+        FOUND,
+        3,
+        "2x4",
+        1_000,
+        {"huey": "not installed"},
+        [BenchRow("row-lock", "2x4", 1, 1_000, "claim", rates, noisy=True, ratio_to_pgbench=0.5, ratio_to_bound=None)],
+        {"pgbench-accepted": 2.5},
+        ["round 1: x"],
+        Scale("2x4", [ScaleStep(10_000)], WorkerMemory([1], [2])),
+        [CostCell(1, 4, 2, 0.0, ["row-lock"], {"row-lock": 3.0})],
+        FirstCell(9.0, 3.0),
+        [0.1, 0.2],
+        {"row-lock": RoundTrips(5, 2)},
+    )
+
+
+def trial() -> TrialResult:
+    """Return a trial that is broken in two processes and safe in one."""
+    step = TrialStep("A", "statement", ["SELECT 1"], "shop.py:3", ["B"], ["B"])
+    two = TrialCase("two", "broken", True, 6, 4, shortest="two/AABB", difference="x is 9", story="…", steps=[step])
+    return TrialResult(FOUND, ["shop.py:buy(1)"] * 2, [two, TrialCase("same", "safe", True, 2)], "schema.sql")
+
+
+RESULTS: list[Any] = [
+    comparison(),
+    ProofResult(FOUND, [case()], {"mine:Mine": "hangs"}),
+    Chaos(FOUND, CHAOS_LOAD, 1, {"clock-jump": "no library"}, [chaos_cell()]),
+    soak(),
+    bench(),
+    trial(),
+]
+"""One of each kind, in the order of ``store.KINDS``."""

@@ -12,7 +12,7 @@ from bankrun.bench import costmap, peers, scale
 from bankrun.bench.rates import Contestant, measure
 from bankrun.results.distance import Distance
 from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE, QUEUE_ROWS, Bench, FirstCell
-from bankrun.results.provenance import Provenance, write_command
+from bankrun.results.provenance import Provenance, check_seed, write_command
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.provenance import begin_with
@@ -48,6 +48,7 @@ class BenchPlan:
         Workload(accounts=self.accounts, transfers=self.transfers, chunk=self.chunk)  # which refuses what makes no bank
         if not 1 <= self.rounds <= ROUNDS_MAX:
             raise CannotStart(f"rounds={self.rounds}: it must be between 1 and {ROUNDS_MAX}")
+        check_seed(self.seed)
         if self.quick and self.full:
             raise CannotStart("--quick and --full are opposites: give one of them")
         if self.distances and (self.quick or self.full):

@@ -16,7 +16,7 @@ from bank.postgres.schema import open_bank
 from bankrun.chaos.faults import FAULTS, Fault, Scene, fault_named
 from bankrun.chaos.targets import STEP_SECONDS_MAX, Missed, Targets
 from bankrun.results.models.chaos import Chaos, ChaosCell
-from bankrun.results.provenance import Expected, Verdict, write_command
+from bankrun.results.provenance import Expected, Verdict, check_seed, write_command
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.delivery import Delivery, Patience, Stalled, count_pending, wait
@@ -50,8 +50,7 @@ class ChaosPlan:
             fault_named(name)
         if not 1 <= self.rounds <= ROUNDS_MAX:
             raise CannotStart(f"rounds={self.rounds}: it must be between 1 and {ROUNDS_MAX}")
-        if self.seed < 0:
-            raise CannotStart(f"seed={self.seed}: it must be 0 or more")
+        check_seed(self.seed)
         if self.topology.instances < 2:
             raise CannotStart(f"topology={self.topology}: with one instance, none is left to go on: at least 2")
         if self.workload.transfers < 50 * self.rounds:

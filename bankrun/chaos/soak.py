@@ -20,7 +20,7 @@ from bank.postgres.schema import open_bank
 from bank.strategies import Claim
 from bankrun.chaos.targets import STEP_SECONDS_MAX, Targets
 from bankrun.results.models.soak import Recovery, Soak, SoakLoad, Strike
-from bankrun.results.provenance import write_command
+from bankrun.results.provenance import check_seed, write_command
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.boundary import LOST_SERVER
@@ -44,6 +44,7 @@ class SoakPlan(SoakLoad):
             raise CannotStart(f"transfers={self.transfers}: {self.faults} faults need {20 * self.faults} at least")
         if not self.faults:
             raise CannotStart("a soak needs at least one fault: give --kills, for example")
+        check_seed(self.seed)
         _ = self.workload  # which refuses what makes no bank
 
     def check_strategy(self) -> None:

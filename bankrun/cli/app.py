@@ -7,20 +7,24 @@ database driver, and what needs no bank of ours works where another package has 
 
 from __future__ import annotations
 
+import io
 import keyword
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from bankrun.environ import check_packages
-from bankrun.errors import BankrunError, CannotStart, one_line
+from bankrun.errors import BankrunError, CannotStart
+from bankrun.quoting import one_line
+from bankrun.render.terminal import Terminal
 from bankrun.results import store
 
 COMMANDS = (
@@ -116,19 +120,22 @@ def _root(
         print(context.get_help())
 
 
-def open_console(*exports: str | None) -> Console:
+def open_console(*exports: str | None, inputs: Sequence[Path] = ()) -> Terminal:
     """Return where to print: stdout, or stderr where an export takes that.
 
-    Raises CannotStart if an export could not be written; an option that was not given is None.
+    Raises CannotStart if an export could not be written, or would be written over one of the ``inputs``; an option
+    that was not given is None.
     """
     wanted = [destination for destination in exports if destination is not None]
-    store.check_writable(*wanted)
-    return Console(stderr=store.STDOUT in wanted, highlight=False)
+    store.check_writable(*wanted, inputs=inputs)
+    return Terminal(stderr=store.STDOUT in wanted)
 
 
 def main() -> None:
     """Run the command line. Every error that a user can cause ends in one sentence and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has an arrow
     sys.exit(run())
 
 

@@ -17,10 +17,11 @@ from bankrun.bench.benchmark import BenchPlan, run_benchmark
 from bankrun.bench.pgbench import find_pgbench
 from bankrun.bench.scale import first_cell_seconds
 from bankrun.cli.app import FAILED, open_console
-from bankrun.cli.options import Strategies, choose_strategies
+from bankrun.cli.options import Strategies, choose_strategies, find_files
 from bankrun.proof.round_trips import count_round_trips
 from bankrun.render import benchmarks as page
 from bankrun.render import distances, tables
+from bankrun.render.terminal import Terminal
 from bankrun.results import store
 from bankrun.results.distance import Distance
 from bankrun.results.models.bench import Bench
@@ -59,10 +60,11 @@ def bench(
     ] = None,
 ) -> None:
     """Measure transfers a second beside pgbench, messages that do nothing, and other queues, in one run."""
-    console = open_console(export_json)
-    pictures = _find_pictures(export_markdown)
+    strategies = _choose_measured(strategy, quick=quick, full=full or bool(distance_ms))
+    pictures = _name_pictures(export_markdown)
+    console = open_console(export_json, export_markdown, *pictures.values(), inputs=find_files(strategies))
     plan = BenchPlan(
-        _choose_measured(strategy, quick=quick, full=full or bool(distance_ms)),
+        strategies,
         Topology.parse(topology),
         min(transfers, QUICK_TRANSFERS) if quick else transfers,
         accounts,
@@ -75,7 +77,7 @@ def bench(
     )
     if not plan.distances:
         find_pgbench()
-    notes = Console(stderr=True, highlight=False)
+    notes = Terminal(stderr=True)
     load = os.getloadavg()[0]
     first_cell = first_cell_seconds(notes.print) if full else None
     settings = read_settings()
@@ -100,16 +102,14 @@ def _choose_measured(names: list[str], *, quick: bool, full: bool) -> tuple[str,
     return tuple(name for name in choose_strategies(names) if name != "batch")
 
 
-def _find_pictures(export_markdown: str | None) -> dict[str, str]:
-    """Return where the page's pictures go. Raises CannotStart if they, or the page, cannot be written."""
+def _name_pictures(export_markdown: str | None) -> dict[str, str]:
+    """Return where the page's pictures go: beside it. Raises CannotStart for a page without a file."""
     if export_markdown is None:
         return {}
     if export_markdown == store.STDOUT:
         raise CannotStart("--export-markdown needs a file: its pictures are written beside it")
-    path = Path(export_markdown)
-    pictures = {name: str(path.with_name(f"{path.stem}-{name}.svg")) for name in ("rates", "map", "few", "many")}
-    store.check_writable(export_markdown, *pictures.values())
-    return pictures
+    stem = export_markdown.removesuffix(Path(export_markdown).suffix)
+    return {name: f"{stem}-{name}.svg" for name in ("rates", "map", "few", "many")}
 
 
 def _write_page(destination: str, pictures: dict[str, str], result: Bench) -> None:

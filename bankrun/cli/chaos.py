@@ -19,7 +19,7 @@ from bankrun.chaos.cells import CHAOS_LOAD, ChaosPlan, begin_chaos, run_chaos
 from bankrun.chaos.faults import FAULTS
 from bankrun.chaos.targets import open_targets
 from bankrun.cli.app import CONTRADICTED, open_console
-from bankrun.cli.options import ALL, ExportJson, Strategies, choose_strategies, takes_workload
+from bankrun.cli.options import ALL, ExportJson, Strategies, choose_strategies, find_files, takes_workload
 from bankrun.render import fault_tables as tables
 from bankrun.results import store
 from bankrun.results.models.chaos import Chaos, ChaosCell
@@ -62,13 +62,14 @@ def chaos(
 
     On servers of its own, never on given ones. Exits with 3 if a promise was not kept.
     """
-    console = open_console(export_json, export_markdown)
+    strategies = choose_survivors(strategy)
+    console = open_console(export_json, export_markdown, inputs=find_files(strategies))
     if list_faults:
         _list_faults(console)
         return
     plan = ChaosPlan(
         faults=_choose_faults(fault, quick=quick),
-        strategies=choose_survivors(strategy),
+        strategies=strategies,
         topology=Topology.parse(topology),
         workload=workload,
         seed=secrets.randbelow(2**31) if seed is None else seed,

@@ -17,9 +17,10 @@ from bank.errors import CannotStart
 from bank.postgres.schema import check_connection_budget
 from bank.settings import read_settings
 from bankrun.cli.app import CONTRADICTED, FAILED, open_console
-from bankrun.cli.options import ExportJson, Strategies, choose_strategies, takes_workload
+from bankrun.cli.options import ExportJson, Strategies, choose_strategies, find_files, takes_workload
 from bankrun.render import tables
 from bankrun.render.story import explain
+from bankrun.render.terminal import Terminal
 from bankrun.results import store
 from bankrun.results.distance import NEAR, Distance
 from bankrun.results.models.comparison import Comparison, Run
@@ -70,9 +71,10 @@ def compare(
     Without options: no lock, the talk's thread lock and its row lock, in one instance and in three.
     """
     exports = (export_json, export_csv, export_markdown, export_svg, report, junitxml)
-    console = open_console(*exports)
+    strategies = choose_strategies(strategy)
+    console = open_console(*exports, inputs=find_files(strategies))
     plan = Plan(
-        strategies=choose_strategies(strategy),
+        strategies=strategies,
         topologies=_spread(topology, distance_ms),
         workload=workload,
         seed=secrets.randbelow(2**31) if seed is None else seed,
@@ -86,7 +88,7 @@ def compare(
         raise CannotStart(
             f"think-ms={workload.think_ms} is as long as Postgres lets a transaction idle: {settings.idle_timeout_ms}"
         )
-    notes = Console(stderr=True, highlight=False)
+    notes = Terminal(stderr=True)
     for topology_idle in _find_idle_threads(plan):
         notes.print(f"warning: {topology_idle}", style="yellow", soft_wrap=True)
     runs: list[Run] = []

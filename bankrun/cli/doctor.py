@@ -17,7 +17,7 @@ def doctor() -> None:
         checks = examine(servers)
     for check in checks:
         colour, word = ("green", "ok") if check.ok else ("red", "no")
-        console.print(f"[{colour}]{word}[/]  ", end="")
+        console.print(word, style=colour, end="  ")
         console.print(
             f"{check.name}: {check.found}" + ("" if check.ok else f" ({check.why})"), markup=False, soft_wrap=True
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -26,6 +28,12 @@ def choose_strategies(names: Sequence[str]) -> tuple[str, ...]:
     """Return the strategies' names, each once. Raises CannotStart for one that does not exist, or that is none."""
     wanted = [name for given in names for name in (STRATEGIES if given == "all" else [given])]
     return tuple(dict.fromkeys(user_strategy(name).name for name in wanted))
+
+
+def find_files(names: Sequence[str]) -> list[Path]:
+    """Return the files that these strategies are defined in: no export is written over one."""
+    modules = (sys.modules.get(user_strategy(name).__module__) for name in names)
+    return [Path(file) for module in modules if (file := getattr(module, "__file__", None)) is not None]
 
 
 def takes_workload(*names: str, defaults: Workload = DEFAULT) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from bank import outside
 from bank.settings import read_settings
 from bankrun.cli.app import CONTRADICTED, FAILED, open_console
-from bankrun.cli.options import ALL, ExportJson, Strategies, choose_strategies
+from bankrun.cli.options import ALL, ExportJson, Strategies, choose_strategies, find_files
 from bankrun.cli.replay import show_replay
 from bankrun.proof.matrix import ProofPlan, choose_cases, prove_matrix
 from bankrun.render import tables
@@ -38,8 +38,9 @@ def prove(
 
     The same strategies and the same teller as in a worker. Exits with 3 if a claim is refuted.
     """
-    console = open_console(export_json, export_markdown)
-    plan = ProofPlan(choose_strategies(strategy), instances, tuple(choose_cases(case)), transfers, preemptions, show)
+    strategies = choose_strategies(strategy)
+    console = open_console(export_json, export_markdown, inputs=find_files(strategies))
+    plan = ProofPlan(strategies, instances, tuple(choose_cases(case)), transfers, preemptions, show)
     with Steps(plan.count_steps()) as steps:
         result, stories = prove_matrix(read_settings(), plan, steps)
     if export_json is not None:

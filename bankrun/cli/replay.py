@@ -26,7 +26,7 @@ def replay(
     if schedule is not None:
         from bankrun.cli.try_ import replay_trial
 
-        replay_trial(open_console(export_sql), Path(interleaving), schedule, export_sql)
+        replay_trial(Path(interleaving), schedule, export_sql)
     else:
         _replay_proof(interleaving, export_sql)
 
@@ -34,12 +34,13 @@ def replay(
 def _replay_proof(interleaving: str, export_sql: str | None) -> None:
     from bank.outside import user_strategy
     from bank.settings import read_settings
+    from bankrun.cli.options import find_files
     from bankrun.proof.prover import Prover
     from bankrun.proof.replay import parse_id, write_psql_script
 
     name, where, case, steps = parse_id(interleaving)
-    console = open_console(export_sql)
     strategy = user_strategy(name)
+    console = open_console(export_sql, inputs=find_files([name]))
     with Prover(read_settings(), transfers=len(case.legs)) as prover:
         judged = prover.replay(strategy, where, case, steps)
     if export_sql is not None:

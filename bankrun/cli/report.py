@@ -22,16 +22,25 @@ def report(
         Path | None, typer.Option(metavar="DIRECTORY", help="Write each SVG into a file of its own, too.")
     ] = None,
 ) -> None:
-    """Make one HTML file of a result of `compare`, `prove` or `chaos`. It needs no network, and no JavaScript."""
-    console = open_console(output)
-    if pictures is not None and not pictures.is_dir():
+    """Make one HTML file of a result of `compare`, `prove`, `chaos` or `try`. It needs no network and no JavaScript."""
+    console = open_console(output, inputs=[result])
+    if pictures is not None and not _is_directory(pictures):
         raise CannotStart(f"{pictures} is no directory: pictures are written into one that exists")
     found = store.read(result)
     page = make_report(found)
+    drawn = (
+        {} if pictures is None else {str(pictures / f"{one.name}.svg"): one.svg for one in figures(found) if one.svg}
+    )
+    store.check_writable(output, *drawn, inputs=[result])
     store.write(output, page)
-    if pictures is not None:
-        for figure in figures(found):
-            if figure.svg:
-                store.write(str(pictures / f"{figure.name}.svg"), stand_alone(figure.svg) + "\n")
+    for destination, picture in drawn.items():
+        store.write(destination, stand_alone(picture) + "\n")
     if output != store.STDOUT:
         console.print(f"{output}: {len(page.encode()) / 1e3:,.0f} kB", markup=False, soft_wrap=True)
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # such as a name that is too long
+        return False

@@ -6,15 +6,15 @@ import logging
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from bank.outside import user_strategy
 from bank.settings import read_settings
 from bankrun.chaos.soak import SoakPlan, begin_soak, run_soak
 from bankrun.chaos.targets import open_targets
 from bankrun.cli.app import CONTRADICTED, open_console
-from bankrun.cli.options import ExportJson
+from bankrun.cli.options import ExportJson, find_files
 from bankrun.render import fault_tables as tables
+from bankrun.render.terminal import Terminal
 from bankrun.results import store
 from bankrun.results.topology import Topology
 from bankrun.runs.progress import Amount
@@ -44,10 +44,11 @@ def soak(
 
     On servers of its own. Exits with 3 if anything was lost, applied twice, or left.
     """
-    console = open_console(export_json, export_markdown)
+    name = user_strategy(strategy).name
+    console = open_console(export_json, export_markdown, inputs=find_files([name]))
     shape = Topology.parse(topology)
     plan = SoakPlan(
-        strategy=user_strategy(strategy).name,
+        strategy=name,
         transfers=transfers,
         accounts=accounts,
         kills=kills,
@@ -61,7 +62,7 @@ def soak(
     with open_targets(read_settings(), instances=shape.instances, threads=shape.threads, with_network=False) as targets:
         rehearse(targets.database, targets.servers.settings, [plan.strategy])
         result = begin_soak(targets, plan, shape)
-        with Amount(Console(stderr=True, highlight=False), plan.transfers) as amount:
+        with Amount(Terminal(stderr=True), plan.transfers) as amount:
             run_soak(targets, plan, result, amount.tell)
     console.print(tables.soak_table(result))
     if export_json is not None:

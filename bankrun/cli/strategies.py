@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from bank import outside
 from bank.errors import CannotStart
 from bank.outside import strategy_named
 from bank.strategies import STRATEGIES
+from bankrun import errors
 from bankrun.cli.app import open_console
+from bankrun.quoting import printable
 from bankrun.render import tables
 from bankrun.results.models.comparison import Comparison
 from bankrun.results.models.proof import ProofResult
@@ -31,7 +32,7 @@ def strategies(
     if (proof is None) != (comparison is None):
         raise CannotStart("give both a proof and a comparison, or neither")
     if proof is not None and comparison is not None:
-        print(tables.gallery_markdown(read_as(ProofResult, proof), read_as(Comparison, comparison)), end="")
+        print(_read_gallery(proof, comparison), end="")
         return
     table = Table("name", "claims to hold", "how", box=None, pad_edge=False)
     for name, strategy in STRATEGIES.items():
@@ -40,7 +41,15 @@ def strategies(
         try:
             strategy = strategy_named(name)
         except CannotStart as error:
-            table.add_row(name, "", escape(str(error)))
+            table.add_row(name, "", str(error))
         else:
             table.add_row(name, strategy.claim.value, strategy.summary)
     open_console().print(table)
+
+
+def _read_gallery(proof: Path, comparison: Path) -> str:
+    found, measured = read_as(ProofResult, proof), read_as(Comparison, comparison)
+    try:
+        return printable(tables.gallery_markdown(found, measured))
+    except errors.CannotStart as error:
+        raise errors.CannotStart(f"{comparison}: {error}") from error

@@ -11,6 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bankrun.cli.app import CONTRADICTED, open_console
 from bankrun.errors import CannotStart
+from bankrun.render.terminal import Terminal
 from bankrun.results import store
 from bankrun.results.models.trial import TrialResult
 from bankrun.trials.case import INCONCLUSIVE, SAFE
@@ -25,7 +26,7 @@ from bankrun.trials.running.programs import (
     read_command,
     read_program,
 )
-from bankrun.trials.saving import as_result, begin_provenance, read_question
+from bankrun.trials.saving import as_result, begin_provenance, given_files, read_question
 from bankrun.trials.trial import EXECUTIONS, SECONDS, Question, Trial, put_on_trial, replay_schedule
 from bankrun.trials.windows import write_script
 
@@ -74,7 +75,6 @@ def try_(
     Nothing of the programs is changed: DATABASE_URL and PG* name the database. What they do outside Postgres happens
     in every execution. Exits with 3 if one is broken.
     """
-    console = open_console(export_json, report)
     question = Question(
         _read_programs(programs or [], command or []),
         _read_setup(setup),
@@ -89,6 +89,7 @@ def try_(
         tuple(env or ()),
         database_url,
     )
+    console = open_console(export_json, report, inputs=given_files(question))
     provenance = begin_provenance(question)
     with _Telling(console) as telling:
         trial = put_on_trial(question, tell=telling.tell)
@@ -116,9 +117,10 @@ def show_trial(console: Console, trial: Trial, *, saved: str | None) -> None:
         console.print(f"bankrun replay {saved} {trial.shortest}", markup=False, soft_wrap=True)
 
 
-def replay_trial(console: Console, file: Path, schedule: str, export_sql: str | None) -> None:
+def replay_trial(file: Path, schedule: str, export_sql: str | None) -> None:
     """Run one schedule of a saved trial again, and tell it step by step."""
     question = read_question(store.read_as(TrialResult, file))
+    console = open_console(export_sql, inputs=[file, *given_files(question)])
     execution, _, story = replay_schedule(question, schedule)
     if export_sql is not None:
         store.write(export_sql, "\n".join(write_script(schedule, question.programs, question.setup, execution)) + "\n")
@@ -146,7 +148,7 @@ class _Telling:
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=Terminal(stderr=True),
             transient=True,
             disable=not console.is_terminal,
         )

@@ -37,7 +37,9 @@ def draw_frame(here: str) -> None:
 def plain_plot(plot: go.Figure) -> dict[str, Any]:
     """Return a plot without buttons, in letters that are seen on white and on the dark page."""
     plot.update_layout(font={"color": "#757575"})
-    return {**json.loads(plot.to_json()), "config": {"displayModeBar": False, "responsive": True}}
+    # As fractions: of the money of a strategy that writes nonsense, an integer may have more than 64 bits.
+    plain = json.loads(plot.to_json(engine="json"), parse_int=float)
+    return {**plain, "config": {"displayModeBar": False, "responsive": True}}
 
 
 def draw_picture(svg: str) -> None:

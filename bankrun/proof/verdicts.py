@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rich.console import Console
-
 from bank.errors import CannotStart
 from bank.outside import user_strategy
 from bank.settings import Settings, read_settings
@@ -17,6 +15,7 @@ from bankrun.proof.cases import CASES, INSTANCES, Case, applies
 from bankrun.proof.prover import Judged, Prover
 from bankrun.proof.replay import draw_steps, parse_id, tell_money
 from bankrun.render.story import explain
+from bankrun.render.terminal import Terminal
 from bankrun.results.models.comparison import Cell
 from bankrun.results.models.proof import CaseResult
 from bankrun.results.provenance import Verdict
@@ -159,7 +158,7 @@ def tell_story(prover: Prover, interleaving: str) -> str:
     """Tell one interleaving: the transfers side by side, what became of the money, and how to see it again."""
     _, _, case, _ = parse_id(interleaving)
     judged = replay_by_id(prover, interleaving)
-    page = Console(file=io.StringIO(), width=STORY_COLUMNS, color_system=None, highlight=False)
+    page = Terminal(file=io.StringIO(), width=STORY_COLUMNS, color_system=None)
     page.print(draw_steps(judged.execution, list(case.messages())))
     for line in tell_money(judged.audit, judged.torn):
         page.print(line, markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from bankrun.render.tables import COLOURS
 from bankrun.results.models.chaos import Chaos, ChaosCell
@@ -40,7 +41,7 @@ def chaos_tables(cells: Sequence[ChaosCell], width: int) -> list[Table]:
             table.add_column(_break_at_hyphens(names[number]), justify="right", no_wrap=True)
         for row, fault in enumerate(columns[0]):
             found = [(by_place.get((fault, names[number])), columns[number][row]) for number in block]
-            table.add_row(fault, *(f"[{COLOURS[cell.verdict]}]{value}[/]" if cell else "" for cell, value in found))
+            table.add_row(fault, *(Text(value, COLOURS[cell.verdict]) if cell else "" for cell, value in found))
         tables.append(table)
     return tables
 

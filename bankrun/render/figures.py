@@ -47,17 +47,19 @@ def figures(result: Result) -> list[Figure]:
         return [proof_figure(result)]
     if isinstance(result, Chaos):
         return [fault_figure(result)]
-    raise CannotStart(f"reports are made of a comparison, a proof or chaos, and this is a {result.kind}")
+    raise CannotStart(f"pictures are made of a comparison, a proof or chaos, and this is a {result.kind}")
 
 
 def comparison_figures(cells: Sequence[Cell]) -> list[Figure]:
     """Return the figures of a comparison. One that nothing was measured for is left out."""
-    topologies = dict.fromkeys(cell.shown.topology for cell in cells)
+    by_topology: dict[str, list[Run]] = {}
+    for cell in cells:
+        by_topology.setdefault(cell.shown.topology, []).append(cell.shown)
     return [
         *(
-            money_over_time([cell.shown for cell in cells if cell.shown.topology == topology], topology)
-            for topology in topologies
-            if any(cell.shown.history.seconds for cell in cells if cell.shown.topology == topology)
+            money_over_time(runs, topology)
+            for topology, runs in by_topology.items()
+            if any(run.history.seconds for run in runs)
         ),
         *(lost_posting(cell) for cell in cells if cell.verdict == "broken" and len(cell.shown.scene) >= 2),
         losses(cells),

@@ -6,9 +6,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+from bankrun.errors import CannotStart
 from bankrun.render.svg import Picture
 
 ROW_LABELS = 160
+FIELDS_MAX = 50_000
 
 Column = TypeVar("Column", bound=Hashable)
 
@@ -30,7 +32,12 @@ def draw_grid(
     heads: Mapping[Column, tuple[str, str]],
     fields: Mapping[tuple[str, Column], Field],
 ) -> str:
-    """Return a grid as SVG. ``heads`` has, for each column, two lines: what several have in common, and its own."""
+    """Return a grid as SVG. ``heads`` has, for each column, two lines: what several have in common, and its own.
+
+    Raises CannotStart for more fields than a picture can hold.
+    """
+    if len(rows) * len(heads) > FIELDS_MAX:
+        raise CannotStart(f"a picture of {len(rows):,} rows and {len(heads):,} columns would have too many fields")
     width = max(66.0, 12 + 6.4 * max(len(below) for _, below in heads.values()))
     picture = Picture(name, title, description, width=ROW_LABELS + width * len(heads) + 10)
     previous = None

@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from bankrun.quoting import legal
 from bankrun.render.svg import ALONE, SHAPES
 
 HERE = Path(__file__).parent
@@ -67,7 +68,7 @@ def render_page(
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     pages = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return pages.get_template("report.html").render(
+    page = pages.get_template("report.html").render(
         title=headline.title,
         tone=headline.tone,
         verdict=headline.verdict,
@@ -82,6 +83,7 @@ def render_page(
         library=library.packed,
         script=Markup(script),  # noqa: S704 - ours
     )
+    return legal(page)
 
 
 class Library(NamedTuple):
@@ -106,7 +108,7 @@ def _prepare(figure: Figure) -> dict[str, Any]:
 
 def _json(figure: Figure) -> Markup:
     """Return a figure's plot for a script element: a ``</script>`` in a name must not end it."""
-    return Markup("" if figure.plot is None else figure.plot.to_json().replace("<", "\\u003c"))  # noqa: S704
+    return Markup("" if figure.plot is None else figure.plot.to_json(engine="json").replace("<", "\\u003c"))  # noqa: S704
 
 
 def _hash(script: str) -> str:

@@ -29,6 +29,8 @@ def report(result: Result) -> str:
     """Return the report of a result. Raises CannotStart for a kind that has none."""
     if isinstance(result, TrialResult):
         return trial_page(result)
+    if not isinstance(result, (Comparison, ProofResult, Chaos)):
+        raise CannotStart(f"reports are made of a comparison, a proof, chaos or a trial, and this is a {result.kind}")
     found = figures(result)
     return render_page(headline(result), summary(result), found, list(_how(result)), result.provenance.command)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+from bankrun.quoting import legal
+
 ALONE = """
 :root { --ink: #1c2330; --muted: #5a6475; --line: #c9d0da; --paper: #ffffff; --soft: #eef1f5;
         --broken: #b3261e; --broken-soft: #fbe4e2; --safe: #1b6e4a; --safe-soft: #dff3e8;
@@ -74,7 +76,7 @@ class Picture:
         self._root.set("viewBox", f"0 0 {self._width:g} {height:g}")
         self._root.set("width", f"{self._width:g}")
         self._root.set("height", f"{height:g}")
-        return ET.tostring(self._root, encoding="unicode")
+        return legal(ET.tostring(self._root, encoding="unicode"))
 
 
 def stand_alone(svg: str) -> str:

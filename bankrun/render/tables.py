@@ -9,12 +9,14 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bank.strategies import CONTROL, STRATEGIES
 from bankrun.errors import CannotStart
+from bankrun.quoting import legal
 from bankrun.render import distances
+from bankrun.render.terminal import Terminal
 from bankrun.results.models.bench import Bench, BenchRow
 from bankrun.results.models.comparison import Cell, Comparison
 from bankrun.results.models.proof import HEADINGS, CaseResult, ProofResult
@@ -73,17 +75,16 @@ def comparison_table(comparison: Comparison, *, wide: bool = False) -> Table:
         if previous is not None and cell.shown.topology != previous:
             table.add_section()
         previous = cell.shown.topology
-        values = [show(cell) for _, show in columns]
-        at = [name for name, _ in columns].index("verdict")
-        values[at] = f"[{COLOURS[cell.verdict]}]{values[at]}[/]"
-        table.add_row(*values)
+        table.add_row(
+            *(Text(show(cell), COLOURS[cell.verdict]) if name == "verdict" else show(cell) for name, show in columns)
+        )
     return table
 
 
 def gallery_markdown(proof: ProofResult, comparison: Comparison) -> str:
     """Return what a proof and a comparison found of each strategy, and what it cost beside no lock at all.
 
-    Raises CannotStart for a comparison without its control.
+    Raises CannotStart for a comparison without its control, or that does not say where it was made.
     """
     largest = max(comparison.cells, key=lambda cell: cell.shown.instances * cell.shown.threads).shown.topology
     runs = {cell.shown.strategy: cell.shown for cell in comparison.cells if cell.shown.topology == largest}
@@ -113,16 +114,14 @@ def gallery_markdown(proof: ProofResult, comparison: Comparison) -> str:
 
 def _gallery_footnote(proof: ProofResult, comparison: Comparison, largest: str) -> str:
     source, load = comparison.provenance, comparison.workload
-    environment = source.environment
     total = sum(case.interleavings for case in proof.cases)
     return (
         f"*in one, in two*: broken of all {total:,} interleavings of two transfers (`bankrun prove`), in one "
         f"instance and in two; *retried*: attempts that were run again, over all of them; *lost, speed*: postings "
         f"lost, and transfers/s beside `none`, of {load.transfers:,} transfers over {load.accounts} accounts "
         f"on `{largest}` (`bankrun compare`, seed {source.seed}). {source.started[:10]}, "
-        f"bankrun {source.bankrun}, Python {environment['python']}, "
-        f"Postgres {environment['postgres']['server_version']}, {environment['redis']['server']} "
-        f"{environment['redis']['version']}, {environment['cores']} cores: small differences in speed are noise."
+        f"bankrun {source.bankrun}, Python {source.told('python')}, {source.servers()}: "
+        "small differences in speed are noise."
     )
 
 
@@ -135,10 +134,10 @@ def _count_broken(cases: Sequence[CaseResult]) -> str:
 
 def comparison_svg(comparison: Comparison) -> str:
     """Return the table as a picture that fetches nothing: Rich's own would load its font from elsewhere."""
-    console = Console(record=True, width=80, file=io.StringIO(), force_terminal=True, highlight=False)
+    console = Terminal(record=True, width=80, file=io.StringIO(), force_terminal=True)
     console.print(comparison_table(comparison))
     picture = console.export_svg(title=f"bankrun compare --seed {comparison.provenance.seed}")
-    return re.sub(r"@font-face\s*\{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code,", "")
+    return legal(re.sub(r"@font-face\s*\{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code,", ""))
 
 
 def proof_columns(results: Sequence[CaseResult]) -> tuple[list[str], list[list[str]]]:
@@ -163,8 +162,8 @@ def proof_table(results: Sequence[CaseResult]) -> Table:
         table.add_column(name, justify="left" if number < 2 else "right", no_wrap=True)
     refuted = {(result.strategy, result.instances) for result in results if result.contradicts}
     for line in lines:
-        styled = [f"[red]{cell}[/]" if "/" in cell and not cell.startswith(("0/", "n/")) else cell for cell in line]
-        table.add_row(*styled, style="bold" if (line[0], line[1]) in refuted else None)
+        counts = [Text(cell, "red") if "/" in cell and not cell.startswith(("0/", "n/")) else cell for cell in line[2:]]
+        table.add_row(*line[:2], *counts, style="bold" if (line[0], line[1]) in refuted else None)
     return table
 
 
@@ -265,4 +264,4 @@ def comparison_junit(comparison: Comparison) -> str:
     suite.set("failures", str(len(comparison.contradictions)))
     suite.set("skipped", str(len(comparison.inconclusive)))
     ET.indent(suite)
-    return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    return legal(ET.tostring(suite, encoding="unicode", xml_declaration=True)) + "\n"

@@ -7,6 +7,7 @@ that there are too few, however far apart they are. What is enumerated rather th
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ def probability(before: Sequence[float], after: Sequence[float]) -> float:
     The rank-sum test, by its normal approximation, with corrections for ties and continuity.
     """
     n, m = len(before), len(after)
-    wins = sum((x > y) + (x == y) / 2 for x in before for y in after)
+    others = sorted(after)
+    wins = sum((bisect_left(others, x) + bisect_right(others, x)) / 2 for x in before)  # a tie is half a win
     ties = sum(count**3 - count for count in Counter([*before, *after]).values())
     total = n + m
     variance = n * m / 12 * (total + 1 - ties / (total * (total - 1)))

@@ -14,9 +14,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from bankrun.errors import CannotStart
+from bankrun.quoting import one_line
+
 SCHEMA = 1
+WORD_MAX = 100
+SEED_MAX = 2**63 - 1
 
 Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+"""A duration or a rate."""
 Verdict = Literal["safe", "broken", "inconclusive"]
 Expected = Literal["safe", "unsafe"]
 Value = str | float | bool | Sequence[str] | None
@@ -59,12 +66,32 @@ class Provenance:
 
     def sentence(self) -> str:
         """Return it as a footnote in Markdown."""
-        postgres, redis = self.environment["postgres"], self.environment["redis"]
         return (
-            f"`{self.command}`, {self.started}; bankrun {self.bankrun}, Python {self.environment['python']}, "
-            f"Celery {self.environment['packages']['celery']}, Postgres {postgres['server_version']}, "
-            f"{redis['server']} {redis['version']}, {self.environment['cores']} cores."
+            f"`{self.command}`, {self.started}; bankrun {self.bankrun}, Python {self.told('python')}, "
+            f"Celery {self.told('packages.celery')}, {self.servers()}."
         )
+
+    def servers(self) -> str:
+        """Return the servers and the machine in a few words. Raises CannotStart where they are not told."""
+        return (
+            f"Postgres {self.told('postgres.server_version')}, {self.told('redis.server')} "
+            f"{self.told('redis.version')}, {self.told('cores')} cores"
+        )
+
+    def told(self, name: str) -> str:
+        """Return a value of the environment by its dotted name. Raises CannotStart if there is none."""
+        found: Any = self.environment
+        for part in name.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        if not isinstance(found, (str, int, float)):
+            raise CannotStart(f"its environment does not say {name}")
+        return one_line(str(found), WORD_MAX)
+
+
+def check_seed(seed: int) -> None:
+    """Raise CannotStart for a seed that no saved result could hold."""
+    if not 0 <= seed <= SEED_MAX:
+        raise CannotStart(f"seed={seed}: it must be between 0 and {SEED_MAX}")
 
 
 def bankrun_version() -> str:

@@ -1,16 +1,18 @@
 """The one reader and the one writer of results.
 
-A file is written whole or not at all, and known to be writable before the work begins. It is read bounded, as JSON
-without surprises, and checked by the type of its kind before anything is made of it. This module knows no bank: the
-module of a kind is imported when a file of that kind is read.
+A file is written whole or not at all, never over one that is read, and known to be writable before the work begins. It
+is read bounded, as JSON without surprises, and checked by the type of its kind before anything is made of it. This
+module knows no bank: the module of a kind is imported when a file of that kind is read.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
+import sys
 import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -19,10 +21,11 @@ from pydantic import ValidationError
 
 from bankrun.environ import check_packages
 from bankrun.errors import BankrunError, CannotStart
+from bankrun.quoting import printable
 from bankrun.results.provenance import SCHEMA, Provenance
+from bankrun.results.reading import read_plain
 
 STDOUT = "-"
-FILE_BYTES_MAX = 512 * 1024 * 1024
 KINDS = {
     "comparison": "bankrun.results.models.comparison",
     "proof": "bankrun.results.models.proof",
@@ -51,17 +54,24 @@ R = TypeVar("R", bound=Result)
 
 def read(path: Path) -> Result:
     """Return the result in a file. Raises CannotStart, in one sentence, if it is none or is damaged."""
+    return _read(path)
+
+
+def read_as(kind: type[R], path: Path) -> R:
+    """Return the result in a file, which must be of one kind. Raises CannotStart as ``read`` does."""
+    found = _read(path, kind.kind)
+    assert isinstance(found, kind)
+    return found
+
+
+def _read(path: Path, wanted: str | None = None) -> Result:
     try:
-        plain = json.loads(_read_bounded(path), parse_float=_finite, parse_constant=_finite)
-    except (OSError, ValueError, RecursionError) as error:
+        plain = read_plain(path)
+    except (OSError, ValueError) as error:
         raise CannotStart(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not isinstance(plain, dict) or type(plain.get("schema")) is not int or plain["schema"] < SCHEMA:
-        raise CannotStart(f"{path} is not a result of bankrun")
-    if plain["schema"] > SCHEMA:
-        raise CannotStart(f"{path} was made by a newer bankrun: its schema is {plain['schema']}, this reads {SCHEMA}")
-    kind = kind_of(plain)
-    if kind not in KINDS:
-        raise CannotStart(f"{path} was made by a newer bankrun: this one knows no result of the kind {kind!r}")
+    kind = _check_kind(path, plain)
+    if wanted not in (None, kind):
+        raise CannotStart(f"{path} holds a result of the kind {kind}; a {wanted} is needed")
     if kind not in WITHOUT_BANK:
         check_packages()
     try:
@@ -75,12 +85,16 @@ def read(path: Path) -> Result:
     return result
 
 
-def read_as(kind: type[R], path: Path) -> R:
-    """Return the result in a file, which must be of one kind. Raises CannotStart as ``read`` does."""
-    found = read(path)
-    if not isinstance(found, kind):
-        raise CannotStart(f"{path} holds a result of the kind {found.kind}; a {kind.kind} is needed")
-    return found
+def _check_kind(path: Path, plain: Any) -> str:
+    """Return of which kind the result is that a file holds. Raises CannotStart if it is none that is known."""
+    if not isinstance(plain, dict) or type(plain.get("schema")) is not int or plain["schema"] < SCHEMA:
+        raise CannotStart(f"{path} is not a result of bankrun")
+    if plain["schema"] > SCHEMA:
+        raise CannotStart(f"{path} was made by a newer bankrun: its schema is {plain['schema']}, this reads {SCHEMA}")
+    kind = kind_of(plain)
+    if kind not in KINDS:
+        raise CannotStart(f"{path} was made by a newer bankrun: this one knows no result of the kind {kind!r}")
+    return kind
 
 
 def kind_of(plain: dict[str, Any]) -> str:
@@ -95,22 +109,6 @@ def kind_of(plain: dict[str, Any]) -> str:
     return "chaos" if isinstance(first, dict) and "fault" in first else "comparison"
 
 
-def _read_bounded(path: Path) -> bytes:
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        data = b"" if size > FILE_BYTES_MAX else file.read(FILE_BYTES_MAX + 1)
-    if max(size, len(data)) > FILE_BYTES_MAX:
-        raise ValueError(f"it has more than {FILE_BYTES_MAX // 1024**2} MB, which no result has")
-    return data
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is not a number")
-    return value
-
-
 def save(destination: str, result: Result) -> None:
     """Write a result as JSON. Raises BankrunError if that is impossible."""
     write(destination, json.dumps(result.as_json(), indent=1) + "\n")
@@ -119,18 +117,19 @@ def save(destination: str, result: Result) -> None:
 def write(destination: str, text: str) -> None:
     """Write a file so that a reader sees the old one or the new one, never a half. ``-`` is stdout.
 
-    What is no regular file, a pipe or a device, is written to and never replaced. Raises BankrunError.
+    What is no regular file, a pipe or a device, is written to and never replaced. A terminal gets what is printable.
+    Raises BankrunError.
     """
     if destination == STDOUT:
-        print(text, end="")
+        print(printable(text) if sys.stdout.isatty() else text, end="")
         return
     path = _resolve(destination)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
             return
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             if path.exists():
                 os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
             file.write(text)
@@ -138,12 +137,17 @@ def write(destination: str, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise BankrunError(f"cannot write {destination}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # it is gone already, unless something, be it Ctrl-C, came between
+            temporary.unlink()
 
 
-def check_writable(*destinations: str) -> None:
-    """Raise CannotStart, in one sentence, if results could not be written there, or two of them to one place."""
+def check_writable(*destinations: str, inputs: Sequence[Path] = ()) -> None:
+    """Raise CannotStart, in one sentence, if results could not be written there.
+
+    Nor may two of them go to one place, or one to a file that is read, by whatever name.
+    """
     seen: set[str] = set()
     for destination in destinations:
         try:
@@ -154,6 +158,17 @@ def check_writable(*destinations: str) -> None:
         if place in seen:
             raise CannotStart(f"two exports to {destination} would be mixed up: give one of them another file")
         seen.add(place)
+        for given in inputs:
+            if destination != STDOUT and _is_same(destination, given):
+                raise CannotStart(f"{destination} is the file {given}, which is read: write to another one")
+
+
+def _is_same(one: str, other: Path) -> bool:
+    """Whether both are one file that is there: by a link of whatever kind, or a name from another folder, too."""
+    try:
+        return Path(one).samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 def _try(destination: str) -> None:

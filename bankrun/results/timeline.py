@@ -7,7 +7,7 @@ exactly, and is then thinned out to as many samples as a picture can show.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, LiteralString
 
 from bank.audit import Audit, PostingTold, tell
@@ -15,28 +15,30 @@ from bank.postgres.database import Database, Transaction
 
 SAMPLES = 120
 SCENE_MAX = 12
+MARGIN_MAX = timedelta(days=1)
 
 TOTALS: LiteralString = """
     WITH posted AS (
-        SELECT {at} AS at, e.transfer_id, e.after - lag(e.after, 1, a.opening) OVER account AS change,
+        SELECT {at} AS at, e.transfer_id, e.after::numeric - lag(e.after, 1, a.opening) OVER account AS change,
                (e.previous_entry IS DISTINCT FROM lag(e.id) OVER account)::int AS clobber
         FROM entries e JOIN accounts a ON a.id = e.account_id
         WINDOW account AS (PARTITION BY e.account_id ORDER BY e.seq)
     ), span AS (
-        SELECT min(at) AS first, greatest(extract(epoch FROM max(at) - min(at)), 0.001) AS seconds FROM posted
+        SELECT min(at) AS first, greatest(extract(epoch FROM max(at) - min(at)), 0.001) AS seconds
+        FROM posted WHERE isfinite(at)
     ), sampled AS (
         SELECT least(%(samples)s, 1 + floor(extract(epoch FROM at - first) * %(samples)s / seconds)) AS sample,
                sum(change) AS change, count(DISTINCT transfer_id) AS applied, sum(clobber) AS clobbers
-        FROM posted, span GROUP BY 1
+        FROM posted, span WHERE isfinite(at) GROUP BY 1
     )
-    SELECT round(sample * seconds / %(samples)s, 4)::float, (sum(change) OVER done)::bigint,
+    SELECT round(sample * seconds / %(samples)s, 4)::float, (sum(change) OVER done),
            (sum(applied) OVER done)::bigint, (sum(clobbers) OVER done)::bigint
     FROM sampled, span WINDOW done AS (ORDER BY sample) ORDER BY sample
 """
 NEIGHBOURS: LiteralString = """
     SELECT id FROM entries
     WHERE account_id = %(account)s AND written_at >= %(begin)s AND read_at <= %(end)s
-    ORDER BY id = ANY(%(ids)s) DESC, abs(seq - %(seq)s) LIMIT %(most)s
+    ORDER BY id = ANY(%(ids)s) DESC, abs(seq::numeric - %(seq)s) LIMIT %(most)s
 """
 
 
@@ -75,7 +77,24 @@ def read_history(database: Database) -> History:
             ).fetchall()
         )
     seconds, drift, applied, clobbers = ([row[column] for row in rows] for column in range(4))
-    return History(seconds, drift, applied, clobbers, instances)
+    return History(seconds, [int(change) for change in drift], applied, clobbers, instances)
+
+
+def read_seconds(database: Database) -> float:
+    """Return the time from the first claim to the last outcome, by Postgres' clock; what is at no time is left out."""
+    with database.transaction() as transaction:
+        tracked = transaction.execute("SHOW track_commit_timestamp").fetchone() == ("on",)
+        row = transaction.execute(
+            """
+            SELECT extract(epoch FROM max(pg_xact_commit_timestamp(xmin)) - min(decided_at))
+            FROM transfers WHERE isfinite(decided_at)
+            """
+            if tracked
+            else """
+            SELECT extract(epoch FROM max(decided_at) - min(decided_at)) FROM transfers WHERE isfinite(decided_at)
+            """
+        ).fetchone()
+    return float(row[0]) if row is not None and row[0] is not None else 0.0
 
 
 def read_scene(database: Database, found: Audit) -> list[PostingTold]:
@@ -93,7 +112,7 @@ def find_scene(transaction: Transaction, lost: PostingTold, culprit: PostingTold
     """Return a lost posting, its culprit, and the postings to the same account that were under way around them."""
     begin = min(lost.read_at, culprit.read_at)
     end = max(posting.written_at or posting.read_at for posting in (lost, culprit))
-    margin = (end - begin) / 2
+    margin = min((end - begin) / 2, MARGIN_MAX)
     where = {"account": lost.account, "seq": culprit.seq, "begin": begin - margin, "end": end + margin}
     ids = [
         row[0]

@@ -22,7 +22,8 @@ from bank.postgres.schema import open_bank, renew_schema
 from bank.settings import Settings
 from bank.strategies import CONTROL, STRATEGIES
 from bankrun.results.models.comparison import Cell, Run
-from bankrun.results.timeline import read_history, read_scene
+from bankrun.results.provenance import check_seed
+from bankrun.results.timeline import read_history, read_scene, read_seconds
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.delivery import Delivery, Patience, Stalled, count_pending, wait, withdraw_pending
@@ -74,8 +75,7 @@ class Plan:
             raise CannotStart(
                 f"seconds={self.seconds:g}: more than 0, and less than {self.cell_seconds_max:g}, which end a cell"
             )
-        if self.seed < 0:
-            raise CannotStart(f"seed={self.seed}: it must be 0 or more")
+        check_seed(self.seed)
 
     @property
     def instances(self) -> int:
@@ -372,14 +372,4 @@ class Lab:
 
     def seconds(self) -> float:
         """Return the time from the first claim to the last outcome, by Postgres' clock."""
-        with self.database.transaction() as transaction:
-            tracked = transaction.execute("SHOW track_commit_timestamp").fetchone() == ("on",)
-            row = transaction.execute(
-                """
-                SELECT extract(epoch FROM max(pg_xact_commit_timestamp(xmin)) - min(decided_at))
-                FROM transfers WHERE decided_at IS NOT NULL
-                """
-                if tracked
-                else "SELECT extract(epoch FROM max(decided_at) - min(decided_at)) FROM transfers"
-            ).fetchone()
-        return float(row[0]) if row is not None and row[0] is not None else 0.0
+        return read_seconds(self.database)

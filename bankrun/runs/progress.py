@@ -9,6 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bankrun.render.terminal import Terminal
 from bankrun.results.models.comparison import Run
 from bankrun.results.topology import Topology
 
@@ -18,7 +19,7 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -103,7 +104,7 @@ class Steps(Bars):
     """A bar for work of several steps on a terminal, and nothing elsewhere."""
 
     def __init__(self, total: int) -> None:
-        super().__init__(Console(stderr=True, highlight=False))
+        super().__init__(Terminal(stderr=True))
         self._task = self._bars.add_task("", total=total, completed=-1)
 
     def begin(self, what: str) -> None:

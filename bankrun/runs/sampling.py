@@ -22,7 +22,7 @@ OVERWRITTEN_MAX = 40
 OVERWRITTEN_PER_LOOK = 2
 ACCOUNTS_MAX = 200
 
-DRIFT: LiteralString = "SELECT coalesce(sum(balance) - sum(opening), 0)::bigint FROM accounts"
+DRIFT: LiteralString = "SELECT coalesce(sum(balance) - sum(opening), 0) FROM accounts"
 APPLIED: LiteralString = """
     SELECT coalesce(instance, ''), count(*) FROM transfers WHERE status = 'applied' GROUP BY 1 ORDER BY 1
 """

@@ -22,6 +22,7 @@ from bank.postgres.database import Database
 from bank.postgres.roles import WORKER_ROLE, check_worker_roles, set_up_server
 from bank.postgres.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
 from bank.settings import Settings
+from bankrun.quoting import printable
 from bankrun.runs.comparison import Lab
 from bankrun.runs.far import Network
 from bankrun.servers.embedded import Endpoints, embedded_stack, keeper_only
@@ -116,7 +117,7 @@ def _forget_connections(app: Celery) -> None:
 
 def tell(sentence: str) -> None:
     """Say why nothing happens for the moment."""
-    print(f"bankrun: {sentence}", file=sys.stderr, flush=True)
+    print(f"bankrun: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
 @contextmanager

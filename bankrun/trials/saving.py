@@ -12,7 +12,7 @@ from bankrun.results.models.trial import TrialCase, TrialResult
 from bankrun.results.provenance import Provenance, describe_machine, write_command
 from bankrun.trials.case import CaseFound
 from bankrun.trials.judging.judge import BROKEN, ERROR, NEEDS_RETRY
-from bankrun.trials.running.programs import Call, Command, Program, Script, read_command, read_program
+from bankrun.trials.running.programs import Call, Command, Program, Script, pair, read_command, read_program
 from bankrun.trials.trial import EXECUTIONS, SECONDS, Question, Trial
 
 
@@ -72,7 +72,7 @@ def read_question(result: TrialResult) -> Question:
     """Return what was asked in a saved trial. Raises CannotStart if its files are not here, or are others by now."""
     setup = read_program(result.setup) if result.setup is not None else None
     question = Question(
-        tuple(_read(one) for one in result.programs),
+        pair([_read(one) for one in result.programs]),
         setup,
         result.invariant,
         result.judge,
@@ -92,11 +92,20 @@ def _read(text: str) -> Program:
     return read_command(command) if command != text else read_program(text)
 
 
+def given_files(question: Question) -> list[Path]:
+    """Return the files that were given: programs and set-up, each once."""
+    given: Sequence[Program | None] = (*question.programs, question.setup)
+    return list(dict.fromkeys(one.file for one in given if isinstance(one, (Call, Script))))
+
+
 def hash_files(question: Question) -> dict[str, str]:
     """Return the SHA-256 of each file that was given."""
-    given: Sequence[Program | None] = (*question.programs, question.setup)
-    files = dict.fromkeys(one.file for one in given if isinstance(one, (Call, Script)))
-    return {os.path.relpath(file): hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
+    return {os.path.relpath(file): _hash(file) for file in given_files(question)}
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _case(case: CaseFound, sentence: str, trial: Trial) -> TrialCase:

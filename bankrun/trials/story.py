@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bankrun.render.terminal import Terminal
 from bankrun.results.models.trial import TrialStep
 from bankrun.schedule import Execution, Statement, Step
 from bankrun.trials.judging.judge import SERIAL, Finding
@@ -38,7 +38,7 @@ def _without_chatter(statements: Sequence[Statement], chatter: Collection[str]) 
 
 def tell_story(schedule: str, programs: Sequence[Program], execution: Execution, finding: Finding | None) -> str:
     """Return the story as text."""
-    console = Console(file=io.StringIO(), width=WIDTH, no_color=True, highlight=False)
+    console = Terminal(file=io.StringIO(), width=WIDTH, no_color=True)
     console.print(Text(f"{schedule}, step by step"))
     console.print(steps_table(programs, execution))
     for line in endings(programs, execution, finding):

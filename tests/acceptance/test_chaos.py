@@ -176,8 +176,8 @@ def test_a_transfer_that_failed_without_a_reason_to_would_be_found(
             return pending
         with given.database.transaction() as transaction:
             transaction.execute(
-                "INSERT INTO transfers (id, debit, credit, amount, strategy, status, reason)"
-                " VALUES (gen_random_uuid(), 1, 2, 1, 'row-lock', 'failed', 'who knows')"
+                "INSERT INTO transfers (id, debit, credit, amount, strategy, status, reason, decided_at)"
+                " VALUES (gen_random_uuid(), 1, 2, 1, 'row-lock', 'failed', 'who knows', now())"
             )
         return pending
 

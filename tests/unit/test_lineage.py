@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bank.lineage import AccountLineage, AccountRow, EntryRow, trace
+from bank.lineage import AccountLineage, AccountRow, EntryRow, Place, straighten, trace
 
 OPENING = 100
 
@@ -34,8 +34,8 @@ class History:
         return AccountRow(1, OPENING, self.entries[-1].after, self.entries[-1].id)
 
     def trace(self, account: AccountRow | None = None) -> AccountLineage:
-        ids = {entry.id for entry in self.entries}
-        return trace(account or self.account, reversed(self.entries), ids.__contains__)
+        places = {entry.id: Place(1, is_readable=True) for entry in self.entries}
+        return trace(account or self.account, reversed(self.entries), lambda entry, _: places.get(entry))
 
 
 def lost(history: History) -> dict[int, int]:
@@ -148,6 +148,31 @@ def test_an_entry_that_names_itself_is_a_cycle() -> None:
     assert "cycle" in [flaw.kind for flaw in history.trace().flaws]
 
 
+def test_a_link_to_an_entry_of_another_account_is_told_as_that() -> None:
+    history = History.of((1, None), (2, 1))
+    for pointer, damaged in (("its row", history.account._replace(last_entry=9)), ("entry 2", history.account)):
+        entries = [history.entries[1]._replace(previous_entry=9), history.entries[0]]
+        result = trace(damaged, entries, lambda entry, _: Place(2, is_readable=True))
+        assert [flaw.kind for flaw in result.flaws][-1] == "foreign entry"
+        assert f"{pointer} points to entry 9, which belongs to account 2" in result.flaws[-1].message
+
+
+def test_two_entries_with_the_same_seq_are_named() -> None:
+    history = History.of((1, None), (2, 1), (4, 2))
+    history.entries[1] = history.entries[1]._replace(seq=10)
+    assert [(flaw.kind, flaw.message) for flaw in history.trace().flaws] == [
+        ("seq", "account 1: entries 1 and 2 have the same seq 10")
+    ]
+
+
+def test_an_entry_that_is_there_twice_is_named_and_not_lost() -> None:
+    history = History.of((1, None), (2, 1), (4, 2))
+    history.entries.insert(1, history.entries[1])
+    result = trace(History(history.entries[-1:]).account, reversed(history.entries), lambda entry, account: None)
+    assert [flaw.kind for flaw in result.flaws] == ["entry twice"]
+    assert result.lost == []
+
+
 def test_an_entry_whose_sum_is_wrong_is_named() -> None:
     history = History.of((1, None))
     history.entries[0] = history.entries[0]._replace(delta=2)
@@ -167,6 +192,34 @@ def test_a_balance_below_zero_counts_also_when_it_recovered() -> None:
 
 def test_an_overdraft_that_was_itself_overwritten_does_not_count() -> None:
     assert History.of((-150, None), (5, None)).trace().overdrawn == 0
+
+
+def test_a_seq_that_restarted_is_told_as_that_and_loses_nothing() -> None:
+    history = History.of((1, None), (2, 1), (4, 2), (8, 3))
+    account = history.account
+    history.entries = [entry._replace(seq=seq) for entry, seq in zip(history.entries, (5, 9, 1, 7), strict=True)]
+    result = straighten(account, history.entries)
+    assert result is not None
+    assert (result.lost, result.unexplained, result.entries, result.all_deltas) == ([], 0, 4, 15)
+    assert [flaw.message for flaw in result.flaws] == [
+        "account 1: entry 3 was made of entry 2, but its seq 1 is below 9: seq restarted, or was changed"
+    ]
+
+
+def test_what_is_off_the_chain_beside_a_seq_that_restarted_has_no_culprit() -> None:
+    history = History.of((1, None), (2, None), (4, 2))
+    account = history.account
+    history.entries = [entry._replace(seq=30 - entry.seq) for entry in history.entries]
+    result = straighten(account, history.entries)
+    assert result is not None
+    assert {flaw.kind for flaw in result.flaws} == {"seq", "off the books"}
+    assert (result.lost, result.entries, result.all_deltas) == ([], 3, 7)
+
+
+def test_links_that_go_round_in_a_circle_cannot_be_straightened() -> None:
+    history = History.of((1, None), (2, 1))
+    history.entries[0] = history.entries[0]._replace(previous_entry=2)
+    assert straighten(history.account, history.entries) is None
 
 
 @st.composite

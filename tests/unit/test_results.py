@@ -19,7 +19,6 @@ import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bank.audit import Audit, Finding
 from bankrun.bench.benchmark import BenchPlan
 from bankrun.chaos.cells import CHAOS_LOAD, ChaosPlan
 from bankrun.chaos.faults import FAULTS
@@ -28,94 +27,21 @@ from bankrun.cli.app import cli
 from bankrun.errors import CannotStart
 from bankrun.proof.matrix import ALL_CASES, ProofPlan
 from bankrun.render.report import report
-from bankrun.results import store
+from bankrun.results import reading, store
 from bankrun.results.diff import changes
 from bankrun.results.distance import Distance
-from bankrun.results.models.bench import (
-    Bench,
-    BenchRow,
-    CostCell,
-    FirstCell,
-    RateSpread,
-    RoundTrips,
-    Scale,
-    ScaleStep,
-    WorkerMemory,
-)
-from bankrun.results.models.chaos import Chaos, ChaosCell
-from bankrun.results.models.proof import HEADINGS, SUMMARIES, CaseResult, ProofResult
-from bankrun.results.models.soak import Recovery, Soak, SoakLoad, Strike
-from bankrun.results.models.trial import TrialCase, TrialResult, TrialStep
+from bankrun.results.models.proof import HEADINGS, SUMMARIES
+from bankrun.results.models.trial import TrialResult
 from bankrun.results.provenance import Provenance, write_command
 from bankrun.results.topology import Topology
 from bankrun.results.workload import OPTIONS, Workload
 from bankrun.runs.comparison import Plan
 from bankrun.runs.provenance import comparison_command
-from tests.results import comparison
+from tests.results import RESULTS, bench, comparison, soak
 
 ROOT = Path(__file__).parents[2]
-FOUND = Provenance("0.1.0", None, "2026-01-02T03:04:05+00:00", "bankrun …", {"python": "3.11"}, {"lock_timeout_ms": 5})
 
 
-def case(strategy: str = "none", *, broken: int = 4) -> CaseResult:
-    """Return what a proof found in one case."""
-    return CaseResult(strategy, "two", "same-pair", 2, "nothing", "unsafe", 6, broken, kinds=["drift"], outcomes=["x"])
-
-
-def chaos_cell() -> ChaosCell:
-    """Return a cell of chaos that held."""
-    return ChaosCell("kill", "row-lock", "2x4", "safe", "safe", "", 9, 1, 0, 0, 0, 0, 0, 0, 3, 1, 2, 1.5, 4.0, 1)
-
-
-def soak() -> Soak:
-    """Return a soak that did not hold."""
-    return Soak(
-        FOUND,
-        SoakLoad(),
-        "3x4",
-        [Strike("kill", 10, 0.5)],
-        {"kill": Recovery(0.5, 0.5)},
-        9.5,
-        {"applied": 99, "refused": 1, "failed": 0, "pending": 0},
-        audit=Audit(findings=[Finding("lineage", "lost posting", 1, ["account 5"])]),
-    )
-
-
-def bench() -> Bench:
-    """Return a benchmark with everything."""
-    rates = RateSpread(2.0, 1.0, 3.0)
-    return Bench(
-        FOUND,
-        3,
-        "2x4",
-        1_000,
-        {"huey": "not installed"},
-        [BenchRow("row-lock", "2x4", 1, 1_000, "claim", rates, noisy=True, ratio_to_pgbench=0.5, ratio_to_bound=None)],
-        {"pgbench-accepted": 2.5},
-        ["round 1: x"],
-        Scale("2x4", [ScaleStep(10_000)], WorkerMemory([1], [2])),
-        [CostCell(1, 4, 2, 0.0, ["row-lock"], {"row-lock": 3.0})],
-        FirstCell(9.0, 3.0),
-        [0.1, 0.2],
-        {"row-lock": RoundTrips(5, 2)},
-    )
-
-
-def trial() -> TrialResult:
-    """Return a trial that is broken in two processes and safe in one."""
-    step = TrialStep("A", "statement", ["SELECT 1"], "shop.py:3", ["B"], ["B"])
-    two = TrialCase("two", "broken", True, 6, 4, shortest="two/AABB", difference="x is 9", story="…", steps=[step])
-    return TrialResult(FOUND, ["shop.py:buy(1)"] * 2, [two, TrialCase("same", "safe", True, 2)], "schema.sql")
-
-
-RESULTS: list[Any] = [
-    comparison(),
-    ProofResult(FOUND, [case()], {"mine:Mine": "hangs"}),
-    Chaos(FOUND, CHAOS_LOAD, 1, {"clock-jump": "no library"}, [chaos_cell()]),
-    soak(),
-    bench(),
-    trial(),
-]
 by_kind = pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.kind)
 
 
@@ -184,8 +110,8 @@ def test_what_is_no_number_is_refused_wherever_it_stands(tmp_path: Path, number:
 def test_a_file_that_is_too_big_is_not_even_read(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     with path.open("wb") as file:
-        file.truncate(store.FILE_BYTES_MAX + 1)
-    with pytest.raises(CannotStart, match="it has more than 512 MB"):
+        file.truncate(reading.FILE_BYTES_MAX + 1)
+    with pytest.raises(CannotStart, match="it has more than 128 MB"):
         store.read(path)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter
 
 from bankrun.results.provenance import Count, Provenance
+from bankrun.results.reading import validate
 
 PGBENCH = "pgbench"
 PGBENCH_ACCEPTED = "pgbench-accepted"
@@ -155,4 +156,4 @@ _BENCH = TypeAdapter(Bench)
 
 def parse(plain: dict[str, Any]) -> Bench:
     """Return a benchmark from the plain values of a file. Raises ValueError, and names the first that is wrong."""
-    return _BENCH.validate_python({**plain, "provenance": plain})
+    return validate(_BENCH, plain)

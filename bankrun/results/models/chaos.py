@@ -9,7 +9,8 @@ from pydantic import Field, TypeAdapter
 
 from bank.audit import Audit
 from bank.errors import CannotStart
-from bankrun.results.provenance import Count, Expected, Provenance, Verdict
+from bankrun.results.provenance import Amount, Count, Expected, Provenance, Verdict
+from bankrun.results.reading import check_distinct, validate
 from bankrun.results.workload import Workload
 
 
@@ -39,9 +40,9 @@ class ChaosCell:
     extra_deliveries: Count
     republished: Count
     retries: Count
-    recovery_s: Annotated[float, Field(ge=0)] | None
-    seconds: float
-    rounds: int
+    recovery_s: Amount | None
+    seconds: Amount
+    rounds: Count
     audit: Audit = field(default_factory=Audit)
 
     @property
@@ -62,7 +63,7 @@ class Chaos:
 
     provenance: Provenance
     workload: Workload
-    rounds: int
+    rounds: Count
     not_run: dict[str, str]
     cells: Annotated[list[ChaosCell], Field(min_length=1)]
 
@@ -88,6 +89,8 @@ _CHAOS = TypeAdapter(Chaos)
 def parse(plain: dict[str, Any]) -> Chaos:
     """Return what faults did from the plain values of a file. Raises ValueError, and names the first that is wrong."""
     try:
-        return _CHAOS.validate_python({**plain, "provenance": plain})
+        chaos = validate(_CHAOS, plain)
     except CannotStart as error:  # of a workload that cannot be
         raise ValueError(f"workload: {error}") from error
+    check_distinct((cell.fault, cell.strategy, cell.topology) for cell in chaos.cells)
+    return chaos

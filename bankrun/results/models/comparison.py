@@ -10,8 +10,9 @@ from pydantic import Field, TypeAdapter
 
 from bank.audit import Audit, PostingTold
 from bank.errors import CannotStart
-from bankrun.results.provenance import Expected, Provenance, Verdict
-from bankrun.results.timeline import History, plain_posting
+from bankrun.results.provenance import Amount, Count, Expected, Provenance, Verdict
+from bankrun.results.reading import check_distinct, validate
+from bankrun.results.timeline import SCENE_MAX, History, plain_posting
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 
@@ -31,41 +32,41 @@ class Run:
 
     strategy: str
     topology: str
-    instances: int
-    threads: int
-    applied: int
-    refused: int
-    failed: int
-    pending: int
-    duplicates: int
+    instances: Count
+    threads: Count
+    applied: Count
+    refused: Count
+    failed: Count
+    pending: Count
+    duplicates: Count
     opening_total: int
     closing_total: int
     drift: int
-    lost_postings: int
+    lost_postings: Count
     lost_delta: int
     unexplained: int
-    overdrawn: int
-    retries: int
-    deadlocks: int
-    serialization_failures: int
-    conflicts: int
-    seconds: float
-    transfers_per_s: float
+    overdrawn: Count
+    retries: Count
+    deadlocks: Count
+    serialization_failures: Count
+    conflicts: Count
+    seconds: Amount
+    transfers_per_s: Amount
     latency_ms: dict[str, float]
     lock_wait_ms: dict[str, float]
     claim: str
-    hosts: int
-    working_max: dict[str, int]
+    hosts: Count
+    working_max: dict[str, Count]
     audit: Audit
-    repeat: int = 1
-    latency_counts: list[tuple[float, int]] = field(default_factory=list)
+    repeat: Count = 1
+    latency_counts: list[tuple[float, Count]] = field(default_factory=list)
     cost_ms: dict[str, float] = field(default_factory=dict)
     history: History = field(default_factory=History)
-    scene: list[PostingTold] = field(default_factory=list)
-    faults: dict[str, int] = field(default_factory=dict)
-    refused_payable: int = 0
+    scene: Annotated[list[PostingTold], Field(max_length=2 * SCENE_MAX)] = field(default_factory=list)
+    faults: dict[str, Count] = field(default_factory=dict)
+    refused_payable: Count = 0
     distance_ms: dict[str, float] = field(default_factory=dict)
-    withdrawn: int = 0
+    withdrawn: Count = 0
 
     @property
     def held(self) -> bool:
@@ -148,11 +149,12 @@ _COMPARISON = TypeAdapter(Comparison)
 def parse(plain: dict[str, Any]) -> Comparison:
     """Return a comparison from the plain values of a file. Raises ValueError, and names the first that is wrong."""
     try:
-        comparison = _COMPARISON.validate_python({**plain, "provenance": plain})
+        comparison = validate(_COMPARISON, plain)
     except CannotStart as error:  # of a workload that cannot be
         raise ValueError(f"workload: {error}") from error
     if comparison.provenance.seed is None:
         raise ValueError("seed: a comparison has one")
+    check_distinct((cell.shown.strategy, cell.shown.topology) for cell in comparison.cells)
     for cell in comparison.cells:
         for run in cell.runs:
             _check(run)

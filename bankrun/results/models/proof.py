@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, TypeAdapter
 
-from bankrun.results.provenance import Provenance, Verdict
+from bankrun.results.provenance import Count, Provenance, Verdict
+from bankrun.results.reading import check_distinct, validate
 
 SUMMARIES = {
     "same-pair": "both move money from 101 to 102",
@@ -47,17 +48,17 @@ class CaseResult:
     strategy: str
     instances: str
     case: str
-    transfers: int
+    transfers: Count
     claim: str
     expected: str
-    interleavings: int = 0
-    broken: int = 0
-    truncated: int = 0
-    deadlocks: int = 0
-    conflicts: int = 0
-    serial_broken: int = 0
-    refused_payable: int = 0
-    left_out: int = 0
+    interleavings: Count = 0
+    broken: Count = 0
+    truncated: Count = 0
+    deadlocks: Count = 0
+    conflicts: Count = 0
+    serial_broken: Count = 0
+    refused_payable: Count = 0
+    left_out: Count = 0
     complete: bool = True
     verdict: Verdict = "safe"
     reason: str = ""
@@ -109,4 +110,6 @@ _PROOF = TypeAdapter(ProofResult)
 
 def parse(plain: dict[str, Any]) -> ProofResult:
     """Return a proof from the plain values of a file. Raises ValueError, and names the first that is wrong."""
-    return _PROOF.validate_python({**plain, "provenance": plain})
+    proof = validate(_PROOF, plain)
+    check_distinct((case.strategy, case.instances, case.case) for case in proof.cases)
+    return proof

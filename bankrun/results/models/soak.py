@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from bank.audit import Audit
 from bankrun.results.provenance import Count, Provenance
+from bankrun.results.reading import validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ _SOAK = TypeAdapter(Soak)
 
 def parse(plain: dict[str, Any]) -> Soak:
     """Return a soak from the plain values of a file. Raises ValueError, and names the first that is wrong."""
-    soak = _SOAK.validate_python({**plain, "provenance": plain})
+    soak = validate(_SOAK, plain)
     if not {"failed", "pending"} <= set(soak.transfers):
         raise ValueError("transfers: how many have failed and how many are pending is missing")
     return soak

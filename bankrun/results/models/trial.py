@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter
 
 from bankrun.results.provenance import Count, Provenance
+from bankrun.results.reading import check_distinct, validate
 
 Instances = Literal["two", "same"]
 Verdict = Literal["safe", "broken", "error", "needs retry", "inconclusive"]
@@ -59,7 +60,7 @@ class TrialResult:
     kind: ClassVar[str] = "trial"
 
     provenance: Provenance
-    programs: Annotated[list[str], Field(min_length=2)]
+    programs: Annotated[list[str], Field(min_length=2, max_length=26)]
     cases: Annotated[list[TrialCase], Field(min_length=1)]
     setup: str | None = None
     invariant: str | None = None
@@ -92,4 +93,6 @@ _TRIAL = TypeAdapter(TrialResult)
 
 def parse(plain: dict[str, Any]) -> TrialResult:
     """Return a trial from the plain values of a file. Raises ValueError, and names the first that is wrong."""
-    return _TRIAL.validate_python({**plain, "provenance": plain})
+    trial = validate(_TRIAL, plain)
+    check_distinct(case.instances for case in trial.cases)
+    return trial

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from urllib.parse import quote, urlencode
 
 from bankrun.errors import CannotStart
@@ -68,10 +69,19 @@ def read_templates(given: Sequence[str]) -> dict[str, str]:
         name, equals, template = one.partition("=")
         if not equals or not name.isidentifier():
             raise CannotStart(f"--env {one!r}: NAME=TEMPLATE, such as DB_URL='postgresql+psycopg://{{url}}'")
-        try:
-            _fill(template, dict.fromkeys(FIELDS, "x"))
-        except (KeyError, IndexError, ValueError) as error:
+        if not _can_be_filled(template):
             known = " ".join(f"{{{field}}}" for field in FIELDS)
-            raise CannotStart(f"--env {one!r}: a template has {known}, and no other braces") from error
+            raise CannotStart(f"--env {one!r}: a template has {known}, and no other braces")
         templates[name] = template
     return templates
+
+
+def _can_be_filled(template: str) -> bool:
+    """Whether it has our fields only, each as it is: a field of a field, or a width, would be somebody's trick."""
+    try:
+        fields = [field for field in Formatter().parse(template) if field[1] is not None]
+    except ValueError:
+        return False
+    return "\0" not in template and all(
+        name in FIELDS and not width and not conversion for _, name, width, conversion in fields
+    )

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from bankrun.errors import CannotStart
+from bankrun.results.reading import read_bounded
 
 PARTICIPANTS_MAX = 4
+SOURCE_BYTES_MAX = 16 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +164,18 @@ def _split(text: str) -> tuple[str, str, str]:
 
 
 def _check_file(path: Path, text: str) -> None:
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError:  # such as a name that is too long
+        is_file = False
+    if not is_file:
         raise CannotStart(f"{text!r}: there is no file {path}")
 
 
 def _read_call(call: str, text: str) -> tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]:
     try:
         tree = ast.parse(call.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise CannotStart(f"{text!r}: {call!r} is not a call such as buy(1)") from error
     if isinstance(tree, ast.Name):
         return tree.id, (), ()
@@ -180,6 +186,7 @@ def _read_call(call: str, text: str) -> tuple[str, tuple[Any, ...], tuple[tuple[
     try:
         arguments = tuple(ast.literal_eval(one) for one in tree.args)
         keywords = tuple((one.arg or "**", ast.literal_eval(one.value)) for one in tree.keywords)
+        repr((arguments, keywords))  # which Python refuses for a number of very many digits
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise CannotStart(
             f"{text!r}: arguments are literals (numbers, texts, lists, None): build anything else inside the function"
@@ -192,8 +199,8 @@ def _read_call(call: str, text: str) -> tuple[str, tuple[Any, ...], tuple[tuple[
 def _check_defined(path: Path, function: str) -> None:
     """Look for the function where it would be found without running the file."""
     try:
-        tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:
+        tree = ast.parse(read_bounded(path, SOURCE_BYTES_MAX), str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise CannotStart(f"{path.name} is no Python: {error}") from error
     names: dict[str, ast.AST] = {}
     for node in ast.walk(tree):
