@@ -9,7 +9,7 @@ from math import log10
 from bankrun.render.svg import Picture, stand_alone
 from bankrun.results.models.bench import Bench
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 820.0, 420.0, 60.0, 260.0, 24.0, 44.0
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 820.0, 400.0, 90.0, 260.0, 28.0, 20.0
 LABEL = 17.0
 CLEAR = 1.25
 """One rate is another's better only if it is so many times as high."""
@@ -126,12 +126,12 @@ def draw(result: Bench, accounts: int) -> str:
 
     for number, place in enumerate(places):
         picture.add("line", "lane", x1=x(number), x2=x(number), y1=TOP, y2=HEIGHT - BOTTOM)
-        picture.add("text", "small", f"{place} ms", x=x(number), y=HEIGHT - BOTTOM + 18, text_anchor="middle")
+        picture.add("text", "small", f"{place} ms", x=x(number), y=TOP - 8, text_anchor="middle")
     for power in range(int(low), int(high) + 1):
         if low <= power <= high:
             picture.add("line", "lane", x1=LEFT, x2=WIDTH - RIGHT, y1=y(10.0**power), y2=y(10.0**power))
             picture.add("text", "small", f"{10**power:,}/s", x=4, y=y(10.0**power) + 4)
-    picture.add("text", "small", "round trip to Postgres", x=x(0), y=HEIGHT - 6)
+    picture.add("text", "small", "round trip:", x=4, y=TOP - 8)
     bottom = TOP
     for name, rates in sorted(rows.items(), key=lambda item: -(item[1][-1] or 0.0)):
         spots = [(x(number), y(rate)) for number, rate in enumerate(rates) if rate]
