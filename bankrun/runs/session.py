@@ -22,12 +22,8 @@ from bank.postgres.database import Database
 from bank.postgres.roles import WORKER_ROLE, check_worker_roles, set_up_server
 from bank.postgres.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
 from bank.settings import Settings
-<<<<<<< HEAD
 from bankrun.quoting import printable
-from bankrun.runs.comparison import Lab
-=======
 from bankrun.runs.comparison import InstanceEnded, Lab
->>>>>>> 5520d2f (outside, runs: a strategy that ends its process is named)
 from bankrun.servers.embedded import Endpoints, embedded_stack, keeper_only
 from bankrun.servers.keeper_client import Keeper
 from bankrun.servers.state_dir import default_state_dir
