@@ -78,7 +78,7 @@ def soak(
     console.print("nothing was lost, nothing was applied twice, nothing is left", style="green")
 
 
-def tell_soak(console: Console, result: Soak, export_json: str | None, export_markdown: str | None) -> None:
+def tell_soak(console: Terminal, result: Soak, export_json: str | None, export_markdown: str | None) -> None:
     """Show what was found, and export it: all of it, or what there is of one that was cut short."""
     if result.provenance.cut_short:
         after = f"cut short after {len(result.struck)} of {result.plan.faults} faults"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from bank.errors import BankError, CannotStart
 from bank.outside import make_importable, user_strategy
@@ -25,6 +24,7 @@ from bankrun.chaos.targets import WAITS, Targets, open_targets
 from bankrun.cli.app import told_if_cut
 from bankrun.cli.chaos import choose_survivors
 from bankrun.cli.soak import tell_soak
+from bankrun.render.terminal import Terminal
 from bankrun.results import store
 from bankrun.results.models.chaos import Chaos
 from bankrun.results.models.soak import Soak
@@ -392,7 +392,7 @@ def test_a_soak_that_is_cut_short_tells_what_it_has_and_exports_it(
     exports = str(tmp_path / "s.json"), str(tmp_path / "s.md")
     with (
         pytest.raises(KeyboardInterrupt),
-        told_if_cut(result, lambda: tell_soak(Console(width=200), result, *exports)),
+        told_if_cut(result, lambda: tell_soak(Terminal(width=200), result, *exports)),
     ):
         run_soak(targets, plan, result, end_after_two)
     targets.restore()
