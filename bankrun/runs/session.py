@@ -23,7 +23,7 @@ from bank.postgres.roles import WORKER_ROLE, check_worker_roles, set_up_server
 from bank.postgres.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
 from bank.settings import Settings
 from bankrun.quoting import printable
-from bankrun.runs.comparison import Lab
+from bankrun.runs.comparison import InstanceEnded, Lab
 from bankrun.servers.embedded import Endpoints, embedded_stack, keeper_only
 from bankrun.servers.keeper_client import Keeper
 from bankrun.servers.state_dir import default_state_dir
@@ -157,8 +157,12 @@ def open_lab(
             start(names, env=worker_environment(servers))
             stack.callback(keeper.stop, names, grace_seconds=5)
             ours = ("postgres", "valkey") if servers.endpoints.embedded else ()
-            check_all = partial(_check_processes, keeper, [*ours, *names], servers.state_dir)
             check_servers = partial(_check_processes, keeper, ours, servers.state_dir)
+
+            def check_all() -> None:
+                check_servers()
+                _check_processes(keeper, names, servers.state_dir, InstanceEnded)
+
             ready = partial(servers.fleet.wait_until_ready, names, keeper, servers.state_dir, check_all)
 
             def revive_instances() -> None:
@@ -167,7 +171,7 @@ def open_lab(
                         start([name], env=worker_environment(servers))
 
             def restart() -> list[InstanceInfo]:
-                keeper.stop(names, grace_seconds=1)  # they hang: there is nothing to wait for
+                keeper.stop(names, grace_seconds=1)  # they hang, or have ended: there is nothing to wait for
                 start(names, env=worker_environment(servers))
                 return ready()
 
@@ -183,13 +187,13 @@ def open_lab(
             yield Lab(servers.database, servers.app, servers.fleet, found, settings=servers.settings, come_back=revive)
 
 
-def _check_processes(keeper: Keeper, names: Sequence[str], state_dir: Path) -> None:
-    """Raise BankError if one of the processes that were started here has ended."""
+def _check_processes(keeper: Keeper, names: Sequence[str], state_dir: Path, error: type[BankError] = BankError) -> None:
+    """Raise BankError, or one of its kinds, if one of the processes that were started here has ended."""
     for name in names:
         code = keeper.returncode(name)
         if code is not None:
             how = f"by signal {-code}" if code < 0 else f"with code {code}"
-            raise BankError(f"{name} was ended {how}; see {state_dir / 'logs'}")
+            raise error(f"{name} was ended {how}; see {state_dir / 'logs'}")
 
 
 def _gather(servers: Servers, *, instances: int, threads: int) -> list[InstanceInfo]:
