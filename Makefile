@@ -5,7 +5,8 @@ SHELL = /bin/sh
 # -P: the working directory is not importable, so a stranger's bank/ or workers/ cannot be picked up for ours.
 py = .venv/bin/python -P
 
-.PHONY: help setup demo bench soak benchmarks distances test soundness test-compose check lock clean venv-run venv-dev
+.PHONY: help setup demo bench soak benchmarks distances test test-pythons soundness test-compose check lock clean \
+	venv-run venv-dev
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -38,11 +39,15 @@ distances: venv-run ## write docs/distances.md anew; ten minutes, on a machine w
 test: venv-dev ## run all tests
 	@$(py) -m pytest --numprocesses=auto --dist=loadgroup
 
-soundness: venv-dev ## prove the prover: every pruned search against the full one; some twenty minutes
+test-pythons: ## unit tests, lessons and a comparison on Python 3.12 to 3.14, as far as they are here; or on PYTHONS="..."
+	@tools/test-pythons.sh
+
+soundness: venv-dev ## prove the prover: every pruned search against the full one, and 10,000 hostile inputs; half an hour
 	@BANKRUN_SOUNDNESS=1 BANKRUN_SOUNDNESS_PAIRS=$${BANKRUN_SOUNDNESS_PAIRS:-300} $(py) -m pytest -rs --numprocesses=1 \
 		tests/integration/test_schedule_soundness.py tests/integration/test_proof_soundness.py tests/integration/test_examples.py \
 		tests/integration/test_presets.py tests/acceptance/test_odd_settings.py tests/unit/test_hostile_files.py \
-		tests/integration/test_audit_damage.py
+		tests/integration/test_audit_damage.py \
+		tests/integration/test_hostile_wire.py tests/integration/test_hostile_broker.py
 
 test-compose: venv-dev ## run the tests of the compose stack, with a Docker engine that is up
 	@$(py) -m pytest tests/compose

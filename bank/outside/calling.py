@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from bank.errors import BankError, StrategyFault
 from bank.orders import Order
+from bank.outside.exits import ProcessExit
 from bank.outside.places import find_place, home_of, stack_of, stack_of_thread
 from bank.postgres.database import Database
 from bank.postgres.roles import grant_installed
@@ -125,7 +126,7 @@ def name_fault(strategy: Strategy | type[Strategy], error: BaseException) -> Str
     """Return what to say of a strategy from which something came that is no outcome of a transfer."""
     place = find_place(stack_of(error.__traceback__), home_of(strategy))
     advice = f"; {GIVEN_UP}" if isinstance(error, psycopg.errors.InFailedSqlTransaction) else ""
-    return StrategyFault(strategy.name, f"raises {describe_error(error)} ({place}){advice}")
+    return StrategyFault(strategy.name, f"{tell_what(error)} ({place}){advice}")
 
 
 def place_in(strategy: Strategy, thread: int | None) -> str:
@@ -137,6 +138,13 @@ def with_article(value: object) -> str:
     """Return what a value is, as in ``an int``."""
     name = type(value).__name__
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def tell_what(error: BaseException) -> str:
+    """Return what code does from which an error comes, as in ``raises KeyError: 3``."""
+    if isinstance(error, ProcessExit):
+        return f"calls os._exit({error.code})"
+    return f"raises {describe_error(error)}"
 
 
 def describe_error(error: BaseException) -> str:

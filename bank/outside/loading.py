@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bank.errors import DoesNotFit
-from bank.outside.calling import StillAtIt, call_in_time, describe_error
+from bank.outside.calling import StillAtIt, call_in_time, tell_what
 from bank.outside.checking import fit
+from bank.outside.exits import catch_exits
 from bank.outside.places import find_place, folder_of, lies_in, show_file, stack_of, top_of
 from bank.settings import Settings
 from bank.strategies import STRATEGIES
@@ -133,6 +134,7 @@ def folders_in(path: str | None) -> list[Path]:
 
 def _find(name: str, reference: str) -> object:
     module, _, path = reference.partition(":")
+    catch_exits(module)
     try:
         found: object = call_in_time(lambda: importlib.import_module(module), module)
     except StillAtIt as error:
@@ -155,7 +157,7 @@ def _tell_why_not(error: BaseException, module: str) -> str:
     if isinstance(error, SyntaxError):
         return f"{show_file(error.filename or module)}, line {error.lineno}: {error.msg}"
     place = find_place(stack_of(error.__traceback__), module)
-    return f"its import raises {describe_error(error)} ({place})"
+    return f"its import {tell_what(error)} ({place})"
 
 
 def _hash_file(strategy: type[Strategy]) -> str:

@@ -57,17 +57,21 @@ def find_place(stack: Stack, module: str) -> str:
     """Return the innermost line of the user's code on a stack, else of the base class's, else of all."""
     top = top_of(module)
     folder = folder_of(top) if top in sys.modules and top not in OURS else None
-    theirs = [
-        spot
-        for spot in stack
-        if spot.module.partition(".")[0] == top or (folder is not None and lies_in(Path(spot.file), folder))
-    ]
+    theirs = [spot for spot in stack if is_theirs(spot, module)]
     ours = [spot for spot in stack if spot.module.startswith("bank.strategies.")]
     for spot in (theirs or ours or stack)[:1]:
         file = Path(spot.file)
         shown = str(file.relative_to(folder)) if folder and file.is_relative_to(folder) else show_file(spot.file)
         return f"{shown}, line {spot.line}, in {spot.function}"
     return "an unknown place"
+
+
+def is_theirs(spot: Spot, module: str) -> bool:
+    """Whether a line is of the user's module, or of one beside it."""
+    top = top_of(module)
+    if top_of(spot.module) == top:
+        return True
+    return top in sys.modules and top not in OURS and lies_in(Path(spot.file), folder_of(top))
 
 
 def home_of(strategy: Strategy | type[Strategy]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ class ChaosPlan:
 
     def command(self) -> str:
         """Return the command that repeats it."""
-        quick = self.faults == tuple(name for name, fault in FAULTS.items() if fault.quick)
+        quick = set(self.faults) == {name for name, fault in FAULTS.items() if fault.quick}
         return write_command(
             "chaos",
             quick=quick,
@@ -98,6 +99,9 @@ class ChaosProgress(Protocol):
     def begin(self, what: str) -> None:
         """Say what begins."""
 
+    def tell(self, what: str) -> None:
+        """Say what was found."""
+
 
 def begin_chaos(targets: Targets, plan: ChaosPlan) -> Chaos:
     """Return a result that begins now, without any cells yet."""
@@ -108,11 +112,22 @@ def begin_chaos(targets: Targets, plan: ChaosPlan) -> Chaos:
     return Chaos(provenance, plan.workload, plan.rounds, plan.missing(), cells=[])
 
 
-def run_chaos(targets: Targets, plan: ChaosPlan, progress: ChaosProgress, cells: list[ChaosCell]) -> None:
-    """Run every cell of the plan; each that is finished is added to ``cells``."""
+def run_chaos(
+    targets: Targets, plan: ChaosPlan, progress: ChaosProgress, result: Chaos, *, until: float = math.inf
+) -> None:
+    """Run every cell of the plan; each that is finished is added to the result.
+
+    From ``until`` on, by ``time.monotonic()``, no fault begins; those that are left are among what was not run.
+    """
     for fault, strategy in plan.cells():
+        if result.cells and strategy == plan.strategies[0] and time.monotonic() > until:
+            result.not_run[fault.name] = "the time was over"
+        if fault.name in result.not_run:
+            continue
         progress.begin(f"{fault.name}, {strategy}")
-        cells.append(run_cell(targets, plan, fault, strategy))
+        result.cells.append(run_cell(targets, plan, fault, strategy))
+        last = result.cells[-1]
+        progress.tell(f"{fault.name}, {strategy}: {last.verdict}, {last.seconds:.1f} s")
 
 
 def run_cell(targets: Targets, plan: ChaosPlan, fault: Fault, strategy: str) -> ChaosCell:
@@ -151,11 +166,13 @@ def run_cell(targets: Targets, plan: ChaosPlan, fault: Fault, strategy: str) -> 
             found = targets.insist(lambda: audit(targets.database))
         finally:
             targets.delivery = None
+    standing = ""
     if found.transfers["pending"]:  # what holds them up in an instance is not the next cell's
+        standing = targets.find_standing(strategy)
         for one in scene.names:
             targets.kill(one)
         targets.restore()
-    verdict, expected, reason = _judge(scene, fault, found, missed, dead)
+    verdict, expected, reason = _judge(scene, fault, found, missed, dead, standing)
     return ChaosCell(
         fault=fault.name,
         strategy=strategy,
@@ -223,7 +240,9 @@ def _await_pending(targets: Targets, most: int) -> int:
         return stalled.left
 
 
-def _judge(scene: Scene, fault: Fault, found: Audit, missed: str, dead: Sequence[str]) -> tuple[Verdict, Expected, str]:
+def _judge(
+    scene: Scene, fault: Fault, found: Audit, missed: str, dead: Sequence[str], standing: str
+) -> tuple[Verdict, Expected, str]:
     """Return the verdict, what was expected, and the reason.
 
     A promise is kept if every invariant holds, nothing is pending, exactly those have failed that had to, and no
@@ -239,7 +258,8 @@ def _judge(scene: Scene, fault: Fault, found: Audit, missed: str, dead: Sequence
         return BROKEN, expected, ", ".join(kinds)
     pending, failed = found.transfers["pending"], found.transfers["failed"]
     if pending:
-        return BROKEN, expected, f"{pending} transfers stayed pending: none was decided for {STALLED_SECONDS:g} s"
+        why = f"none was decided for {STALLED_SECONDS:g} s" + (f", and {standing}" if standing else "")
+        return BROKEN, expected, f"{pending} transfers stayed pending: {why}"
     reasons = _reasons(scene.targets.database)
     if failed != scene.failed or not all(scene.failed_because in reason for reason in reasons):
         said = "; ".join(reasons[:3])

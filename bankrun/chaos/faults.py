@@ -74,8 +74,8 @@ class Fault:
 
     ``point`` is where it strikes inside a transaction: that is armed before the first transfer comes by, since they are
     soon gone. ``quick`` ones need no wait for a timeout; a few that others resemble are left out. ``breaks_leases``
-    says that a strategy which does not survive a paused holder claims nothing under it. ``missing`` says why the fault
-    cannot be had on this machine.
+    says that a strategy which does not survive a paused holder claims nothing under it. ``starts_one`` says that a new
+    instance has to start, which is most of what it takes. ``missing`` says why the fault cannot be had on this machine.
     """
 
     name: str
@@ -86,6 +86,7 @@ class Fault:
     quick: bool = True
     needs_network: bool = False
     breaks_leases: bool = False
+    starts_one: bool = False
     missing: Callable[[], str] = lambda: ""
 
 
@@ -312,29 +313,33 @@ def _two_reconcilers(scene: Scene) -> None:
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("kill", "an instance is killed at a random moment", _kill, quick=False),
+        Fault("kill", "an instance is killed at a random moment", _kill, quick=False, starts_one=True),
         Fault(
             "kill-while-receiving",
             "killed when it has taken messages, and before it can have noted them",
             _kill_at("receive"),
             point=("receive", "kill"),
+            starts_one=True,
         ),
         Fault(
             "kill-while-waiting",
             "the same, of an instance that was waiting for messages",
             before=_kill_when_a_message_wakes_it,
+            starts_one=True,
         ),
         Fault(
             "kill-between-writes",
             "killed between the debit and the credit",
             _kill_at("between-writes"),
             point=("between-writes", "kill"),
+            starts_one=True,
         ),
         Fault(
             "kill-before-commit",
             "killed right before COMMIT",
             _kill_at("before-commit"),
             point=("before-commit", "kill"),
+            starts_one=True,
             quick=False,
         ),
         Fault(
@@ -342,6 +347,7 @@ FAULTS = {
             "killed between COMMIT and the acknowledgement",
             _kill_at("after-commit"),
             point=("after-commit", "kill"),
+            starts_one=True,
         ),
         Fault(
             "pause-holder",

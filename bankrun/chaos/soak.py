@@ -24,13 +24,15 @@ from bankrun.results.provenance import check_seed, write_command
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.boundary import LOST_SERVER
-from bankrun.runs.delivery import Delivery, Patience, count_pending, wait
+from bankrun.runs.delivery import Delivery, Patience, Stalled, count_pending, wait
 from bankrun.runs.provenance import begin
 from workers.submission import Submission
 
 QUIET_FRACTION = 0.05
 """So much of the transfers is left alone at the end: the last fault must strike while there is work."""
 STALLED_SECONDS = 180.0
+CUT_SECONDS_MAX = 3.0
+"""So long a soak that is cut short waits for a server that it has struck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,6 @@ class SoakPlan(SoakLoad):
         """Return the bank, and the transfers that it gets."""
         return Workload(accounts=self.accounts, transfers=self.transfers)
 
-    @property
-    def faults(self) -> int:
-        """Return how many there are in all."""
-        return self.kills + self.pauses + self.postgres_restarts + self.redis_restarts
-
     def schedule(self, chance: random.Random) -> list[str]:
         """Return what strikes, in the order in which it does. The seed decides; one restart empties Redis."""
         restarts = ["redis-emptied" if number == 0 else "redis-restart" for number in range(self.redis_restarts)]
@@ -86,16 +83,32 @@ def begin_soak(targets: Targets, plan: SoakPlan, topology: Topology) -> Soak:
 
 
 def run_soak(targets: Targets, plan: SoakPlan, result: Soak, tell: Callable[[int, str], None]) -> None:
-    """Run it. ``tell`` is called with how many transfers have their outcome, and what struck last."""
-    chance = random.Random(plan.seed)
-    kinds = plan.schedule(chance)
+    """Run it. ``tell`` is called with how many transfers have their outcome, and what struck last.
+
+    What was found until then is in the result also if it is cut short.
+    """
     workload = plan.workload
     name = f"soak-{secrets.token_hex(4)}"
-    orders = list(workload.orders(plan.seed))
     open_bank(targets.database, accounts=workload.accounts, opening=workload.opening)
+    started = time.monotonic()
+    try:
+        _let_flow(targets, plan, result, name, tell)
+    except BaseException:
+        with suppress(*LOST_SERVER):
+            targets.stop_all()  # what they have in hand would go on meanwhile
+        with suppress(*LOST_SERVER):  # what was struck may be away
+            _add_up(targets, result, name, started, insist_seconds=CUT_SECONDS_MAX)
+        raise
+    _add_up(targets, result, name, started)
+
+
+def _let_flow(targets: Targets, plan: SoakPlan, result: Soak, name: str, tell: Callable[[int, str], None]) -> None:
+    """Send the transfers, and let one fault strike after the other."""
+    chance = random.Random(plan.seed)
+    kinds = plan.schedule(chance)
+    orders = list(plan.workload.orders(plan.seed))
     with Delivery(targets, Submission(name, plan.strategy, name), insist_seconds=STEP_SECONDS_MAX) as delivery:
         delivery.accept(orders)
-        started = time.monotonic()
         threading.Thread(target=_publish, args=(delivery, orders), daemon=True).start()
         targets.delivery = delivery
         for one in targets.infos:
@@ -108,13 +121,17 @@ def run_soak(targets: Targets, plan: SoakPlan, result: Soak, tell: Callable[[int
             tell(due, kind)
         _await(targets, plan, plan.transfers, lambda decided: tell(decided, "no more faults"))
         targets.delivery = None
+
+
+def _add_up(targets: Targets, result: Soak, name: str, started: float, *, insist_seconds: float = 0.0) -> None:
+    """Audit the bank, and add up what struck."""
     result.seconds = round(time.monotonic() - started, 1)
-    found = audit(targets.database)
+    found = targets.insist(lambda: audit(targets.database), insist_seconds)
     result.transfers = found.transfers
     result.lost_postings, result.duplicates, result.drift = found.lost_postings, found.duplicates, found.drift
     result.audit = found
     result.republished = targets.count_republished(name)
-    for kind in dict.fromkeys(sorted(kinds)):
+    for kind in sorted({struck.kind for struck in result.struck}):
         times = [struck.recovery_s for struck in result.struck if struck.kind == kind]
         result.recovery_s[kind] = Recovery(statistics.median(times), max(times))
 
@@ -127,12 +144,16 @@ def _publish(delivery: Delivery, orders: Sequence[Order]) -> None:
 
 def _await(targets: Targets, plan: SoakPlan, due: int, tell: Callable[[int], None]) -> None:
     """Wait until so many transfers are decided. Raises Stalled where nothing moves for three minutes."""
-    wait(
-        lambda: count_pending(targets.database),
-        Patience(stalled_seconds=STALLED_SECONDS, outage_seconds=STALLED_SECONDS),
-        most=plan.transfers - due,
-        progress=lambda pending: tell(plan.transfers - pending),
-    )
+    try:
+        wait(
+            lambda: count_pending(targets.database),
+            Patience(stalled_seconds=STALLED_SECONDS, outage_seconds=STALLED_SECONDS),
+            most=plan.transfers - due,
+            progress=lambda pending: tell(plan.transfers - pending),
+        )
+    except Stalled as stalled:
+        standing = targets.find_standing(plan.strategy)
+        raise Stalled(f"{standing}: {stalled}" if standing else str(stalled), stalled.left) from None
 
 
 def _strike(targets: Targets, kind: str, chance: random.Random) -> float:

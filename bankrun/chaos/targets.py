@@ -216,6 +216,16 @@ class Targets:
         self.insist(lambda: self.fleet.disarm(self.infos[name], self._key))
         self._armed.discard(name)
 
+    def stop_all(self) -> None:
+        """End all instances."""
+        self.keeper.stop(list(self.infos), grace_seconds=2)
+
+    def find_standing(self, strategy: str) -> str:
+        """Say where a strategy from outside hangs in an instance; nothing if it hangs in none."""
+        places = self.insist(lambda: self.fleet.find_stuck(list(self.infos.values())))
+        stands = [f"{name} stands in {' and in '.join(found)}" for name, found in sorted(places.items())]
+        return f"{strategy} hangs: {', '.join(stands)}" if stands else ""
+
     # Servers.
 
     def restart_postgres(self, signum: int) -> None:

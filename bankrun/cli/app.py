@@ -12,8 +12,9 @@ import keyword
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -128,7 +129,25 @@ def open_console(*exports: str | None, inputs: Sequence[Path] = ()) -> Terminal:
     """
     wanted = [destination for destination in exports if destination is not None]
     store.check_writable(*wanted, inputs=inputs)
+    reserve_stdout(*exports)
     return Terminal(stderr=store.STDOUT in wanted)
+
+
+def reserve_stdout(*exports: str | None) -> None:
+    """Keep stdout for an export that takes it: before a user's code is imported, which may print."""
+    if store.STDOUT in exports:
+        store.reserve_stdout()
+
+
+@contextmanager
+def told_if_cut(result: store.Result, tell: Callable[[], None]) -> Iterator[None]:
+    """If the block is cut short, by a signal or an error, mark the result so and tell of it; then that goes its way."""
+    try:
+        yield
+    except BaseException:
+        result.provenance = replace(result.provenance, cut_short=True)
+        tell()
+        raise
 
 
 def main() -> None:

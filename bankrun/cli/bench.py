@@ -16,7 +16,7 @@ from bank.strategies.single_statement import SingleStatement
 from bankrun.bench.benchmark import BenchPlan, run_benchmark
 from bankrun.bench.pgbench import find_pgbench
 from bankrun.bench.scale import first_cell_seconds
-from bankrun.cli.app import FAILED, open_console
+from bankrun.cli.app import FAILED, open_console, reserve_stdout
 from bankrun.cli.options import Strategies, choose_strategies, find_files
 from bankrun.proof.round_trips import count_round_trips
 from bankrun.render import benchmarks as page
@@ -60,6 +60,7 @@ def bench(
     ] = None,
 ) -> None:
     """Measure transfers a second beside pgbench, messages that do nothing, and other queues, in one run."""
+    reserve_stdout(export_json)
     strategies = _choose_measured(strategy, quick=quick, full=full or bool(distance_ms))
     pictures = _name_pictures(export_markdown)
     console = open_console(export_json, export_markdown, *pictures.values(), inputs=find_files(strategies))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -18,16 +19,18 @@ from bank.strategies import STRATEGIES
 from bankrun.chaos.cells import CHAOS_LOAD, ChaosPlan, begin_chaos, run_chaos
 from bankrun.chaos.faults import FAULTS
 from bankrun.chaos.targets import open_targets
-from bankrun.cli.app import CONTRADICTED, open_console
+from bankrun.cli.app import CONTRADICTED, open_console, reserve_stdout, told_if_cut
 from bankrun.cli.options import ALL, ExportJson, Strategies, choose_strategies, find_files, takes_workload
 from bankrun.render import fault_tables as tables
 from bankrun.results import store
-from bankrun.results.models.chaos import Chaos, ChaosCell
+from bankrun.results.models.chaos import Chaos
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
 from bankrun.runs.progress import Steps
 from bankrun.runs.rehearsal import rehearse
 
+QUICK_SECONDS = 45.0
+"""So long after its begin `--quick` begins with no more faults, for each strategy: it is to end within a minute."""
 STRATEGIES_SHOWN = [
     "none",
     "thread-lock",
@@ -53,7 +56,9 @@ def chaos(
         ),
     ] = 1,
     seed: Annotated[int | None, typer.Option(help="Decides what is struck, and when; without it, a fresh one.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Only the faults that need no long wait.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only faults that need no long wait; at most a minute for a strategy.")
+    ] = False,
     list_faults: Annotated[bool, typer.Option("--list", help="Tell the faults, and run nothing.")] = False,
     export_json: ExportJson = None,
     export_markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the matrix.")] = None,
@@ -62,6 +67,8 @@ def chaos(
 
     On servers of its own, never on given ones. Exits with 3 if a promise was not kept.
     """
+    began = time.monotonic()
+    reserve_stdout(export_json, export_markdown)
     strategies = choose_survivors(strategy)
     console = open_console(export_json, export_markdown, inputs=find_files(strategies))
     if list_faults:
@@ -76,6 +83,7 @@ def chaos(
         rounds=rounds,
     )
     plan.check_strategies()
+    until = began + QUICK_SECONDS * len(plan.strategies) if quick else math.inf
     shape = plan.topology
     logging.getLogger("bankrun").addHandler(logging.NullHandler())  # what our own reconcilers say is in no table
     with open_targets(
@@ -83,13 +91,13 @@ def chaos(
     ) as targets:
         rehearse(targets.database, targets.servers.settings, plan.strategies)
         result = begin_chaos(targets, plan)
-        with Steps(len(plan.cells())) as steps, _show_if_cut(result.cells, console):
-            run_chaos(targets, plan, steps, result.cells)
-    _show(console, result)  # first: it may be all that is left of a long run where a file cannot be written
-    if export_json is not None:
-        store.save(export_json, result)
-    if export_markdown is not None:
-        store.write(export_markdown, tables.chaos_markdown(result))
+
+        def tell() -> None:
+            _tell(console, result, export_json, export_markdown)
+
+        with told_if_cut(result, tell), Steps(len(plan.cells())) as steps:
+            run_chaos(targets, plan, steps, result, until=until)
+    tell()
     if result.contradictions:
         raise typer.Exit(CONTRADICTED)
 
@@ -106,7 +114,8 @@ def _choose_faults(names: Sequence[str], *, quick: bool) -> tuple[str, ...]:
     chosen = tuple(name for name in wanted if not quick or name not in FAULTS or FAULTS[name].quick)
     if wanted and not chosen:
         raise CannotStart(f"{', '.join(wanted)}: no fault for --quick; `bankrun chaos --list` says which are")
-    return chosen
+    # Where the time is bounded, those come first that take the least of it.
+    return tuple(sorted(chosen, key=lambda name: quick and name in FAULTS and FAULTS[name].starts_one))
 
 
 def choose_survivors(names: Sequence[str]) -> tuple[str, ...]:
@@ -118,16 +127,15 @@ def choose_survivors(names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-@contextmanager
-def _show_if_cut(cells: list[ChaosCell], console: Console) -> Iterator[None]:
-    """Show what was found so far if the block is cut short."""
-    try:
-        yield
-    except BaseException:
-        if cells:
-            console.print(*tables.chaos_tables(cells, console.width), sep="")
-            console.print(f"cut short after {len(cells)} cells; nothing was exported", style="yellow")
-        raise
+def _tell(console: Console, result: Chaos, export_json: str | None, export_markdown: str | None) -> None:
+    if result.cells:
+        _show(console, result)  # first: it may be all that is left of a long run where a file cannot be written
+    if result.provenance.cut_short:
+        console.print(f"cut short after {len(result.cells)} cells", style="yellow")
+    if export_json is not None and result.cells:
+        store.save(export_json, result)
+    if export_markdown is not None and result.cells:
+        store.write(export_markdown, tables.chaos_markdown(result))
 
 
 def _show(console: Console, result: Chaos) -> None:
@@ -138,8 +146,9 @@ def _show(console: Console, result: Chaos) -> None:
     )
     console.print(*tables.chaos_tables(result.cells, console.width), sep="")
     console.print(tables.CHAOS_LEGEND, soft_wrap=True)
-    for name, why in result.not_run.items():
-        console.print(f"not run: {name}: {why}", style="yellow", soft_wrap=True)
+    for why in dict.fromkeys(result.not_run.values()):
+        names = ", ".join(name for name, reason in result.not_run.items() if reason == why)
+        console.print(f"not run: {names}: {why}", style="yellow", soft_wrap=True)
     for cell in result.cells:
         if cell.verdict == "inconclusive" and cell.expected == "safe":
             console.print(f"warning: {cell.fault}, {cell.strategy}: {cell.reason}", style="yellow", soft_wrap=True)

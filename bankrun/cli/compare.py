@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated
 
@@ -16,7 +15,7 @@ from rich.table import Table
 from bank.errors import CannotStart
 from bank.postgres.schema import check_connection_budget
 from bank.settings import read_settings
-from bankrun.cli.app import CONTRADICTED, FAILED, open_console
+from bankrun.cli.app import CONTRADICTED, FAILED, open_console, reserve_stdout, told_if_cut
 from bankrun.cli.options import ExportJson, Strategies, choose_strategies, find_files, takes_workload
 from bankrun.render import tables
 from bankrun.render.story import explain
@@ -71,6 +70,7 @@ def compare(
     Without options: no lock, the talk's thread lock and its row lock, in one instance and in three.
     """
     exports = (export_json, export_csv, export_markdown, export_svg, report, junitxml)
+    reserve_stdout(*exports)
     strategies = choose_strategies(strategy)
     console = open_console(*exports, inputs=find_files(strategies))
     plan = Plan(
@@ -91,6 +91,13 @@ def compare(
     notes = Terminal(stderr=True)
     for topology_idle in _find_idle_threads(plan):
         notes.print(f"warning: {topology_idle}", style="yellow", soft_wrap=True)
+    written: list[tuple[str | None, Callable[[Comparison], str]]] = [
+        (export_csv, tables.comparison_csv),
+        (export_markdown, tables.comparison_markdown),
+        (junitxml, tables.comparison_junit),
+        (export_svg, tables.comparison_svg),
+        (report, _report),
+    ]
     runs: list[Run] = []
     with open_servers(settings) as servers:
         if dry_run:
@@ -101,25 +108,17 @@ def compare(
             return
         with open_lab(servers, instances=plan.instances, threads=plan.threads, far=plan.is_far) as lab:
             comparison = begin_comparison(servers, lab, plan)
+
+            def tell() -> None:
+                comparison.cells = judge_all(runs)
+                _tell(console, comparison, wide=wide, export_json=export_json, written=written)
+
             with (
+                told_if_cut(comparison, tell),
                 BarProgress(notes) if notes.is_terminal else LineProgress(notes) as progress,
-                _show_if_cut(comparison, runs, console),
             ):
                 lab.compare(plan, progress, runs)
-    comparison.cells = judge_all(runs)
-    _show_comparison(console, comparison, wide=wide)
-    if export_json is not None:
-        store.save(export_json, comparison)
-    written: list[tuple[str | None, Callable[[Comparison], str]]] = [
-        (export_csv, tables.comparison_csv),
-        (export_markdown, tables.comparison_markdown),
-        (junitxml, tables.comparison_junit),
-        (export_svg, tables.comparison_svg),
-        (report, _report),
-    ]
-    for destination, make in written:
-        if destination is not None:
-            store.write(destination, make(comparison))
+    tell()
     if comparison.contradictions or (strict and comparison.inconclusive):
         raise typer.Exit(CONTRADICTED)
     if any(run.faults for run in runs):
@@ -143,17 +142,26 @@ def _report(comparison: Comparison) -> str:
     return report(comparison)
 
 
-@contextmanager
-def _show_if_cut(comparison: Comparison, runs: list[Run], console: Console) -> Iterator[None]:
-    """Show what was found so far if the block is cut short: by a server that is lost, or by the user."""
-    try:
-        yield
-    except BaseException:
-        comparison.cells = judge_all(runs)
-        if comparison.cells:
-            console.print(tables.comparison_table(comparison))
-            console.print(f"cut short after {len(runs)} runs; nothing was exported", style="yellow")
-        raise
+def _tell(
+    console: Console,
+    comparison: Comparison,
+    *,
+    wide: bool,
+    export_json: str | None,
+    written: Sequence[tuple[str | None, Callable[[Comparison], str]]],
+) -> None:
+    """Show what was found, and export it: all of it, or what there is of one that was cut short."""
+    if comparison.cells:
+        _show_comparison(console, comparison, wide=wide)
+    if comparison.provenance.cut_short:
+        console.print(f"cut short after {sum(len(cell.runs) for cell in comparison.cells)} runs", style="yellow")
+    if not comparison.cells:
+        return
+    if export_json is not None:
+        store.save(export_json, comparison)
+    for destination, make in written:
+        if destination is not None:
+            store.write(destination, make(comparison))
 
 
 def _find_idle_threads(plan: Plan) -> Iterator[str]:

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from bank import outside
 from bank.settings import read_settings
-from bankrun.cli.app import CONTRADICTED, FAILED, open_console
+from bankrun.cli.app import CONTRADICTED, FAILED, open_console, reserve_stdout, told_if_cut
 from bankrun.cli.options import ALL, ExportJson, Strategies, choose_strategies, find_files
 from bankrun.cli.replay import show_replay
-from bankrun.proof.matrix import ProofPlan, choose_cases, prove_matrix
+from bankrun.proof.matrix import ProofPlan, begin_proof, choose_cases, prove_matrix, replay_broken
+from bankrun.proof.prover import Prover
 from bankrun.render import tables
 from bankrun.results import store
 from bankrun.results.models.proof import CaseResult, ProofResult
@@ -38,21 +39,22 @@ def prove(
 
     The same strategies and the same teller as in a worker. Exits with 3 if a claim is refuted.
     """
+    reserve_stdout(export_json, export_markdown)
     strategies = choose_strategies(strategy)
     console = open_console(export_json, export_markdown, inputs=find_files(strategies))
     plan = ProofPlan(strategies, instances, tuple(choose_cases(case)), transfers, preemptions, show)
-    with Steps(plan.count_steps()) as steps:
-        result, stories = prove_matrix(read_settings(), plan, steps)
-    if export_json is not None:
-        store.save(export_json, result)
-    if export_markdown is not None:
-        store.write(export_markdown, tables.proof_markdown(result.cases))
-    if result.cases:
-        _show_proof(console, result)
+    with Prover(read_settings(), transfers=plan.transfers) as prover:
+        result = begin_proof(prover, plan)
+
+        def tell() -> None:
+            _tell(console, plan, result, export_json, export_markdown)
+
+        with told_if_cut(result, tell), Steps(plan.count_steps()) as steps:
+            prove_matrix(prover, plan, steps, result)
+            stories = replay_broken(prover, plan, result)
+    tell()
     for name, judged in stories:
         show_replay(console, name, judged)
-    for name, what in result.faults.items():
-        console.print(f"no verdict: {name} {what}", style="bold red", markup=False, soft_wrap=True)
     is_open = any(case.verdict == "inconclusive" for case in result.cases)
     if result.contradictions or (strict and is_open):
         raise typer.Exit(CONTRADICTED)
@@ -60,7 +62,22 @@ def prove(
         raise typer.Exit(FAILED)
 
 
-def _show_proof(console: Console, proof: ProofResult) -> None:
+def _tell(
+    console: Console, plan: ProofPlan, result: ProofResult, export_json: str | None, export_markdown: str | None
+) -> None:
+    if result.cases:
+        _show_proof(console, plan, result)
+    for name, what in result.faults.items():
+        console.print(f"no verdict: {name} {what}", style="bold red", markup=False, soft_wrap=True)
+    if result.provenance.cut_short:
+        console.print(f"cut short after {len(result.cases)} cases", style="yellow")
+    if export_json is not None and (result.cases or not result.provenance.cut_short):
+        store.save(export_json, result)
+    if export_markdown is not None and (result.cases or not result.provenance.cut_short):
+        store.write(export_markdown, tables.proof_markdown(result.cases))
+
+
+def _show_proof(console: Console, plan: ProofPlan, proof: ProofResult) -> None:
     results = proof.cases
     total, broken = sum(result.interleavings for result in results), sum(result.broken for result in results)
     seconds = sum(result.seconds for result in results)
@@ -80,12 +97,17 @@ def _show_proof(console: Console, proof: ProofResult) -> None:
         console.print(
             f"{beyond:,} went beyond {RETRIES_MAX} retries of a transfer: not explored further", style="yellow"
         )
-    for name in dict.fromkeys(result.strategy for result in results):
-        _show_verdict(console, [result for result in results if result.strategy == name])
+    for strategy in plan.list_strategies():
+        found = [result for result in results if result.strategy == strategy.name]
+        if found:
+            _show_verdict(console, found, is_whole=len(found) >= plan.count_cases(strategy))
 
 
-def _show_verdict(console: Console, results: Sequence[CaseResult]) -> None:
-    """Say what was found of a strategy: of one from outside in any case, of ours what is no verdict, or refutes it."""
+def _show_verdict(console: Console, results: Sequence[CaseResult], *, is_whole: bool) -> None:
+    """Say what was found of a strategy: of one from outside in any case, of ours what is no verdict, or refutes it.
+
+    What was not broken in some of its cases alone is not called safe.
+    """
     name, claim = results[0].strategy, results[0].claim
     total, broken = sum(result.interleavings for result in results), sum(result.broken for result in results)
     open_ones = [result for result in results if result.verdict == "inconclusive"]
@@ -94,6 +116,8 @@ def _show_verdict(console: Console, results: Sequence[CaseResult]) -> None:
         if broken:
             places = dict.fromkeys(where[result.instances] for result in results if result.broken)
             console.print(f"{name} is broken {' and '.join(places)}: {broken} of {total}", style="red", soft_wrap=True)
+        elif not is_whole:
+            console.print(f"{name} was not broken by any of {total}, and there are more cases", soft_wrap=True)
         elif claim == "nothing":
             console.print(f"{name} was not broken by any of {total}; it claims nothing: set its claim", soft_wrap=True)
         elif not open_ones:

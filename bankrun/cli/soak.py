@@ -11,11 +11,12 @@ from bank.outside import user_strategy
 from bank.settings import read_settings
 from bankrun.chaos.soak import SoakPlan, begin_soak, run_soak
 from bankrun.chaos.targets import open_targets
-from bankrun.cli.app import CONTRADICTED, open_console
+from bankrun.cli.app import CONTRADICTED, open_console, reserve_stdout, told_if_cut
 from bankrun.cli.options import ExportJson, find_files
 from bankrun.render import fault_tables as tables
 from bankrun.render.terminal import Terminal
 from bankrun.results import store
+from bankrun.results.models.soak import Soak
 from bankrun.results.topology import Topology
 from bankrun.runs.progress import Amount
 from bankrun.runs.rehearsal import rehearse
@@ -44,6 +45,7 @@ def soak(
 
     On servers of its own. Exits with 3 if anything was lost, applied twice, or left.
     """
+    reserve_stdout(export_json, export_markdown)
     name = user_strategy(strategy).name
     console = open_console(export_json, export_markdown, inputs=find_files([name]))
     shape = Topology.parse(topology)
@@ -62,15 +64,31 @@ def soak(
     with open_targets(read_settings(), instances=shape.instances, threads=shape.threads, with_network=False) as targets:
         rehearse(targets.database, targets.servers.settings, [plan.strategy])
         result = begin_soak(targets, plan, shape)
-        with Amount(Terminal(stderr=True), plan.transfers) as amount:
+
+        def tell() -> None:
+            tell_soak(console, result, export_json, export_markdown)
+
+        with told_if_cut(result, tell), Amount(Terminal(stderr=True), plan.transfers) as amount:
             run_soak(targets, plan, result, amount.tell)
-    console.print(tables.soak_table(result))
-    if export_json is not None:
-        store.save(export_json, result)
-    if export_markdown is not None:
-        store.write(export_markdown, tables.soak_markdown(result))
+    tell()
     if not result.held:
         kinds = ", ".join(finding.kind for finding in result.audit.findings) or "transfers failed or are pending"
         console.print(f"{plan.strategy} was to hold, and did not: {kinds}", style="bold red")
         raise typer.Exit(CONTRADICTED)
     console.print("nothing was lost, nothing was applied twice, nothing is left", style="green")
+
+
+def tell_soak(console: Terminal, result: Soak, export_json: str | None, export_markdown: str | None) -> None:
+    """Show what was found, and export it: all of it, or what there is of one that was cut short."""
+    if result.provenance.cut_short:
+        after = f"cut short after {len(result.struck)} of {result.plan.faults} faults"
+        if not result.transfers:
+            console.print(f"{after}, and the bank could not be audited: nothing is exported", style="yellow")
+            return
+        kinds = ", ".join(finding.kind for finding in result.audit.findings)
+        console.print(f"{after}; the audit found {kinds or 'nothing wrong'}", style="red" if kinds else "yellow")
+    console.print(tables.soak_table(result))
+    if export_json is not None:
+        store.save(export_json, result)
+    if export_markdown is not None:
+        store.write(export_markdown, tables.soak_markdown(result))

@@ -49,6 +49,9 @@ def strategies(
 
 def _read_gallery(proof: Path, comparison: Path) -> str:
     found, measured = read_as(ProofResult, proof), read_as(Comparison, comparison)
+    for file, source in ((proof, found.provenance), (comparison, measured.provenance)):
+        if source.cut_short:
+            raise CannotStart(f"{file} was cut short: the table would count less than there is")
     try:
         return printable(tables.gallery_markdown(found, measured))
     except errors.CannotStart as error:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from bank.errors import CannotStart, StrategyFault
 from bank.outside import strategy_named
-from bank.settings import Settings
 from bank.strategies import STRATEGIES, Strategy
 from bankrun.proof.cases import ALL_CASES, INSTANCES, THREE, Case, applies
 from bankrun.proof.private_bank import WAITS_MS
@@ -68,7 +67,11 @@ class ProofPlan:
 
     def count_steps(self) -> int:
         """Return how many cases there are in all."""
-        return len(self.list_instances()) * sum(len(self.list_cases(one)) for one in self.list_strategies())
+        return sum(map(self.count_cases, self.list_strategies()))
+
+    def count_cases(self, strategy: type[Strategy]) -> int:
+        """Return how many cases of a strategy there are at least: what turns out to be a lease has more."""
+        return len(self.list_instances()) * len(self.list_cases(strategy))
 
     def command(self) -> str:
         """Return the command that repeats it."""
@@ -83,24 +86,35 @@ class ProofPlan:
         )
 
 
-def prove_matrix(
-    settings: Settings, plan: ProofPlan, progress: ProofProgress
-) -> tuple[ProofResult, list[tuple[str, Judged]]]:
-    """Run every step of a plan on servers of its own, and tell the first of what is broken: its id, and its replay.
+def begin_proof(prover: Prover, plan: ProofPlan) -> ProofResult:
+    """Return a result that begins now, without any cases yet."""
+    provenance = Provenance.begin(plan.command(), environment=prover.bank.describe(), settings=WAITS_MS)
+    return ProofResult(provenance, cases=[])
+
+
+def prove_matrix(prover: Prover, plan: ProofPlan, progress: ProofProgress, result: ProofResult) -> None:
+    """Run every step of a plan; each case that is finished is added to the result.
 
     A strategy that fails to be one has a fault for a result, and harms no other.
     """
-    with Prover(settings, transfers=plan.transfers) as prover:
-        result = ProofResult(
-            Provenance.begin(plan.command(), environment=prover.bank.describe(), settings=WAITS_MS), cases=[]
-        )
-        for strategy in plan.list_strategies():
-            try:
-                _prove_strategy(prover, strategy, plan, progress, result)
-            except StrategyFault as fault:
-                result.faults[strategy.name] = fault.what
-        told = [name for case in result.cases for name in case.broken_ids][: plan.show]
-        return result, [(name, replay_by_id(prover, name)) for name in told]
+    for strategy in plan.list_strategies():
+        before = len(result.cases)
+        try:
+            _prove_strategy(prover, strategy, plan, progress, result)
+        except StrategyFault as fault:
+            result.faults[strategy.name] = fault.what
+            progress.tell(f"{strategy.name}: no verdict")
+        else:
+            found = result.cases[before:]
+            broken, total = sum(case.broken for case in found), sum(case.interleavings for case in found)
+            seconds = sum(case.seconds for case in found)
+            progress.tell(f"{strategy.name}: {broken:,} of {total:,} broken, {seconds:.1f} s")
+
+
+def replay_broken(prover: Prover, plan: ProofPlan, result: ProofResult) -> list[tuple[str, Judged]]:
+    """Run the first of what is broken again, as many as the plan shows; return their ids and what came of them."""
+    told = [name for case in result.cases for name in case.broken_ids][: plan.show]
+    return [(name, replay_by_id(prover, name)) for name in told]
 
 
 def _prove_strategy(

@@ -111,6 +111,9 @@ class ProofProgress(Protocol):
     def begin(self, what: str) -> None:
         """Say what begins."""
 
+    def tell(self, what: str) -> None:
+        """Say what was found of a strategy."""
+
 
 def prove_cases(
     prover: Prover,

@@ -113,9 +113,10 @@ def chaos_markdown(result: Chaos) -> str:
 def _soak_figures(result: Soak) -> list[tuple[str, str]]:
     plan, counts = result.plan, result.transfers
     decided = sum(count for status, count in counts.items() if status != "pending")
+    rate = decided / result.seconds if result.seconds else 0.0
     return [
         ("transfers", f"{plan.transfers:,} over {plan.accounts:,} accounts, {plan.strategy} on {result.topology}"),
-        ("took", f"{result.seconds:,.0f} s, {decided / result.seconds:,.0f} a second with everything that struck"),
+        ("took", f"{result.seconds:,.0f} s, {rate:,.0f} a second with everything that struck"),
         ("applied, refused", f"{counts['applied']:,}, {counts['refused']:,}"),
         ("failed, pending", f"{counts['failed']:,}, {counts['pending']:,}"),
         ("lost, applied twice", f"{result.lost_postings:,}, {result.duplicates:,}"),
@@ -142,5 +143,6 @@ def soak_markdown(result: Soak) -> str:
         times = sum(struck.kind == kind for struck in result.struck)
         lines.append(f"| `{kind}` | {times} | {seconds.median:.1f} | {seconds.worst:.1f} |")
     every = [struck.recovery_s for struck in result.struck]
-    lines.append(f"| all | {len(every)} | {statistics.median(every):.1f} | {max(every):.1f} |")
+    if every:  # none, where it was cut short before the first
+        lines.append(f"| all | {len(every)} | {statistics.median(every):.1f} | {max(every):.1f} |")
     return "\n".join([*lines, "", result.provenance.sentence()]) + "\n"

@@ -162,7 +162,7 @@ def _how(result: Result) -> Iterator[tuple[str, str]]:
     source = result.provenance
     yield "bankrun", source.bankrun
     if source.started:
-        yield "started", source.started
+        yield "started", source.started + ("; cut short: what is not here was not reached" if source.cut_short else "")
     if source.seed is not None:
         yield "seed", str(source.seed)
     if isinstance(result, (Comparison, Chaos)):

@@ -35,6 +35,7 @@ class Provenance:
 
     ``command`` is the whole command that repeats it, ``seed`` what that decides by chance, None where it decides
     nothing. ``environment`` are versions, the machine and the servers; ``settings`` the time limits that were in force.
+    ``cut_short`` says that it ended before its plan did: what is there was found, and more was to come.
     """
 
     bankrun: str = "unknown"
@@ -43,6 +44,7 @@ class Provenance:
     command: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    cut_short: bool = False
 
     @classmethod
     def begin(
@@ -66,8 +68,9 @@ class Provenance:
 
     def sentence(self) -> str:
         """Return it as a footnote in Markdown."""
+        cut = "Cut short. " if self.cut_short else ""
         return (
-            f"`{self.command}`, {self.started}; bankrun {self.bankrun}, Python {self.told('python')}, "
+            f"{cut}`{self.command}`, {self.started}; bankrun {self.bankrun}, Python {self.told('python')}, "
             f"Celery {self.told('packages.celery')}, {self.servers()}."
         )
 

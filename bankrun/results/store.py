@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -37,6 +38,10 @@ KINDS = {
 """The module of each kind; its ``parse`` returns a result from the plain values of a file, or raises ValueError."""
 WITHOUT_BANK = {"proof", "bench", "trial"}
 """The kinds that can be read in a project whose own ``bank`` package is found before ours."""
+
+
+_stdout: ContextVar[int | None] = ContextVar("stdout", default=None)
+"""Where stdout led before it was reserved."""
 
 
 class Result(Protocol):
@@ -114,6 +119,31 @@ def save(destination: str, result: Result) -> None:
     write(destination, json.dumps(result.as_json(), indent=1) + "\n")
 
 
+def reserve_stdout() -> None:
+    """Keep stdout for ``write``. What anything else prints there from now on goes to stderr.
+
+    Strategies of users print, in this process and in those that it starts; an export must be an export and no more.
+    """
+    ours, others = sys.__stdout__, sys.__stderr__
+    if ours is None or others is None or sys.stdout is not ours or _stdout.get() is not None:
+        return
+    ours.flush()
+    _stdout.set(os.dup(ours.fileno()))
+    os.dup2(others.fileno(), ours.fileno())
+
+
+def _print(text: str) -> None:
+    reserved = _stdout.get()
+    if sys.stdout.isatty() if reserved is None else os.isatty(reserved):
+        text = printable(text)
+    if reserved is None:
+        print(text, end="")
+        return
+    left = text.encode(sys.stdout.encoding, sys.stdout.errors or "strict")
+    while left:
+        left = left[os.write(reserved, left) :]
+
+
 def write(destination: str, text: str) -> None:
     """Write a file so that a reader sees the old one or the new one, never a half. ``-`` is stdout.
 
@@ -121,7 +151,7 @@ def write(destination: str, text: str) -> None:
     Raises BankrunError.
     """
     if destination == STDOUT:
-        print(printable(text) if sys.stdout.isatty() else text, end="")
+        _print(text)
         return
     path = _resolve(destination)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -104,6 +104,10 @@ class Plan:
             yield from ((name, topology) for name in names)
 
 
+class InstanceEnded(BankError):
+    """An instance has ended by itself."""
+
+
 class Progress(Protocol):
     """What is told how far a comparison is."""
 
@@ -128,9 +132,10 @@ def judge_all(runs: Sequence[Run]) -> list[Cell]:
 class Lab:
     """A bank, a broker and a fleet that are ready to run cells. Owns none of them.
 
-    ``check_processes`` raises BankError if a process has ended that must not; ``revive_instances`` starts those
-    instances again that have ended; ``restart`` starts all of them again. ``come_back`` says that an instance that ends
-    is started again, here or by those who run it: a run then waits for it.
+    ``check_processes`` raises BankError if a process has ended that must not, for an instance InstanceEnded;
+    ``revive_instances`` starts those instances again that have ended; ``restart`` starts all of them again.
+    ``come_back`` says that an instance that ends is started again, here or by those who run it: a run then waits for
+    it.
     """
 
     def __init__(
@@ -299,6 +304,12 @@ class Lab:
     ) -> dict[str, int]:
         """Return what a strategy from outside did that is no outcome, and how often."""
         faults = dict(readings.faults)
+        if strategy not in STRATEGIES and self._restart is not None:
+            try:
+                self._check_processes()
+            except InstanceEnded as error:
+                self.instances = list(self._restart())
+                return faults | {f"{strategy} ends its worker: {error}": 1}
         standing = self.fleet.find_stuck(chosen) if pending and strategy not in STRATEGIES else {}
         for instance, places in standing.items():
             faults |= {f"{strategy} hangs: {instance} stands in {place}": 1 for place in places}
@@ -340,7 +351,9 @@ class Lab:
         orders = list(workload.orders(seed, salt=uuid5(NAMESPACE_OID, str(self._runs)).int))
         open_bank(self.database, accounts=workload.accounts, opening=workload.opening, constraint=workload.constraint)
         submission = Submission(name, strategy, name, workload.chunk, workload.think_ms, threads)
-        with Delivery(self, submission) as delivery, suppress(Stalled):  # the audit says what is pending
+        # The audit says what is pending; and what ended an instance in the hands of a strategy from outside, `_faults`.
+        told_later = (Stalled,) if strategy in STRATEGIES or self._restart is None else (Stalled, InstanceEnded)
+        with Delivery(self, submission) as delivery, suppress(*told_later):
             delivery.accept(orders)
             # All messages are there before the first one is taken: publishing is not part of what is measured.
             delivery.publish(orders, progress=lambda published: self.look_after())

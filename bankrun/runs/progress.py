@@ -101,15 +101,21 @@ class Silence:
 
 
 class Steps(Bars):
-    """A bar for work of several steps on a terminal, and nothing elsewhere."""
+    """A bar for work of several steps on a terminal, and a line for each that is told elsewhere."""
 
     def __init__(self, total: int) -> None:
-        super().__init__(Terminal(stderr=True))
+        self._console = Terminal(stderr=True)
+        super().__init__(self._console)
         self._task = self._bars.add_task("", total=total, completed=-1)
 
     def begin(self, what: str) -> None:
         """Say what begins."""
         self._bars.update(self._task, advance=1, description=what)
+
+    def tell(self, what: str) -> None:
+        """Say what was found: for pipes and logs."""
+        if not self._console.is_terminal:
+            self._console.print(what, markup=False, soft_wrap=True)
 
 
 class Amount(Bars):

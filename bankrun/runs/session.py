@@ -23,7 +23,7 @@ from bank.postgres.roles import WORKER_ROLE, check_worker_roles, set_up_server
 from bank.postgres.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
 from bank.settings import Settings
 from bankrun.quoting import printable
-from bankrun.runs.comparison import Lab
+from bankrun.runs.comparison import InstanceEnded, Lab
 from bankrun.runs.far import Network
 from bankrun.servers.embedded import Endpoints, embedded_stack, keeper_only
 from bankrun.servers.keeper_client import Keeper
@@ -177,8 +177,12 @@ def open_lab(
             start(names)
             stack.callback(keeper.stop, names, grace_seconds=5)
             ours = ("postgres", "valkey") if servers.endpoints.embedded else ()
-            check_all = partial(_check_processes, keeper, [*ours, *names], servers.state_dir)
             check_servers = partial(_check_processes, keeper, ours, servers.state_dir)
+
+            def check_all() -> None:
+                check_servers()
+                _check_processes(keeper, names, servers.state_dir, InstanceEnded)
+
             ready = partial(servers.fleet.wait_until_ready, names, keeper, servers.state_dir, check_all)
 
             def revive_instances() -> None:
@@ -187,7 +191,7 @@ def open_lab(
                         start([name])
 
             def restart() -> list[InstanceInfo]:
-                keeper.stop(names, grace_seconds=1)  # they hang: there is nothing to wait for
+                keeper.stop(names, grace_seconds=1)  # they hang, or have ended: there is nothing to wait for
                 start(names)
                 return ready()
 
@@ -209,13 +213,13 @@ def _seen_from(servers: Servers, url: str) -> Servers:
     return replace(servers, endpoints=replace(servers.endpoints, worker_database_url=url))
 
 
-def _check_processes(keeper: Keeper, names: Sequence[str], state_dir: Path) -> None:
-    """Raise BankError if one of the processes that were started here has ended."""
+def _check_processes(keeper: Keeper, names: Sequence[str], state_dir: Path, error: type[BankError] = BankError) -> None:
+    """Raise BankError, or one of its kinds, if one of the processes that were started here has ended."""
     for name in names:
         code = keeper.returncode(name)
         if code is not None:
             how = f"by signal {-code}" if code < 0 else f"with code {code}"
-            raise BankError(f"{name} was ended {how}; see {state_dir / 'logs'}")
+            raise error(f"{name} was ended {how}; see {state_dir / 'logs'}")
 
 
 def _gather(servers: Servers, *, instances: int, threads: int) -> list[InstanceInfo]:

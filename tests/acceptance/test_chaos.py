@@ -13,28 +13,53 @@ from typing import Any
 import pytest
 
 from bank.errors import BankError, CannotStart
+from bank.outside import make_importable, user_strategy
 from bank.settings import Settings
 from bank.strategies import STRATEGIES
 from bankrun.chaos import cells as chaos
-from bankrun.chaos.cells import CHAOS_LOAD, ChaosCell, ChaosPlan, run_cell
+from bankrun.chaos.cells import CHAOS_LOAD, ChaosCell, ChaosPlan, begin_chaos, run_cell, run_chaos
 from bankrun.chaos.faults import FAULTS
-from bankrun.chaos.soak import SoakPlan
+from bankrun.chaos.soak import SoakPlan, begin_soak, run_soak
 from bankrun.chaos.targets import WAITS, Targets, open_targets
+from bankrun.cli.app import told_if_cut
 from bankrun.cli.chaos import choose_survivors
+from bankrun.cli.soak import tell_soak
+from bankrun.render.terminal import Terminal
+from bankrun.results import store
+from bankrun.results.models.chaos import Chaos
+from bankrun.results.models.soak import Soak
 from bankrun.results.topology import Topology
 from bankrun.runs.delivery import Delivery
+from bankrun.runs.progress import Steps
 from tests.acceptance.conftest import Bankrun, processes_of
 from tests.places import make_place
 from tests.waiting import wait_until
 from workers.control.failpoints import Failpoint
 
 SEED = 3
+HANGING = """
+import threading
+
+from bank.strategies import Claim, Strategy
+
+
+class HangsAtThree(Strategy):
+    claim = Claim.EVERYWHERE
+    READ = Strategy.READ + " FOR UPDATE"
+
+    def guard(self, order):
+        if order.debit == 3:
+            threading.Event().wait()
+"""
 
 
 @pytest.fixture(scope="module")
 def targets() -> Iterator[Targets]:
     """Two instances with four threads each, and servers that may be broken."""
     path = make_place("chaos")
+    (path / "hanging.py").write_text(HANGING)
+    make_importable([path])
+    user_strategy("hanging:HangsAtThree")  # what is known when they start is what instances may use
     with open_targets(Settings(state_dir=path), instances=2, threads=4) as opened:
         yield opened
     shutil.rmtree(path, ignore_errors=True)
@@ -163,6 +188,24 @@ def test_a_system_that_forgets_would_be_found_broken(targets: Targets, monkeypat
     assert (cell.verdict, cell.expected) == ("broken", "safe")
     assert cell.contradicts
     assert "stayed pending" in cell.reason
+
+
+def test_a_strategy_that_hangs_is_named_with_the_place(targets: Targets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "STALLED_SECONDS", 2.5)
+    cell = strike(targets, "messages-repeated", "hanging:HangsAtThree")
+    assert cell.contradicts
+    assert "hanging:HangsAtThree hangs: w1 stands in hanging.py, line 13, in guard" in cell.reason
+    assert "w2 stands in hanging.py, line 13, in guard" in cell.reason
+    assert strike(targets, "messages-repeated").pending == 0  # it holds up nobody else
+
+
+def test_when_its_time_is_over_no_more_faults_begin_and_they_are_named(targets: Targets) -> None:
+    load = replace(CHAOS_LOAD, transfers=60, accounts=8)
+    plan = ChaosPlan(("messages-repeated", "terminate", "cut"), ("row-lock",), Topology(2, 4), load, SEED)
+    result = begin_chaos(targets, plan)
+    run_chaos(targets, plan, Steps(3), result, until=0.0)
+    assert [cell.fault for cell in result.cells] == ["messages-repeated"]
+    assert result.not_run == {"terminate": "the time was over", "cut": "the time was over"}
 
 
 def test_a_transfer_that_failed_without_a_reason_to_would_be_found(
@@ -301,7 +344,7 @@ def test_servers_of_somebody_else_are_not_broken() -> None:
         pass
 
 
-def test_an_interrupted_chaos_leaves_no_process_not_even_a_stopped_one(tmp_path: Path) -> None:
+def test_an_interrupted_chaos_tells_what_it_has_and_leaves_no_process_not_even_a_stopped_one(tmp_path: Path) -> None:
     import signal
     import subprocess
 
@@ -309,21 +352,57 @@ def test_an_interrupted_chaos_leaves_no_process_not_even_a_stopped_one(tmp_path:
 
     state = make_place("chaos")
     process = subprocess.Popen(
-        command("chaos", "--fault", "postgres-frozen", "--strategy", "row-lock", "--seed", "1"),
+        command(
+            *("chaos", "--fault", "messages-repeated", "--fault", "postgres-frozen", "--strategy", "row-lock"),
+            *("--seed", "1", "--export-json", "c.json"),
+        ),
         env=environment(state),
         cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert wait_until(lambda: any(_is_stopped(pid) for pid in _pids_of(state)), 60)
         process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 130
+        out, err = process.communicate(timeout=15)
+        assert process.returncode == 130
+        assert err.startswith("messages-repeated, row-lock: ")
+        assert "cut short after 1 cells" in out
+        saved = store.read_as(Chaos, tmp_path / "c.json")
+        assert [cell.fault for cell in saved.cells] == ["messages-repeated"]
+        assert saved.provenance.cut_short
         assert wait_until(lambda: not processes_of(state), 5), processes_of(state)
     finally:
         process.kill()
         process.wait()
         shutil.rmtree(state, ignore_errors=True)
+
+
+def test_a_soak_that_is_cut_short_tells_what_it_has_and_exports_it(
+    targets: Targets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = SoakPlan(transfers=3_000, accounts=50, kills=0, pauses=4, postgres_restarts=0, redis_restarts=0)
+    result = begin_soak(targets, plan, Topology(2, 4))
+
+    def end_after_two(decided: int, what: str) -> None:
+        if len(result.struck) == 2:
+            raise KeyboardInterrupt
+
+    exports = str(tmp_path / "s.json"), str(tmp_path / "s.md")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        told_if_cut(result, lambda: tell_soak(Terminal(width=200), result, *exports)),
+    ):
+        run_soak(targets, plan, result, end_after_two)
+    targets.restore()
+    assert "cut short after 2 of 4 faults; the audit found nothing wrong" in capsys.readouterr().out
+    saved = store.read_as(Soak, tmp_path / "s.json")
+    assert saved.provenance.cut_short
+    assert [struck.kind for struck in saved.struck] == ["pause", "pause"]
+    assert saved.transfers["pending"] > 0
+    assert sum(saved.transfers.values()) == 3_000
+    assert "Cut short. `bankrun soak" in (tmp_path / "s.md").read_text()
 
 
 def _sessions(targets: Targets, instance: str) -> list[str]:

@@ -16,6 +16,8 @@ from tests.acceptance.conftest import SECONDS_MAX, Bankrun, environment
 
 PAIR = ("--case", "same-pair")
 CODE = """
+    import os
+    import subprocess
     import threading
 
     from bank.strategies import Claim, Strategy
@@ -48,6 +50,31 @@ CODE = """
             if attempt.order.debit == 3:
                 raise SystemExit(0)
             super().move(transaction, attempt)
+
+
+    class EndsItsWorkerAtThree(Right):
+        def move(self, transaction, attempt):
+            if attempt.order.debit == 3:
+                os._exit(5)
+            super().move(transaction, attempt)
+
+
+    class KillsItsWorkerAtThree(Right):
+        def move(self, transaction, attempt):
+            if attempt.order.debit == 3:
+                os.kill(os.getpid(), 9)
+            super().move(transaction, attempt)
+
+
+    class Prints(Right):
+        def move(self, transaction, attempt):
+            print("from move")
+            os.write(1, b"past Python\\n")
+            subprocess.run(["echo", "from a child"], check=True)
+            super().move(transaction, attempt)
+
+
+    print("at import")
     """
 
 
@@ -98,21 +125,35 @@ def test_under_load_each_fault_is_named_and_the_next_strategy_is_measured(bankru
     for package in ("bank", "workers", "bankrun"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise RuntimeError('the wrong one')\n")
-    names = ("mine:FailsAtThree", "mine:ExitsAtThree", "mine:HangsAtThree", "mine:Right")
+    ending = ("mine:EndsItsWorkerAtThree", "mine:KillsItsWorkerAtThree")
+    names = ("mine:FailsAtThree", "mine:ExitsAtThree", "mine:HangsAtThree", *ending, "mine:Right")
     done = bankrun(
         *("compare", *(word for name in names for word in ("--strategy", name)), "--topology", "2x2"),
         *("--transfers", "150", "--warmup", "0", "--cell-timeout", "4", "--seed", "1", "--export-json", "r.json"),
     )
     assert done.returncode == 1, done.stderr
     cells = {cell["strategy"]: cell for cell in json.loads((tmp_path / "r.json").read_text())["cells"]}
-    fails, exits, hangs, right = (cells[name] for name in names)
+    fails, exits, hangs, ends, kills, right = (cells[name] for name in names)
     assert fails["failed"] > 0
-    assert fails["reason"] == "fault: mine:FailsAtThree raises KeyError: 'three' (mine.py, line 19, in move)"
-    assert exits["reason"] == "fault: mine:ExitsAtThree raises SystemExit: 0 (mine.py, line 32, in move)"
+    assert fails["reason"] == "fault: mine:FailsAtThree raises KeyError: 'three' (mine.py, line 21, in move)"
+    assert exits["reason"] == "fault: mine:ExitsAtThree raises SystemExit: 0 (mine.py, line 34, in move)"
     assert hangs["pending"] > 0
     assert hangs["reason"].startswith("fault: mine:HangsAtThree hangs: w")
-    assert hangs["reason"].endswith("stands in mine.py, line 26, in guard")
+    assert hangs["reason"].endswith("stands in mine.py, line 28, in guard")
+    assert ends["reason"] == "fault: mine:EndsItsWorkerAtThree calls os._exit(5) (mine.py, line 41, in move)"
+    assert kills["reason"].startswith("fault: mine:KillsItsWorkerAtThree ends its worker: w")
+    assert "was ended by signal 9" in kills["reason"]
     assert (right["applied"], right["lost_postings"], right["failed"]) == (150, 0, 0)
+
+
+def test_what_a_strategy_prints_is_not_in_an_export_to_stdout(bankrun: Bankrun, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(dedent(CODE))
+    words = ("compare", "--topology", "1x1", "--transfers", "20", "--warmup", "0")
+    done = bankrun(*words, "--strategy", "mine:Prints", "--export-json", "-")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kind"] == "comparison"
+    for said in ("at import", "from move", "past Python", "from a child"):
+        assert said in done.stderr
 
 
 PLUGIN = """

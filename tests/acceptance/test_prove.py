@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Bankrun
+from bankrun.results import store
+from bankrun.results.models.proof import ProofResult
+from tests.acceptance.conftest import Bankrun, command, environment, processes_of
+from tests.waiting import wait_until
 
 CONTRACT = {
     *("strategy", "instances", "case", "transfers", "interleavings", "broken", "truncated"),
@@ -28,6 +33,30 @@ def test_a_proof_says_what_is_broken_and_how_to_see_it(bankrun: Bankrun, tmp_pat
     assert any(f"bankrun replay {case['shortest_broken']}\n" in done.stdout for case in cases if case["broken"])
     assert "is off the books" in done.stdout
     assert "| row-lock | two | 0/6 | 0/6 |" in (tmp_path / "p.md").read_text()
+
+
+def test_one_that_is_interrupted_tells_and_exports_what_it_has(cli_state: Path, tmp_path: Path) -> None:
+    words = ("prove", "--strategy", "row-lock", "--strategy", "share-lock", "--export-json", "p.json")
+    process = subprocess.Popen(
+        command(*words),
+        cwd=tmp_path,
+        env=environment(cli_state),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()  # without a terminal, a line for each strategy that is done
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=20)
+    assert first.startswith("row-lock: 0 of "), first + err
+    assert process.returncode == 143
+    assert err == ""
+    assert "cut short after " in out
+    saved = store.read_as(ProofResult, tmp_path / "p.json")
+    assert saved.provenance.cut_short
+    assert {case.verdict for case in saved.cases if case.strategy == "row-lock"} == {"safe"}
+    assert wait_until(lambda: not processes_of(cli_state), 5), processes_of(cli_state)
 
 
 def test_a_replay_tells_it_step_by_step_and_writes_a_script(bankrun: Bankrun, tmp_path: Path) -> None:

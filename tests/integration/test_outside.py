@@ -122,6 +122,7 @@ def test_what_does_not_fit_is_told_in_one_sentence(write: Write, body: str, why:
             r"raises ModuleNotFoundError: .* \(theirs_\d+.py, line 14, in <module>\)",
         ),
         ("raise SystemExit(3)", "{}:X", r"its import raises SystemExit: 3 \(theirs_\d+.py, line 14"),
+        ("import os; os._exit(3)", "{}:X", r"its import calls os._exit\(3\) \(theirs_\d+.py, line 14"),
         ("def f(:", "{}:X", r"theirs_\d+.py, line 14: invalid syntax"),
     ],
 )
@@ -190,6 +191,12 @@ WRONG = """
             from bank.errors import Refused
 
             raise Refused("no")
+
+    class EndsTheProcessAtOnce(Right):
+        def move(self, *about):
+            import os
+
+            os._exit(0)
 """
 FAULTS = {
     "Raises": r"raises KeyError: 101 \(theirs_\d+.py, line 17, in move\)",
@@ -202,6 +209,7 @@ FAULTS = {
     "MakesANumber": r"makes an int in open\(\)",
     "NeverLeaves": r"leaves its guard held: nobody is in it any more, and try_enter\(\) still returns False",
     "EndsTheProcess": r"raises SystemExit: 0 \(theirs_\d+.py, line 57, in move\)",
+    "EndsTheProcessAtOnce": r"calls os._exit\(0\) \(theirs_\d+.py, line 72, in move\)",
     "ForgotItsTable": "does not apply two transfers that could both be: .* FROM forgotten fails with 42P01",
     "RefusesEverything": "does not apply two transfers that could both be: they are refused, or left pending",
 }
@@ -279,6 +287,22 @@ def test_a_lock_in_a_module_is_proved_to_hold_in_one_instance_and_not_in_two(wri
     assert two.contradicts
     judged = prover.replay(strategy, "two", PAIR, two.broken_ids[0].rpartition("/")[2])
     assert judged.is_broken
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # 3.12 warns of it beside threads
+def test_what_a_strategy_forks_may_end_as_it_likes(write: Write, database: Database, settings: Settings) -> None:
+    code = """
+    class Forks(Right):
+        def move(self, transaction, attempt):
+            import os
+
+            if not (child := os.fork()):
+                os._exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            super().move(transaction, attempt)
+    """
+    strategy = user_strategy(f"{write(code)}:Forks")
+    rehearse(database, settings, [strategy.name])
 
 
 def test_only_what_was_announced_is_loaded(write: Write, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 from contextlib import suppress
 
 import pytest
@@ -247,6 +248,37 @@ def test_statement_texts_that_never_repeat_do_not_grow_memory() -> None:
         conversation.receive_from_client(extended(f"SELECT {number}", b"s%d" % number))
         conversation.queue.clear()
     assert len(conversation._reader._statements) <= 4096
+
+
+def test_many_large_parameters_and_columns_are_read_in_a_moment() -> None:
+    count = 65_535
+    value = struct.pack("!i", 200) + b"x" * 200
+    bind = b"\0\0" + struct.pack("!HH", 0, count) + value * count + b"\0\0"
+    columns = struct.pack("!H", count) + (b"c" * 60 + b"\0" + struct.pack("!IhIhih", 0, 0, 23, 4, -1, 0)) * count
+    row = struct.pack("!H", count) + value * count
+    began = time.monotonic()
+    assert len(wire.read_bind(bind)[2]) == count
+    described = wire.read_columns(columns)
+    assert described == ((23, False),) * count
+    assert len(wire.read_row(row, described, 10)) == count
+    assert time.monotonic() - began < 5  # copied anew for each of them, it is some minutes
+
+
+def test_a_client_that_asks_without_end_is_refused_before_memory_ends() -> None:
+    conversation = connected()
+    conversation.receive_from_client(query("SELECT 1"))
+    conversation.release()
+    for _ in range(100):
+        conversation.receive_from_client(wire.SYNC * 1_000)
+    with pytest.raises(WireError, match="more than 100,000 requests"):
+        conversation.receive_from_client(wire.SYNC)
+
+
+@pytest.mark.parametrize("digits", ["9" * 5_000, "9" * 21])
+def test_a_count_that_no_server_sends_is_refused(digits: str) -> None:
+    assert wire.read_tag(b"INSERT 0 18446744073709551615\0") == ("INSERT", 2**64 - 1)
+    with pytest.raises(WireError, match="digits"):
+        wire.read_tag(f"SELECT {digits}\0".encode())
 
 
 def test_copy_from_the_client_is_passed_on_and_its_second_sync_is_the_one_that_commits() -> None:

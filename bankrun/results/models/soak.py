@@ -25,6 +25,11 @@ class SoakLoad:
     redis_restarts: int = 5
     seed: int = 1
 
+    @property
+    def faults(self) -> int:
+        """Return how many there are in all."""
+        return self.kills + self.pauses + self.postgres_restarts + self.redis_restarts
+
 
 @dataclass(frozen=True, slots=True)
 class Strike:

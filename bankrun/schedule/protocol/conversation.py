@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum
 
-from bankrun.schedule.errors import Unsupported
+from bankrun.schedule.errors import Unsupported, WireError
 from bankrun.schedule.protocol import wire
-from bankrun.schedule.protocol.requests import Kind, Request, RequestReader, answers_to
+from bankrun.schedule.protocol.requests import BATCH_MESSAGES_MAX, Kind, Request, RequestReader, answers_to
 from bankrun.schedule.protocol.wire import Frame, FrameReader
 
 QUIET_TAGS = frozenset(
@@ -153,6 +153,8 @@ class Conversation:
             requests = requests[1:]
         self.queue.extend(requests)
         self._let_the_rest_flow()
+        if len(self.queue) > BATCH_MESSAGES_MAX:
+            raise WireError(f"more than {BATCH_MESSAGES_MAX:,} requests that nothing was answered yet")
 
     # Who stands before what.
 

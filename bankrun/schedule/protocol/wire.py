@@ -17,6 +17,7 @@ from uuid import UUID
 from bankrun.schedule.errors import WireError
 
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+COUNT_DIGITS_MAX = 20  # of a uint64: the most rows that a server counts
 STARTUP_BYTES_MAX = 10_000  # MAX_STARTUP_PACKET_LENGTH, src/include/libpq/pqcomm.h
 SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST = 80877103, 80877104, 80877102
 PROTOCOL_MAJOR = 3
@@ -122,20 +123,20 @@ def read_parse(body: bytes) -> tuple[bytes, bytes, tuple[int, ...]]:
     """Return a Parse message's statement name, its SQL, and the parameter types that it names."""
     name, sql, rest = split(body, 2)
     (count,) = _unpack("!H", rest)
-    return name, sql, _unpack(f"!{count}I", rest[2:])
+    return name, sql, _unpack(f"!{count}I", rest, 2)
 
 
 def read_bind(body: bytes, types: tuple[int, ...] = ()) -> tuple[bytes, bytes, tuple[str | None, ...]]:
     """Return a Bind message's portal, its statement, and the values, as text."""
     portal, statement, rest = split(body, 2)
     (count,) = _unpack("!H", rest)
-    formats = _unpack(f"!{count}H", rest[2:])
+    formats = _unpack(f"!{count}H", rest, 2)
     at = 2 + 2 * count
-    (count,) = _unpack("!H", rest[at:])
+    (count,) = _unpack("!H", rest, at)
     at += 2
     values: list[str | None] = []
     for number in range(count):
-        (length,) = _unpack("!i", rest[at:])
+        (length,) = _unpack("!i", rest, at)
         at += 4
         if length < 0:
             values.append(None)
@@ -191,13 +192,15 @@ def read_key(body: bytes) -> int:
 def read_columns(body: bytes) -> tuple[tuple[int, bool], ...]:
     """Return the type of each column in a RowDescription, and whether its values come in binary format."""
     (count,) = _unpack("!H", body)
-    rest = body[2:]
+    at = 2
     columns: list[tuple[int, bool]] = []
     for _ in range(count):
-        _, rest = split(rest, 1)
-        _, _, type_oid, _, _, binary = _unpack("!IhIhih", rest)
+        at = body.find(b"\0", at) + 1
+        if not at:
+            raise WireError("a string without its end")
+        _, _, type_oid, _, _, binary = _unpack("!IhIhih", body, at)
         columns.append((type_oid, bool(binary)))
-        rest = rest[18:]
+        at += 18
     return tuple(columns)
 
 
@@ -206,7 +209,7 @@ def read_row(body: bytes, columns: tuple[tuple[int, bool], ...], length_max: int
     values: list[str | None] = []
     at = 2
     for type_oid, binary in columns:
-        (length,) = _unpack("!i", body[at:])
+        (length,) = _unpack("!i", body, at)
         at += 4
         if length < 0:
             values.append(None)
@@ -220,10 +223,12 @@ def read_row(body: bytes, columns: tuple[tuple[int, bool], ...], length_max: int
 def read_tag(body: bytes) -> tuple[str, int | None]:
     """Return the command that completed, and how many rows it returned or changed, where it says that."""
     words = text(body.rstrip(b"\0")).split()
-    count = int(words[-1]) if words and words[-1].isascii() and words[-1].isdecimal() else None
+    counts: list[str] = []
     while words and words[-1].isascii() and words[-1].isdecimal():
-        words.pop()
-    return " ".join(words), count
+        counts.append(words.pop())
+    if counts and len(counts[0]) > COUNT_DIGITS_MAX:
+        raise WireError(f"a count of {len(counts[0])} digits")
+    return " ".join(words), int(counts[0]) if counts else None
 
 
 def error_response(sqlstate: str, message: str, severity: str = "ERROR") -> bytes:
@@ -247,8 +252,8 @@ DESCRIBE_UNNAMED = Frame(b"D", b"P\0").encode()
 EXECUTE_UNNAMED = Frame(b"E", b"\0\0\0\0\0").encode()
 
 
-def _unpack(layout: str, data: bytes) -> tuple[int, ...]:
+def _unpack(layout: str, data: bytes, at: int = 0) -> tuple[int, ...]:
     try:
-        return struct.unpack_from(layout, data)
+        return struct.unpack_from(layout, data, at)
     except struct.error as error:
         raise WireError(f"a message that ends too early: {error}") from error
