@@ -38,7 +38,7 @@ test-pythons: ## unit tests, lessons and a comparison on Python 3.12 to 3.14, as
 	@tools/test-pythons.sh
 
 soundness: venv-dev ## prove the prover: every pruned search against the full one, and 10,000 hostile inputs; half an hour
-	@BANKRUN_SOUNDNESS=1 BANKRUN_SOUNDNESS_PAIRS=$${BANKRUN_SOUNDNESS_PAIRS:-300} $(py) -m pytest -rs --numprocesses=1 \
+	@SOUNDNESS=1 SOUNDNESS_PAIRS=$${SOUNDNESS_PAIRS:-300} $(py) -m pytest -rs --numprocesses=1 \
 		tests/integration/test_schedule_soundness.py tests/integration/test_proof_soundness.py tests/integration/test_examples.py \
 		tests/integration/test_presets.py tests/acceptance/test_odd_settings.py tests/unit/test_hostile_files.py \
 		tests/integration/test_audit_damage.py \
