@@ -163,7 +163,7 @@ def test_it_is_broken(server: Place, question: Ask, programs: list[str]) -> None
 
 
 def test_what_commits_inside_gets_no_verdict(server: Place, question: Ask) -> None:
-    with pytest.raises(BankrunError, match="^CALL of a procedure that may commit inside"):
+    with pytest.raises(BankrunError, match=r"^CALL of a procedure that may commit inside"):
         put_on_trial(question("call_what_commits()", "only_read()"), place=server)
 
 
