@@ -15,7 +15,7 @@ from bankrun.render.space_time import space_time
 from bankrun.render.story import explain
 from bankrun.results.models.comparison import Cell
 from bankrun.results.topology import Topology
-from bankrun.runs.sampling import View
+from bankrun.runs.sampling import Overwritten, View
 
 POINTS = 60
 SCENES_MAX = 6
@@ -124,13 +124,10 @@ def tell_story(cell: Cell, control: Cell | None) -> dict[str, Any]:
     return {"title": title, "lines": lines, "svg": ""}
 
 
-def tell_scene(now: Snapshot, number: int) -> dict[str, Any] | None:
-    """Return a posting that was just written over, with its picture; None if it is no longer kept."""
-    for one in now.view.overwritten if now.view is not None else ():
-        if one.number == number:
-            picture = space_time(f"scene-{number}", one.scene, "written over")
-            return {"title": "A posting that was written over", "lines": [one.sentence], "svg": picture}
-    return None
+def tell_scene(one: Overwritten) -> dict[str, Any]:
+    """Return how a posting came to be written over, with its picture."""
+    picture = space_time(f"scene-{one.number}", one.scene, "written over")
+    return {"title": "A posting that was written over", "lines": [one.sentence], "svg": picture}
 
 
 def find_story(now: Snapshot, strategy: str, topology: str) -> Mapping[str, Any] | None:

@@ -11,6 +11,7 @@ import secrets
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -33,7 +34,7 @@ from bankrun.runs.boundary import LOST_SERVER
 from bankrun.runs.comparison import Lab, Plan, judge_all
 from bankrun.runs.film import Film, shoot
 from bankrun.runs.provenance import begin_comparison
-from bankrun.runs.sampling import View, Watch
+from bankrun.runs.sampling import Overwritten, View, Watch
 from bankrun.runs.session import Servers, open_lab, open_servers
 from bankrun.servers.state_dir import default_state_dir
 from workers.control.interruption import PAUSE_SECONDS_MAX
@@ -46,6 +47,7 @@ READY_SECONDS = 60.0
 PROVER_SECONDS = 60.0
 CLOSE_SECONDS = 30.0
 LOOK_SECONDS = 5.0
+SCENES_MAX = 200
 IDLE = "Nothing runs."
 
 State = Literal["idle", "waiting", "starting", "running", "stopping"]
@@ -105,6 +107,7 @@ class Live:
         self._directory = settings.state_dir or default_state_dir()
         self._lock = threading.Lock()
         self._viewers = 0
+        self._scenes: deque[Overwritten] = deque(maxlen=SCENES_MAX)
         self._snapshot = replace(Snapshot(), **self._recall())  # type: ignore[arg-type]
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._stop = threading.Event()
@@ -136,6 +139,10 @@ class Live:
     def is_watched(self) -> bool:
         """Whether anybody looks."""
         return self._viewers > 0
+
+    def scene(self, number: int) -> Overwritten | None:
+        """Return a posting that was written over, if it is not too long ago."""
+        return next((one for one in tuple(self._scenes) if one.number == number), None)
 
     def start(self, plan: Plan) -> None:
         """Begin a comparison. Raises CannotStart if one is under way, or if there is no such strategy."""
@@ -300,6 +307,11 @@ class Live:
                 return
         raise Stopped
 
+    def remember(self, seen: Sequence[Overwritten]) -> None:
+        """Keep what was seen to be written over, for visitors who click on it after it has left the list."""
+        last = self._scenes[-1].number if self._scenes else 0
+        self._scenes.extend(one for one in seen if one.number > last)
+
     def _keep(self, comparison: Comparison) -> None:
         with self._lock:
             self._set(comparison=comparison)
@@ -367,6 +379,7 @@ class _Watcher:
     def transfers(self, done: int, total: int) -> None:
         """Look, if it is time."""
         if self._watch is not None and self._watch.look():
+            self._live.remember(self._watch.view.overwritten)
             self._live.show(done=done, transfers=total, view=self._watch.view.copy())
         else:
             self._live.show(done=done, transfers=total)
@@ -383,4 +396,4 @@ class _Watcher:
         with self._lab.database.transaction() as transaction:
             film = shoot(transaction, run.strategy, run.topology, seen.instances, run.threads, telling=True)
         films = {**seen.films, (run.strategy, run.topology): film} if film else seen.films
-        self._live.show(comparison=replace(self._comparison), films=films, view=None)
+        self._live.show(comparison=replace(self._comparison), films=films)

@@ -91,7 +91,8 @@ def _add_views(live: Live) -> None:
 
     @app.get("/scene/{number}")
     def _scene(number: int) -> JSONResponse:
-        return _answer(tell_scene(live.snapshot(), number))
+        found = live.scene(number)
+        return _answer(None if found is None else tell_scene(found))
 
     @app.get("/report")
     def _report() -> HTMLResponse:

@@ -1,7 +1,8 @@
 """Looks at a run while it goes on: the total, who applied how much, and the postings that were just written over.
 
 Looking must not become the load. Each look is timed, and the next one waits until looking has had its small share of
-the time. What it finds is for the eye; the verdict comes from the audit, when the run is over.
+the time. Most of a look's time it waits for a processor, which the transfers have: its own work is a fraction of it.
+What it finds is for the eye; the verdict comes from the audit, when the run is over.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bankrun.results.topology import Topology
 from bankrun.runs.film import Film, shoot
 
 LOOK_SECONDS = 0.25
-SHARE = 0.02
+SHARE = 0.05
 FILM_SECONDS = 2.0
 SAMPLES_MAX = 400
 OVERWRITTEN_MAX = 40

@@ -50,7 +50,7 @@ function drawPanel(width, title, lines, most, together) {
   const left = 4;
   const named = lines.map(({ cell, name }) => ({ name, drift: cell.line ? cell.line.at(-1)[1] : 0 }));
   const labels = named.map(({ name, drift }) => `${name}${drift ? ` ${signed(drift)}` : ""}`);
-  const right = Math.max(...labels.map((label) => label.length)) * 6.4 * unit + 12 * unit;
+  const right = Math.max(...labels.map((label) => label.length)) * 7 * unit + 14 * unit;
   const seconds = Math.max(0.1, ...lines.flatMap(({ cell }) => (cell.line || []).map(([at]) => at)));
   const x = (at) => left + (at / seconds) * (width - left - right);
   const y = (drift) => height / 2 - (drift / most) * (height / 2 - 10 * unit);

@@ -230,8 +230,8 @@ function showWorkers() {
   }
   for (const label of parent.querySelectorAll("[data-name]")) {
     const { name } = label.dataset;
-    const applied = now.live ? now.live.applied[name] || 0 : 0;
-    write(label, `${name}: ${applied.toLocaleString("en")} applied${(now.silent || []).includes(name) ? ", does not answer" : ""}`);
+    const applied = now.live ? `: ${(now.live.applied[name] || 0).toLocaleString("en")} applied` : "";
+    write(label, `${name}${applied}${(now.silent || []).includes(name) ? ", does not answer" : ""}`);
   }
 }
 
@@ -246,6 +246,7 @@ function makeButton(text, label, act) {
 
 // New ones on top, old ones away; the others stay what they are: one may be under a finger.
 function showScenes() {
+  if (now.state === "running" && !now.live) return;
   const scenes = (now.live && now.live.scenes) || [];
   const numbers = new Set(scenes.map((scene) => scene.number));
   for (const [number, button] of feed) {

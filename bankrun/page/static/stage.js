@@ -86,8 +86,8 @@ export class Stage {
       const lost = cell.lost ? `${number(cell.lost)} of ${number(cell.postings)} postings lost` : "nothing lost";
       text = `${sign(cell.verdict)} ${cell.verdict}: ${cell.verdict === "broken" && !cell.lost ? cell.reason : lost}`;
     } else if (now) {
-      const over = live && live.overwritten ? `, ${number(live.overwritten)} postings written over` : "";
-      text = `${number(now.done)} of ${number(now.transfers)} transfers${over}`;
+      const over = live && live.overwritten ? `, ${number(live.overwritten)} written over so far` : "";
+      text = now.transfers ? `${number(now.done)} of ${number(now.transfers)} transfers${over}` : "begins";
     }
     write(this.verdict, text);
     set(this.verdict, "class", cell.verdict || (live && live.overwritten ? "broken" : "plain"));
@@ -169,7 +169,7 @@ export class Stage {
     const wide = shown === 1 ? Math.min(width * 0.62, 300 * unit) : (width - 2 * edge - gap * (shown - 1)) / shown;
     const left = (width - shown * wide - gap * (shown - 1)) / 2;
     const pitch = (compact ? 24 : 27) * unit;
-    const threads = Math.min(cell.threads, THREADS_MAX);
+    const threads = Math.min(cell.threads, shown > 3 ? THREADS_MAX / 2 : THREADS_MAX);
     const columns = Math.max(1, Math.min(threads, Math.floor((wide - 12) / pitch), threads > 8 ? 8 : 4));
     const rows = Math.ceil(threads / columns);
     const top = above + (compact ? 18 : 30) * unit;
@@ -181,8 +181,8 @@ export class Stage {
       const x = left + box * (wide + gap);
       const rests = cell.place === "queue" && box > 0;
       back.append(make("rect", { class: `box${rests ? " rests" : ""}`, x, y: top, width: wide, height, rx: 8 }));
-      const more = cell.threads > threads ? ` · ${cell.threads} threads` : "";
-      this.#label(back, "strong", (names[box] || `w${box + 1}`) + more, x + 10 * unit, top + 19 * unit);
+      this.#label(back, "strong", names[box] || `w${box + 1}`, x + 10 * unit, top + 19 * unit);
+      if (cell.threads > threads) this.#label(back, "small", `${threads} of ${cell.threads}`, x + wide - 6, top + 19 * unit, "end");
       for (let thread = 0; thread < threads; thread += 1) {
         const at = {
           x: x + wide / 2 + (thread % columns - (columns - 1) / 2) * pitch,
@@ -265,7 +265,9 @@ export class Stage {
       if (state.travelled !== undefined) dots.push([place.x, place.top - 30 * this.unit + state.travelled * (place.y - place.top + 30 * this.unit)]);
       if (!state.move) continue;
       if (state.name === "works") holders.add(Number(key.split("/")[0]));
-      for (const leg of state.move.legs) {
+      // One that waits for a row waits for the first of its two: rows are locked in the order of their numbers.
+      const legs = [...state.move.legs].sort((one, other) => one.account - other.account);
+      for (const leg of state.name === "waits" ? legs.slice(0, 1) : legs) {
         const account = places.accounts.get(leg.account);
         if (!account) continue;
         if (at >= leg.read) held.add(leg.account);
