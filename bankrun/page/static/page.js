@@ -170,8 +170,7 @@ function hear(told) {
   now = { ...told, film };
   if (told.cells) {
     const theirs = told.cells.length ? { cells: told.cells, films: told.films, started: told.started, recorded: "" } : recording;
-    if (theirs !== source) endPlaying();
-    source = theirs || source;
+    source = theirs;
     if (told.state === "starting" || told.state === "waiting") chosen = null;
     endPlaying();
     showAll();
@@ -193,7 +192,7 @@ function showNow(before) {
   byId("start").disabled = !idle;
   byId("stop").disabled = idle || now.state === "stopping" || now.state === "connecting";
   const where = now.state === "running" ? `Run ${now.number} of ${now.total}: ` : "";
-  write(byId("status"), where + now.sentence);
+  write(byId("status"), where + (now.sentence || ""));
   if (before.trouble !== now.trouble && (now.trouble || before.trouble)) write(byId("trouble"), now.trouble);
   byId("progress").hidden = now.state !== "running";
   byId("progress").value = now.transfers ? now.done / now.transfers : 0;
@@ -323,6 +322,7 @@ function connect() {
     if (socket !== mine) return;
     socket = null;
     if (document.hidden) return;
+    if (!source.cells.length) hear({ state: "connecting", cells: [] });
     byId("gone").hidden = false;
     setTimeout(connect, AGAIN_MS);
   });
@@ -379,9 +379,4 @@ try {
   setSize("normal");
 }
 recording = await (await fetch(new URL("recording.json", import.meta.url))).json();
-if (!source.cells.length) {
-  source = recording;
-  endPlaying();
-  showAll();
-}
 connect();
