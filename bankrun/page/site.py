@@ -30,7 +30,7 @@ from bankrun.page.visitors import OwnVisitorsOnly
 from bankrun.render.report import report
 
 RECONNECT_SECONDS = 30.0
-LOOK_SECONDS = 0.25
+PUSH_SECONDS = 0.5
 PAUSE_SECONDS = 3.0
 BODY_MAX = 4_096
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -154,7 +154,7 @@ async def push(socket: WebSocket, live: Live) -> None:
             if seen is None or now.version != seen.version:
                 await socket.send_text(json.dumps(_tell_change(seen, now), separators=(",", ":")))
                 seen = now
-            await asyncio.wait([gone], timeout=LOOK_SECONDS)
+            await asyncio.wait([gone], timeout=PUSH_SECONDS)
     gone.cancel()
 
 

@@ -6,7 +6,7 @@ import { Player } from "./player.js";
 import { Stage, sign } from "./stage.js";
 
 const AGAIN_MS = 1000;
-const LINES_MS = 1000;
+const LINES_MS = 2000;
 const BUTTONS_MAX = 8;
 const byId = (id) => document.getElementById(id);
 const sameCell = (one, [strategy, topology]) => one.strategy === strategy && one.topology === topology;

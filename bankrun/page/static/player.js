@@ -6,7 +6,7 @@ const PLAY_MS = 8000;
 const STILL_MS = 3500;
 const FRAME_MS = 40;
 // While transfers run, the load and this picture share the machine: then it moves in steps.
-const STEP_MS = navigator.hardwareConcurrency > 4 ? 50 : navigator.hardwareConcurrency > 2 ? 100 : 500;
+const STEP_MS = navigator.hardwareConcurrency > 4 ? 50 : navigator.hardwareConcurrency > 2 ? 200 : 1000;
 
 export class Player {
   constructor(stages) {
