@@ -5,12 +5,14 @@ All of it when a browser comes and when a cell has ended; while a run goes on, w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bank.strategies import STRATEGIES, Claim
 from bankrun.page.places import FLAWS, OF_CLAIM, describe, place_of
 from bankrun.page.runner import Snapshot
+from bankrun.quoting import legal
 from bankrun.render.space_time import space_time
 from bankrun.render.story import explain
 from bankrun.results.models.comparison import Cell
@@ -19,6 +21,11 @@ from bankrun.runs.sampling import Overwritten, View
 
 POINTS = 60
 SCENES_MAX = 6
+
+
+def as_text(plain: object) -> str:
+    """Return what is sent as text, without the characters that a page must not show."""
+    return legal(json.dumps(plain, separators=(",", ":"), ensure_ascii=False))
 
 
 def tell_all(now: Snapshot) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bankrun.page.form import read_form
+from bankrun.quoting import legal
 from bankrun.render.svg import SHAPES, THEME
 
 HERE = Path(__file__).parent
@@ -32,8 +33,10 @@ def read_recording() -> dict[str, Any]:
 def render_index(asked: Mapping[str, str]) -> str:
     """Return the page. What the address asks for fills the form, and starts nothing."""
     pages = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return pages.get_template("index.html").render(
-        form=read_form(asked), recording=read_recording(), version=_version_of_static()
+    return legal(
+        pages.get_template("index.html").render(
+            form=read_form(asked), recording=read_recording(), version=_version_of_static()
+        )
     )
 
 

@@ -8,7 +8,6 @@ to the page's own origin only.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -21,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bank.errors import BankError
 from bankrun.errors import BankrunError
-from bankrun.page.feed import find_story, tell_all, tell_now, tell_scene
+from bankrun.page.feed import as_text, find_story, tell_all, tell_now, tell_scene
 from bankrun.page.form import read_plan
 from bankrun.page.index import POLICY, STATIC, render_index, style
 from bankrun.page.runner import Live, Snapshot
@@ -86,11 +85,11 @@ def _add_views(live: Live) -> None:
         return FileResponse(STATIC / name, headers=headers)
 
     @app.get("/story")
-    def _story(strategy: str, topology: str) -> JSONResponse:
+    def _story(strategy: str, topology: str) -> Response:
         return _answer(find_story(live.snapshot(), strategy, topology))
 
     @app.get("/scene/{number}")
-    def _scene(number: int) -> JSONResponse:
+    def _scene(number: int) -> Response:
         found = live.scene(number)
         return _answer(None if found is None else tell_scene(found))
 
@@ -128,10 +127,9 @@ def _add_actions(live: Live) -> None:
         return await _do(f"{name} is killed, and starts again.", lambda: live.kill(name))
 
 
-def _answer(found: Any) -> JSONResponse:
-    return (
-        JSONResponse({"trouble": "That is no longer there."}, status_code=404) if found is None else JSONResponse(found)
-    )
+def _answer(found: object) -> Response:
+    told = {"trouble": "That is no longer there."} if found is None else found
+    return Response(as_text(told), 404 if found is None else 200, media_type="application/json")
 
 
 async def _do(done: str, act: Callable[[], None]) -> JSONResponse:
@@ -152,7 +150,7 @@ async def push(socket: WebSocket, live: Live) -> None:
         while not gone.done():
             now = live.snapshot()
             if seen is None or now.version != seen.version:
-                await socket.send_text(json.dumps(_tell_change(seen, now), separators=(",", ":")))
+                await socket.send_text(as_text(_tell_change(seen, now)))
                 seen = now
             await asyncio.wait([gone], timeout=PUSH_SECONDS)
     gone.cancel()

@@ -275,9 +275,9 @@ def test_a_comparison_is_started_by_a_click_watched_by_two_and_disturbed(browser
     with visiting(browser, server) as page, visiting(browser, server, color_scheme="dark") as other:
         expect(page.get_by_role("status").first).to_have_text("Nothing runs.")
         fill(page, "topologies", "2x4")
-        fill(page, "transfers", "200")
+        fill(page, "transfers", "150")
         fill(page, "accounts", "4")
-        fill(page, "think ms", "20")
+        fill(page, "think ms", "15")
         page.get_by_role("button", name="Start").click()
         expect(other.get_by_role("status").first).to_contain_text("none on 2x4")
         expect(other.get_by_role("button", name="Start")).to_be_disabled()
@@ -289,7 +289,7 @@ def test_a_comparison_is_started_by_a_click_watched_by_two_and_disturbed(browser
         told = other.get_by_role("dialog").locator("svg.picture text").filter(has_text="written over").first
         expect(told).to_be_visible()
         page.reload()
-        expect(page.get_by_label("think ms", exact=True)).to_have_value("20")
+        expect(page.get_by_label("think ms", exact=True)).to_have_value("15")
         expect(page.get_by_role("status").first).to_contain_text("row-lock on 2x4")
         expect(page.locator(".card.broken")).to_have_count(2)
         expect(told).to_be_visible()  # many postings were written over since then
@@ -304,7 +304,7 @@ def test_a_comparison_is_started_by_a_click_watched_by_two_and_disturbed(browser
         assert cards(page) == cards(other) == found
         drawn, told = other.evaluate("[[...window.drawn], [...window.told]]")
         assert {"wire written", "wire lost", "thread waits", "thread works"} <= set(drawn)
-        assert any(re.fullmatch(r"[0-9]+ of 200 transfers, [0-9,]+ written over so far", text) for text in told)
+        assert any(re.fullmatch(r"[0-9]+ of 150 transfers, [0-9,]+ written over so far", text) for text in told)
         page.get_by_role("button", name="row-lock 2x4").click()
         expect(page.get_by_role("dialog")).to_contain_text("The same transfers without a lock lost")
 

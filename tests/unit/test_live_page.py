@@ -13,7 +13,7 @@ from hypothesis import strategies as some
 
 from bank.errors import CannotStart
 from bank.strategies import STRATEGIES, Claim
-from bankrun.page.feed import find_story, tell_all, thin_out
+from bankrun.page.feed import as_text, find_story, tell_all, thin_out
 from bankrun.page.form import SHOWN, read_form, read_plan
 from bankrun.page.index import STATIC, read_recording, render_index, style
 from bankrun.page.last import FILMS, RESULT, keep, recall
@@ -116,7 +116,7 @@ def test_what_is_sent_has_every_planned_cell_and_its_story_when_it_is_done() -> 
     now = replace(
         Snapshot(), planned=planned, comparison=done, films={("none", "3x8"): FILM}, state="running", number=3
     )
-    told = json.loads(json.dumps(tell_all(now)))
+    told = json.loads(as_text(tell_all(now)))
     assert [one.get("verdict") for one in told["cells"]] == ["broken", "safe", None]
     assert told["running"] == ["serializable", "3x8"]
     assert told["films"][0]["moves"] == [[0, 3, 0.0, 5.0, [[5, 0.5, 2.0, 100, -10, None]]]]
@@ -127,6 +127,12 @@ def test_what_is_sent_has_every_planned_cell_and_its_story_when_it_is_done() -> 
     assert told_of is not None
     assert "lost 700" in told_of["lines"][1]
     assert find_story(now, "serializable", "3x8") is None
+
+
+def test_no_text_of_others_can_keep_the_page_from_being_sent_or_turn_it_around() -> None:
+    page = render_index({"topologies": "\ud800\x00\u202e"})
+    assert "\ufffd\ufffd\ufffd" in page
+    assert json.loads(as_text({"a": "\ud800\u202e\n"}).encode()) == {"a": "\ufffd\ufffd\n"}
 
 
 def test_of_many_samples_the_last_one_is_among_those_that_are_sent() -> None:
