@@ -3,13 +3,15 @@
 
 export const HOLD_MS = 1100; // so long a posting that was written over is shown, in the viewer's time
 const TRAVEL = 0.05; // of the film: how long a transfer is on its way from the broker
-const GUARDED = new Set(["process", "host", "redis"]);
+const GUARDED = new Set(["process", "host", "redis"]); // there a thread waits before its transaction begins
+const LOCKING = new Set(["row", "database"]); // there it waits in it, before it has read
 
 export class Film {
   constructor(plain, place) {
     this.span = Math.max(plain.span_ms, 1);
     this.boxes = plain.boxes;
     this.guarded = GUARDED.has(place);
+    this.locking = LOCKING.has(place);
     this.moves = plain.moves.map(([box, thread, claimed, committed, legs], number) => ({
       number, box, thread, claimed, committed,
       legs: legs.map(([account, read, written, before, delta, over]) => ({ account, read, written, before, delta, over })),
@@ -74,7 +76,8 @@ export class Film {
     if (!move) return { name: "idle" };
     if (at >= move.claimed) {
       const read = Math.min(...move.legs.map((leg) => leg.read));
-      return at < read && read - move.claimed > this.span / 60 ? { name: "waits", move } : { name: "works", move };
+      const waits = this.locking && at < read && read - move.claimed > this.span / 60;
+      return { name: waits ? "waits" : "works", move };
     }
     const before = next ? moves[next - 1].committed : Math.min(0, move.claimed - this.span);
     const travel = Math.min(this.span * TRAVEL, move.claimed - before);

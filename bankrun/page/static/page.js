@@ -130,6 +130,8 @@ function play() {
   const names = [...new Set(source.cells.map((cell) => cell.strategy))].filter((name) => source.films.some((film) => film.strategy === name));
   const turn = chosen ? [chosen] : names.length > 4 ? [pickStrategy()] : names;
   const before = chosen;
+  const { top } = byId("stages").getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 2) byId("stages").scrollIntoView();
   const next = (at) => {
     if (at >= turn.length) {
       chosen = before;

@@ -172,7 +172,8 @@ export class Stage {
     const threads = Math.min(cell.threads, shown > 3 ? THREADS_MAX / 2 : THREADS_MAX);
     const columns = Math.max(1, Math.min(threads, Math.floor((wide - 12) / pitch), threads > 8 ? 8 : 4));
     const rows = Math.ceil(threads / columns);
-    const top = above + (compact ? 18 : 30) * unit;
+    this.drop = (compact ? 18 : 30) * unit;
+    const top = above + this.drop;
     // The lock stands under the threads, or, where there is little room, beside the worker's name.
     const height = 28 * unit + rows * pitch + (compact ? 6 : 34) * unit;
     const foot = (x) => (compact ? [x + wide - 20 * unit, top + 15 * unit] : [x + wide / 2, top + height - 17 * unit]);
@@ -197,6 +198,9 @@ export class Stage {
         this.places.locks.push({ lock: this.#chip(front, compact ? "" : "lock", ...foot(x)), box });
       } else if (cell.place === "queue" && box === 0) {
         this.#chip(front, compact ? "1" : "one thread", ...foot(x), "words");
+      } else if (cell.place === "nowhere") {
+        const [middle, line] = foot(x);
+        this.#chip(front, "no lock", middle - (compact ? 18 * unit : 0), line, "empty");
       }
     }
     this.hidden = cell.instances - shown;
@@ -205,7 +209,6 @@ export class Stage {
       back.prepend(make("rect", { class: "host", x: left - 9 * unit, y: top - 9 * unit, width: shown * wide + gap * (shown - 1) + 18 * unit, height: height + 18 * unit, rx: 12 }));
       this.places.locks.push({ lock: this.#chip(front, "lock file of this host", width / 2, top + height + 9 * unit), box: null });
     }
-    if (cell.place === "nowhere") this.#chip(front, "no lock", width / 2, top + height + (compact ? 16 : 24) * unit, "empty");
     return top + height;
   }
 
@@ -256,25 +259,27 @@ export class Stage {
     const incident = film.incidentAt(at, hold);
     const wires = [];
     const dots = [];
+    const waiting = [];
     const held = new Set();
     const holders = new Set();
     for (const [key, place] of places.threads) {
       const state = film.stateOf(key, at);
       set(place.circle, "class", `thread ${state.name}`);
       set(place.pause, "class", state.name === "waits" ? "pause" : "pause off");
-      if (state.travelled !== undefined) dots.push([place.x, place.top - 30 * this.unit + state.travelled * (place.y - place.top + 30 * this.unit)]);
+      if (state.travelled !== undefined) dots.push([place.x, place.top - this.drop + state.travelled * (place.y - place.top + this.drop)]);
       if (!state.move) continue;
-      if (state.name === "works") holders.add(Number(key.split("/")[0]));
-      // One that waits for a row waits for the first of its two: rows are locked in the order of their numbers.
-      const legs = [...state.move.legs].sort((one, other) => one.account - other.account);
-      for (const leg of state.name === "waits" ? legs.slice(0, 1) : legs) {
+      if (state.name === "waits") {
+        waiting.push({ place, move: state.move });
+        continue;
+      }
+      holders.add(Number(key.split("/")[0]));
+      for (const leg of state.move.legs) {
         const account = places.accounts.get(leg.account);
-        if (!account) continue;
         if (at >= leg.read) held.add(leg.account);
-        const kind = at < leg.read ? (state.name === "waits" ? "waits" : "") : at < leg.written ? "read" : "written";
-        if (kind) wires.push([kind, place, account]);
+        if (account && at >= leg.read) wires.push([at < leg.written ? "read" : "written", place, account]);
       }
     }
+    this.#addWaiting(wires, waiting, held);
     if (incident) this.#addIncident(wires, incident);
     for (const [name, place] of places.accounts) {
       const hit = incident && incident.leg.account === name;
@@ -288,6 +293,18 @@ export class Stage {
     this.#drawWires(wires);
     this.#drawDots(dots);
     this.#drawCallout(incident);
+  }
+
+  // Rows are locked in the order of their numbers. So one that waits has its first row if nobody else has it, and waits
+  // for the second; the journal does not say it, and in this order it cannot have been otherwise for long.
+  #addWaiting(wires, waiting, held) {
+    for (const { place, move } of waiting.sort((one, other) => one.move.claimed - other.move.claimed)) {
+      const [first, second] = move.legs.map((leg) => leg.account).sort((one, other) => one - other);
+      const wanted = held.has(first) ? first : second;
+      if (wanted === second) held.add(first);
+      const account = this.places.accounts.get(wanted);
+      if (account) wires.push(["waits", place, account]);
+    }
   }
 
   #addIncident(wires, { lost, culprit, leg }) {
@@ -338,12 +355,13 @@ export class Stage {
     if (!place) return told.replaceChildren();
     const { unit, width, film } = this;
     const name = (move) => film.boxes[move.box] || `w${move.box + 1}`;
+    const same = incident.culprit.box === incident.lost.box;
     const lines = this.compact ? [
-      `${name(incident.culprit)} wrote over ${name(incident.lost)}`,
+      same ? "one thread wrote over another" : `${name(incident.culprit)} wrote over ${name(incident.lost)}`,
       `${signed(incident.leg.delta)} is gone`,
     ] : [
-      `${name(incident.lost)} wrote ${number(incident.leg.before + incident.leg.delta)}`,
-      `${name(incident.culprit)} wrote ${number(incident.its.before + incident.its.delta)} over it`,
+      `${same ? "a thread" : name(incident.lost)} wrote ${number(incident.leg.before + incident.leg.delta)}`,
+      `${same ? "another" : name(incident.culprit)} wrote ${number(incident.its.before + incident.its.delta)} over it`,
       `${signed(incident.leg.delta)} is gone`,
     ];
     const wide = Math.max(...lines.map((line) => line.length)) * 7 * unit + 20 * unit;
