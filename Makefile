@@ -32,7 +32,7 @@ benchmarks: venv-run ## write docs/benchmarks.md anew; twenty minutes, on a mach
 		--export-json docs/benchmarks.json --export-markdown docs/benchmarks.md
 
 recording: venv-run ## write anew what the live page shows before anything has run; half a minute
-	@$(py) -m bankrun.page.recording bankrun/page/static/recording.json
+	@$(py) -m bankrun.page.recording
 
 test: venv-dev ## run all tests
 	@$(py) -m pytest --numprocesses=auto --dist=loadgroup

@@ -17,6 +17,7 @@ from bankrun.render.svg import SHAPES, THEME
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
+RECORDING = "recording.json"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -26,7 +27,7 @@ POLICY = (
 @cache
 def read_recording() -> dict[str, Any]:
     """Return the recording that is shipped."""
-    plain: dict[str, Any] = json.loads((STATIC / "recording.json").read_text(encoding="utf-8"))
+    plain: dict[str, Any] = json.loads((STATIC / RECORDING).read_text(encoding="utf-8"))
     return plain
 
 
