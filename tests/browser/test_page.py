@@ -178,6 +178,7 @@ def test_before_anything_has_run_a_recording_is_shown_and_can_be_played(browser:
         # Where the lock lives: in the one box, and in each of three; and what that does, in the picture itself.
         assert (one.locator(".box").count(), one.locator(".lock").count()) == (1, 1)
         assert (three.locator(".box").count(), three.locator(".lock").count()) == (3, 3)
+        assert three.locator(".lock.held").count() >= 2  # each of the two has a lock of its own
         expect(three.locator("svg")).to_contain_text(re.compile("w. wrote .* over it.* is gone"))
         page.get_by_role("button", name="Play the recording").click()
         expect(page.get_by_text("Slow motion")).to_be_visible()

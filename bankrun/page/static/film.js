@@ -52,19 +52,20 @@ export class Film {
     return found.sort((a, b) => a.at - b.at);
   }
 
-  // The moment that tells most without movement: something is written over, across boxes if that occurs; else the one
-  // at which most threads are seen to wait.
+  // The moment that tells most without movement, and what is written over there: both who will have written are at
+  // work, across boxes if that occurs. Where nothing is written over, it is when most threads are seen to wait.
   get telling() {
-    const across = this.incidents.find((one) => one.lost.box !== one.culprit.box);
-    const one = across || this.incidents[0];
-    if (one) return one.at;
+    const overlap = ({ lost, its }) => lost.committed - its.read;
+    const across = this.incidents.filter((one) => one.lost.box !== one.culprit.box);
+    const [incident] = (across.length ? across : [...this.incidents]).sort((one, other) => overlap(other) - overlap(one));
+    if (incident) return { incident, at: Math.max(incident.its.read, Math.min(incident.lost.committed, incident.culprit.committed) - 0.01) };
     let best = { count: -1, at: 0 };
     for (const move of this.moves.slice(0, 40)) {
       const at = (move.legs[0].read + move.committed) / 2;
       const count = [...this.threads.keys()].filter((key) => this.stateOf(key, at).name === "waits").length;
       if (count > best.count) best = { count, at };
     }
-    return best.at;
+    return { at: best.at };
   }
 
   // What a thread does at a moment: idle, waits or works, with its move, and how far one is on its way to it.

@@ -1,5 +1,5 @@
 // One topology, drawn: broker, workers with their threads, Postgres with its accounts, and the lock where it lives.
-import { Film, HOLD_MS } from "./film.js";
+import { Film } from "./film.js";
 
 const NS = "http://www.w3.org/2000/svg";
 const BOXES_MAX = 6;
@@ -249,14 +249,15 @@ export class Stage {
   }
 
   still() {
-    if (this.film) this.draw(this.film.telling, this.film.span / 3);
+    if (!this.film) return;
+    const { at, incident } = this.film.telling;
+    this.draw(at, 0, incident);
   }
 
-  // Draw a moment. `hold` is how long something that was written over stays, in the film's time.
-  draw(at, hold = HOLD_MS) {
+  // Draw a moment, with what was written over at most `hold` before it, in the film's time.
+  draw(at, hold, incident = this.film && this.film.incidentAt(at, hold)) {
     const { film, places } = this;
     if (!film) return;
-    const incident = film.incidentAt(at, hold);
     const wires = [];
     const dots = [];
     const waiting = [];
@@ -310,8 +311,11 @@ export class Stage {
   #addIncident(wires, { lost, culprit, leg }) {
     const account = this.places.accounts.get(leg.account);
     const [from, by] = [lost, culprit].map((move) => this.places.threads.get(`${move.box}/${move.thread}`));
-    if (account && from) wires.push(["lost", from, account]);
-    if (account && by) wires.push(["culprit", by, account]);
+    for (const [kind, thread] of [["lost", from], ["culprit", by]]) {
+      const there = wires.findIndex(([, its, to]) => its === thread && to === account);
+      if (there >= 0) wires.splice(there, 1); // its other wire lies under this one
+      if (account && thread) wires.push([kind, thread, account]);
+    }
   }
 
   #drawWires(wires) {
