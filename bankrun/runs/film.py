@@ -13,8 +13,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, LiteralString
 
-import psycopg
+from psycopg import sql
 
+from bank.outcomes import TOLD_BEFORE, TOLD_FROM
 from bank.postgres.database import Transaction
 
 MOVES_MAX = 64
@@ -23,11 +24,14 @@ SPAN_MS_MAX = 90.0
 # The entry physically before each one, found by the index on (account, seq): the same question that the audit asks.
 MOVES: LiteralString = """
     SELECT t.id, coalesce(t.instance, ''), coalesce(t.thread, ''), t.decided_at, e.id, e.account_id, e.before, e.delta,
-           e.read_at, coalesce(e.written_at, e.read_at) AS written, {committed} AS committed, e.previous_entry,
+           e.read_at, CASE WHEN e.written_at >= {begin} AND e.written_at < {end} THEN e.written_at ELSE e.read_at END,
+           {committed}, e.previous_entry,
            (SELECT b.id FROM entries b WHERE b.account_id = e.account_id AND b.seq < e.seq ORDER BY b.seq DESC LIMIT 1)
     FROM (SELECT xmin, * FROM entries WHERE id <= %(last)s ORDER BY id DESC LIMIT %(most)s) e
     JOIN transfers t ON t.id = e.transfer_id
-    WHERE t.decided_at IS NOT NULL ORDER BY t.decided_at, t.id, e.id
+    WHERE t.decided_at >= {begin} AND t.decided_at < {end} AND e.read_at >= {begin} AND e.read_at < {end}
+        AND num_nulls(e.account_id, e.before, e.delta) = 0
+    ORDER BY t.decided_at, t.id, e.id
 """
 NEWEST: LiteralString = "SELECT max(id) FROM entries"
 # The clobber in the middle of the run; where there is none, the middle itself. Some entries before it are the prelude.
@@ -104,7 +108,8 @@ def shoot(
 ) -> Film | None:
     """Return a film of the newest transfers, or of a telling moment of a run that is over; None if there is nothing.
 
-    A telling moment is one in which a posting is written over, if there is one.
+    A telling moment is one in which a posting is written over, if there is one. What has times that cannot be told is
+    left out: a strategy from outside may write any.
     """
     most = 2 * MOVES_MAX
     asked = transaction.execute(TELLING, {"most": most}) if telling else transaction.execute(NEWEST)
@@ -112,8 +117,11 @@ def shoot(
     if row is None or row[0] is None:
         return None
     tracked = transaction.execute("SHOW track_commit_timestamp").fetchone() == ("on",)
-    committed = psycopg.sql.SQL("pg_xact_commit_timestamp(e.xmin)" if tracked else "coalesce(e.written_at, e.read_at)")
-    statement = psycopg.sql.SQL(MOVES).format(committed=committed)
+    statement = sql.SQL(MOVES).format(
+        committed=sql.SQL("pg_xact_commit_timestamp(e.xmin)" if tracked else "NULL::timestamptz"),
+        begin=sql.Literal(TOLD_FROM),
+        end=sql.Literal(TOLD_BEFORE),
+    )
     rows = transaction.raw.execute(statement, {"last": row[0], "most": most}).fetchall()
     return _cut(rows, strategy, topology, boxes, threads, around=row[0] - most // 2 if telling else None)
 

@@ -88,6 +88,22 @@ def test_a_film_has_each_transfer_and_what_was_written_over_by_whom(
                 assert move.claimed <= leg.read <= leg.written <= move.committed <= film.span_ms
 
 
+@pytest.mark.parametrize("damage", ["read_at = 'infinity'", "read_at = '0044-03-15 BC'", "written_at = 'infinity'"])
+def test_a_film_leaves_out_what_was_read_at_no_time_that_can_be(
+    branch: BranchMaker, bank: Database, accepted: Accepted, damage: str
+) -> None:
+    one = branch("none")
+    one.apply(accepted(1, 1, 2, 10))
+    one.apply(accepted(2, 1, 2, 5))
+    with bank.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE entries SET {damage} WHERE id = 3")
+    for telling in (False, True):
+        with bank.transaction() as transaction:
+            film = shoot(transaction, "none", "1x1", ["b1"], 1, telling=telling)
+        assert film is not None
+        assert [len(move.legs) for move in film.moves] == [2, 2 if damage.startswith("written") else 1]
+
+
 def test_there_is_a_film_only_while_somebody_looks(bank: Database, branch: BranchMaker, accepted: Accepted) -> None:
     watch = Watch(bank, "none", "1x1", accounts=3, opening=100, boxes=["b1"], is_watched=lambda: True)
     watch.look()
