@@ -22,6 +22,7 @@ from bankrun.runs.film import Film, shoot
 LOOK_SECONDS = 0.25
 SHARE = 0.05
 FILM_SECONDS = 2.0
+MOVES_MIN = 24
 SAMPLES_MAX = 400
 OVERWRITTEN_MAX = 40
 OVERWRITTEN_PER_LOOK = 2
@@ -134,7 +135,8 @@ class Watch:
                 threads = Topology.parse(self.view.topology).threads
                 film = shoot(transaction, self.view.strategy, self.view.topology, self._boxes, threads)
                 self.view.film = film or self.view.film
-                self._film_next = began + FILM_SECONDS
+                # One of the very beginning shows little: the next look makes another.
+                self._film_next = began + (FILM_SECONDS if film and len(film.moves) >= MOVES_MIN else 0.0)
         cost = time.monotonic() - began
         self.view.look_seconds += cost
         self._next = began + max(LOOK_SECONDS, cost / SHARE)

@@ -216,8 +216,11 @@ export class Stage {
     const { width, unit, cell, compact } = this;
     const top = above + (compact ? 56 : 92) * unit;
     const found = [...((this.film && this.film.accounts.values()) || [])].sort((a, b) => b.held.length - a.held.length);
-    const shown = found.slice(0, ACCOUNTS_MAX).sort((a, b) => a.number - b.number);
-    const accounts = shown.length ? shown : Array.from({ length: 8 }, (_, at) => ({ number: at + 1 }));
+    // All of a small bank, also those that the film does not have; of a large one the busiest.
+    const last = Math.max(...found.map((account) => account.number), found.length ? 0 : ACCOUNTS_MAX);
+    const all = Array.from({ length: Math.min(last, ACCOUNTS_MAX) }, (_, at) => ({ number: at + 1 }));
+    const accounts = last > ACCOUNTS_MAX ? found.slice(0, ACCOUNTS_MAX).sort((a, b) => a.number - b.number)
+      : all.map((account) => found.find((one) => one.number === account.number) || account);
     const columns = Math.min(accounts.length, width >= 8 * 66 * unit ? 8 : 4);
     const rows = Math.ceil(accounts.length / columns);
     const wide = (width - 16 * unit) / columns;
