@@ -341,6 +341,7 @@ def test_an_interleaving_is_stepped_through_by_hand_and_survives_a_reload(browse
         expect(page.get_by_text("bankrun replay none/two/same-pair/AAABAB", exact=True)).to_be_visible()
         page.get_by_role("button", name="B goes on").click()
         expect(page.get_by_text("bankrun replay none/two/same-pair/AAABABB", exact=True)).to_be_visible()
+        expect(page).to_have_url(re.compile("AAABABB$"))  # the address follows the text
         page.reload()
         expect(page.get_by_role("button", name="B goes on")).to_be_disabled()  # it waits for A
         taken = "AAABABB"
