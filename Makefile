@@ -5,7 +5,7 @@ SHELL = /bin/sh
 # -P: the working directory is not importable, so a stranger's bank/ or workers/ cannot be picked up for ours.
 py = .venv/bin/python -P
 
-.PHONY: help setup demo bench soak benchmarks test test-pythons soundness test-compose check lock clean venv-run venv-dev
+.PHONY: help setup demo bench soak benchmarks recording test test-pythons soundness test-compose check lock clean venv-run venv-dev
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ benchmarks: venv-run ## write docs/benchmarks.md anew; twenty minutes, on a mach
 	.venv/bin/python -m pip install --quiet --require-hashes --requirement requirements-peers.lock
 	@$(py) -m bankrun bench --full --rounds 3 --transfers 3000 \
 		--export-json docs/benchmarks.json --export-markdown docs/benchmarks.md
+
+recording: venv-run ## write anew what the live page shows before anything has run; half a minute
+	@$(py) -m bankrun.page.recording
 
 test: venv-dev ## run all tests
 	@$(py) -m pytest --numprocesses=auto --dist=loadgroup
