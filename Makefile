@@ -5,8 +5,8 @@ SHELL = /bin/sh
 # -P: the working directory is not importable, so a stranger's bank/ or workers/ cannot be picked up for ours.
 py = .venv/bin/python -P
 
-.PHONY: help setup demo bench soak benchmarks distances test test-pythons soundness test-compose check lock clean \
-	venv-run venv-dev
+.PHONY: help setup demo bench soak benchmarks distances recording test test-pythons soundness test-compose check lock \
+	clean venv-run venv-dev
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -32,9 +32,13 @@ benchmarks: venv-run ## write docs/benchmarks.md anew; twenty minutes, on a mach
 	@$(py) -m bankrun bench --full --rounds 3 --transfers 3000 \
 		--export-json docs/benchmarks.json --export-markdown docs/benchmarks.md
 
-distances: venv-run ## write docs/distances.md anew; ten minutes, on a machine with nothing else to do
-	@$(py) -m bankrun bench --distance-ms 0 --distance-ms 1 --distance-ms 5 --distance-ms 30 --rounds 1 \
+distances: venv-run ## write docs/distances.md anew; five minutes, on a machine with nothing else to do
+	@$(py) -m bankrun bench --distance-ms 0 --distance-ms 5 --distance-ms 30 --rounds 1 --transfers 1000 \
+		$(addprefix --strategy ,row-lock atomic-update single-statement version-check table-lock redis-lock) \
 		--export-json docs/distances.json --export-markdown docs/distances.md
+
+recording: venv-run ## write anew what the live page shows before anything has run; half a minute
+	@$(py) -m bankrun.page.recording
 
 test: venv-dev ## run all tests
 	@$(py) -m pytest --numprocesses=auto --dist=loadgroup
@@ -43,7 +47,7 @@ test-pythons: ## unit tests, lessons and a comparison on Python 3.12 to 3.14, as
 	@tools/test-pythons.sh
 
 soundness: venv-dev ## prove the prover: every pruned search against the full one, and 10,000 hostile inputs; half an hour
-	@BANKRUN_SOUNDNESS=1 BANKRUN_SOUNDNESS_PAIRS=$${BANKRUN_SOUNDNESS_PAIRS:-300} $(py) -m pytest -rs --numprocesses=1 \
+	@SOUNDNESS=1 SOUNDNESS_PAIRS=$${SOUNDNESS_PAIRS:-300} $(py) -m pytest -rs --numprocesses=1 \
 		tests/integration/test_schedule_soundness.py tests/integration/test_proof_soundness.py tests/integration/test_examples.py \
 		tests/integration/test_presets.py tests/acceptance/test_odd_settings.py tests/unit/test_hostile_files.py \
 		tests/integration/test_audit_damage.py \

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 
-LARGE = "BANKRUN_SOUNDNESS" in os.environ
+LARGE = "SOUNDNESS" in os.environ
 """Whether as many inputs are made as `make soundness` wants."""
 SPAN_MAX = 64
 INTERESTING = (

@@ -11,10 +11,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from copy import deepcopy
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,16 +25,16 @@ from bank.outside import user_strategy
 from bank.postgres.database import first_line
 from bank.settings import Settings
 from bankrun import errors
-from bankrun.errors import BankrunError
+from bankrun.page.last import keep, recall
 from bankrun.proof.prover import Prover
 from bankrun.proof.stepper import Position, Stepped, step
 from bankrun.results.models.comparison import Comparison, Run
-from bankrun.results.store import read_as, save
 from bankrun.results.topology import Topology
 from bankrun.runs.boundary import LOST_SERVER
 from bankrun.runs.comparison import Lab, Plan, judge_all
+from bankrun.runs.film import Film, shoot
 from bankrun.runs.provenance import begin_comparison
-from bankrun.runs.sampling import View, Watch
+from bankrun.runs.sampling import Overwritten, View, Watch
 from bankrun.runs.session import Servers, open_lab, open_servers
 from bankrun.servers.state_dir import default_state_dir
 from workers.control.interruption import PAUSE_SECONDS_MAX
@@ -47,7 +47,7 @@ READY_SECONDS = 60.0
 PROVER_SECONDS = 60.0
 CLOSE_SECONDS = 30.0
 LOOK_SECONDS = 5.0
-LAST = "page-last.json"
+SCENES_MAX = 200
 IDLE = "Nothing runs."
 
 State = Literal["idle", "waiting", "starting", "running", "stopping"]
@@ -70,7 +70,10 @@ class Stopped(BankError):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What there is to see. ``version`` grows with every change; ``trouble`` is why the last thing ended badly."""
+    """What there is to see. ``version`` grows with every change; ``trouble`` is why the last thing ended badly.
+
+    ``planned`` are the cells of the comparison, as (strategy, topology); ``films`` shows those that are done.
+    """
 
     version: int = 0
     state: State = "idle"
@@ -83,7 +86,9 @@ class Snapshot:
     instances: tuple[str, ...] = ()
     silent: frozenset[str] = frozenset()
     view: View | None = None
+    planned: tuple[tuple[str, str], ...] = ()
     comparison: Comparison | None = None
+    films: Mapping[tuple[str, str], Film] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -99,9 +104,11 @@ class Live:
         key = settings.control_key or SecretStr(secrets.token_urlsafe(24))
         self._key = key.get_secret_value()
         self._settings = settings.model_copy(update={"control_key": key})
-        self._last = (settings.state_dir or default_state_dir()) / LAST
+        self._directory = settings.state_dir or default_state_dir()
         self._lock = threading.Lock()
-        self._snapshot = Snapshot(comparison=self._read_last())
+        self._viewers = 0
+        self._scenes: deque[Overwritten] = deque(maxlen=SCENES_MAX)
+        self._snapshot = replace(Snapshot(), **self._recall())  # type: ignore[arg-type]
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._stop = threading.Event()
         self._lab: Lab | None = None
@@ -117,6 +124,26 @@ class Live:
         with self._lock:
             return self._snapshot
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Count a visitor while it looks: without any, no films are made."""
+        with self._lock:
+            self._viewers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._viewers -= 1
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody looks."""
+        return self._viewers > 0
+
+    def scene(self, number: int) -> Overwritten | None:
+        """Return a posting that was written over, if it is not too long ago."""
+        return next((one for one in tuple(self._scenes) if one.number == number), None)
+
     def start(self, plan: Plan) -> None:
         """Begin a comparison. Raises CannotStart if one is under way, or if there is no such strategy."""
         for name in plan.strategies:
@@ -125,7 +152,9 @@ class Live:
             if self._snapshot.state != "idle":
                 raise CannotStart("a comparison is under way: stop it first")
             self._stop.clear()
+            cells = tuple((strategy, str(topology)) for strategy, topology in plan.cells())
             self._set(state="starting", sentence="Servers and workers are starting.", trouble="", view=None)
+            self._set(planned=cells, comparison=None, films={})
         self._jobs.put(_Job(lambda: self._compare(plan)))
 
     def stop(self) -> None:
@@ -216,7 +245,9 @@ class Live:
         finally:
             self._lab = None
             with self._lock:
-                self._set(state="idle", sentence=sentence, trouble=trouble, instances=(), silent=frozenset())
+                if self._snapshot.comparison is None:
+                    self._set(**self._recall())
+                self._set(state="idle", sentence=sentence, trouble=trouble, instances=(), silent=frozenset(), view=None)
 
     def _compare_when_free(self, plan: Plan) -> None:
         while True:
@@ -276,17 +307,22 @@ class Live:
                 return
         raise Stopped
 
+    def remember(self, seen: Sequence[Overwritten]) -> None:
+        """Keep what was seen to be written over, for visitors who click on it after it has left the list."""
+        last = self._scenes[-1].number if self._scenes else 0
+        self._scenes.extend(one for one in seen if one.number > last)
+
     def _keep(self, comparison: Comparison) -> None:
         with self._lock:
             self._set(comparison=comparison)
-        with suppress(BankrunError, OSError):  # without a disk the result is only in memory
-            save(str(self._last), comparison)
+        keep(self._directory, comparison, self._snapshot.films)
 
-    def _read_last(self) -> Comparison | None:
-        try:
-            return read_as(Comparison, self._last)
-        except BankrunError:
-            return None
+    def _recall(self) -> dict[str, object]:
+        """Return what the last result has to show."""
+        comparison, films = recall(self._directory)
+        cells = comparison.cells if comparison is not None else ()
+        planned = tuple((cell.shown.strategy, cell.shown.topology) for cell in cells)
+        return {"comparison": comparison, "films": films, "planned": planned}
 
     def _find_instance(self, instance: str) -> tuple[Lab, InstanceInfo]:
         lab = self._lab
@@ -329,13 +365,22 @@ class _Watcher:
             if time.monotonic() > deadline:
                 raise BankError(f"no answer from {', '.join(sorted(missing))} for {READY_SECONDS:g} s")
         load = self._plan.workload
-        self._watch = Watch(self._lab.database, strategy, str(topology), accounts=load.accounts, opening=load.opening)
+        self._watch = Watch(
+            self._lab.database,
+            strategy,
+            str(topology),
+            accounts=load.accounts,
+            opening=load.opening,
+            boxes=self._live.snapshot().instances,
+            is_watched=lambda: self._live.is_watched,
+        )
         self._joins_at = time.monotonic() + JOIN_SECONDS
 
     def transfers(self, done: int, total: int) -> None:
         """Look, if it is time."""
         if self._watch is not None and self._watch.look():
-            self._live.show(done=done, transfers=total, view=deepcopy(self._watch.view))
+            self._live.remember(self._watch.view.overwritten)
+            self._live.show(done=done, transfers=total, view=self._watch.view.copy())
         else:
             self._live.show(done=done, transfers=total)
         if time.monotonic() > self._joins_at:
@@ -347,4 +392,8 @@ class _Watcher:
         """Show the verdicts so far."""
         self._watch = None
         self._comparison.cells = judge_all(self._runs)
-        self._live.show(comparison=replace(self._comparison))
+        seen = self._live.snapshot()
+        with self._lab.database.transaction() as transaction:
+            film = shoot(transaction, run.strategy, run.topology, seen.instances, run.threads, telling=True)
+        films = {**seen.films, (run.strategy, run.topology): film} if film else seen.films
+        self._live.show(comparison=replace(self._comparison), films=films)

@@ -110,24 +110,6 @@ def money_over_time(runs: Sequence[Run], topology: str) -> Figure:
     )
 
 
-def money_so_far(samples: Sequence[tuple[float, int]], opening: int) -> go.Figure:
-    """Return how the total goes in a run that has not ended."""
-    plot = _plot("seconds", "money in the bank, minor units", height=320)
-    plot.add_scatter(
-        x=[seconds for seconds, _ in samples],
-        y=[opening + drift for _, drift in samples],
-        mode="lines",
-        line={"color": COLOURS[0 if samples and samples[-1][1] else 2], "width": 2, "shape": "hv"},
-        hovertemplate="%{y:,} after %{x:.2f} s",
-        showlegend=False,
-    )
-    plot.add_hline(y=opening, line={"dash": "dash", "width": 1.5, "color": "#8a8f98"}, annotation_text="at opening")
-    most = max((abs(drift) for _, drift in samples), default=0)
-    plot.update_yaxes(tickformat=",d", range=[opening - max(50, 1.2 * most), opening + max(50, 1.2 * most)])
-    plot.update_layout(font={"color": "#8a8f98"})
-    return plot
-
-
 def lost_posting(cell: Cell) -> Figure:
     """Return the space-time diagram of a broken cell's example, with its story."""
     run = cell.shown

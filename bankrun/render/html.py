@@ -22,7 +22,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from bankrun.quoting import legal
-from bankrun.render.svg import ALONE, SHAPES
+from bankrun.render.svg import ALONE, SHAPES, THEME
 
 HERE = Path(__file__).parent
 PAPER = "@media print { :root { " + ALONE.partition("{")[2].partition("}")[0] + "} }"
@@ -75,7 +75,7 @@ def render_page(
         notes=headline.notes,
         policy=policy,
         verdicts=VERDICTS,
-        style=Markup(ALONE + PAPER + SHAPES + (HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
+        style=Markup(THEME + PAPER + SHAPES + (HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
         summary=_prepare(summary),
         figures=[_prepare(figure) for figure in found],
         how=_prepare(Figure("how", "How it was measured", "", ("what", "value"), list(how))),

@@ -7,19 +7,14 @@ come from the page around a picture, or from a style of its own where it stands 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 from bankrun.quoting import legal
 
-ALONE = """
-:root { --ink: #1c2330; --muted: #5a6475; --line: #c9d0da; --paper: #ffffff; --soft: #eef1f5;
-        --broken: #b3261e; --broken-soft: #fbe4e2; --safe: #1b6e4a; --safe-soft: #dff3e8;
-        --unsure: #7a5200; --unsure-soft: #fbeecb }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e8ee; --muted: #a3adbb; --line: #465062; --paper: #14181f; --soft: #232a35;
-          --broken: #ff8a80; --broken-soft: #4a1f1c; --safe: #6fd6a3; --safe-soft: #16382a;
-          --unsure: #f2c14e; --unsure-soft: #41330f } }
-"""
-"""The colours: also those of the report, which has its own place for them."""
+THEME = (Path(__file__).parent / "theme.css").read_text(encoding="utf-8")
+"""The colours, type and spacing of pictures, report and page: light, and dark where that is wanted."""
+ALONE = THEME.partition("/* type */")[0]
+"""The colours only: what a picture needs that stands alone."""
 
 SHAPES = """
 .picture text { fill: var(--ink); font: 13px system-ui, sans-serif }

@@ -250,8 +250,7 @@ class Lab:
             if not topology.distance.is_near:
                 raise CannotStart(f"{topology}: these instances' way to Postgres cannot be made longer")
             return {}
-        self._network.place(topology.distance)
-        return self._network.measure(info.instance for info in self.instances[: topology.instances])
+        return self._network.adjust(topology.distance, [one.instance for one in self.instances[: topology.instances]])
 
     def _count_refused_payable(self) -> int:
         """Return how many transfers were refused that every order one by one pays.

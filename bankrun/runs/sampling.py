@@ -1,22 +1,28 @@
 """Looks at a run while it goes on: the total, who applied how much, and the postings that were just written over.
 
 Looking must not become the load. Each look is timed, and the next one waits until looking has had its small share of
-the time. What it finds is for the eye; the verdict comes from the audit, when the run is over.
+the time. Most of a look's time it waits for a processor, which the transfers have: its own work is a fraction of it.
+What it finds is for the eye; the verdict comes from the audit, when the run is over.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import LiteralString
 
 from bank.audit import PostingTold, tell
 from bank.postgres.database import Database, Transaction
 from bankrun.results.timeline import find_scene
+from bankrun.results.topology import Topology
+from bankrun.runs.film import Film, shoot
 
 LOOK_SECONDS = 0.25
-SHARE = 0.02
+SHARE = 0.05
+FILM_SECONDS = 2.0
+MOVES_MIN = 24
 SAMPLES_MAX = 400
 OVERWRITTEN_MAX = 40
 OVERWRITTEN_PER_LOOK = 2
@@ -56,18 +62,21 @@ class Overwritten:
         """Return who wrote over what."""
         lost, culprit = self.scene[:2]
         return (
-            f"account {lost.account}: {_who(culprit)} made {culprit.after:,} of {culprit.before:,}, "
-            f"and so wrote over {_who(lost)}'s {lost.delta:+,}"
+            f"Account {lost.account}: {_who(culprit)} read {culprit.before:,} and wrote {culprit.after:,}. "
+            f"The {lost.delta:+,} of {_who(lost)} is gone."
         )
 
 
 def _who(posting: PostingTold) -> str:
-    return f"{posting.instance} (thread {str(posting.thread).rpartition('_')[2]})"
+    return f"{posting.instance}, thread {str(posting.thread).rpartition('_')[2]},"
 
 
 @dataclass(slots=True)
 class View:
-    """What has been seen of one run. ``samples`` are (seconds since the first look, drift), ``opening`` the total."""
+    """What has been seen of one run. ``samples`` are (seconds since the first look, drift), ``opening`` the total.
+
+    ``film`` shows some of its newest transfers, if somebody watches.
+    """
 
     strategy: str
     topology: str
@@ -78,13 +87,35 @@ class View:
     overwritten: list[Overwritten] = field(default_factory=list)
     overwritten_count: int = 0
     look_seconds: float = 0.0
+    film: Film | None = None
+
+    def copy(self) -> View:
+        """Return what has been seen until now, for another thread: later looks do not change it."""
+        kept = {"samples": [*self.samples], "applied": {**self.applied}, "rate": {**self.rate}}
+        return replace(self, overwritten=[*self.overwritten], **kept)  # type: ignore[arg-type]
 
 
 class Watch:
-    """Looks at one run, as often as its share of the time allows."""
+    """Looks at one run, as often as its share of the time allows.
 
-    def __init__(self, database: Database, strategy: str, topology: str, *, accounts: int, opening: int) -> None:
+    ``is_watched`` says whether anybody wants a film of the run; ``boxes`` are the names of its instances.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        strategy: str,
+        topology: str,
+        *,
+        accounts: int,
+        opening: int,
+        boxes: Sequence[str] = (),
+        is_watched: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.view = View(strategy, topology, accounts * opening)
+        self._boxes = boxes
+        self._is_watched = is_watched
+        self._film_next = 0.0
         self._database = database
         self._seqs = dict.fromkeys(range(1, accounts + 1), 0) if accounts <= ACCOUNTS_MAX else {}
         self._begun = self._looked = self._next = 0.0
@@ -100,6 +131,12 @@ class Watch:
             self._sample(transaction, began)
             if self._seqs:
                 self._find_overwritten(transaction, began - self._begun)
+            if began >= self._film_next and self._is_watched():
+                threads = Topology.parse(self.view.topology).threads
+                film = shoot(transaction, self.view.strategy, self.view.topology, self._boxes, threads)
+                self.view.film = film or self.view.film
+                # One of the very beginning shows little: the next look makes another.
+                self._film_next = began + (FILM_SECONDS if film and len(film.moves) >= MOVES_MIN else 0.0)
         cost = time.monotonic() - began
         self.view.look_seconds += cost
         self._next = began + max(LOOK_SECONDS, cost / SHARE)

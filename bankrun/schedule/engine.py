@@ -31,8 +31,8 @@ class Engine:
     """Participants, a proxy before a server, and a database that is the same before every execution.
 
     Use as a context manager. The database belongs to the engine: nobody else may change it. With ``recreates`` it is
-    copied once, and made anew when a participant changed its definition. With ``warmed``, participants that are calls
-    are forked from that process, which has imported what they need.
+    copied once, and made anew when a participant changed its definition. With ``warmed``, the processes of calls are
+    forked from these, one from each, in their order; they have imported what is needed.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Engine:
         recreates: bool = True,
         reads_rows: bool = True,
         leases_expire: bool = False,
-        warmed: Warmed | None = None,
+        warmed: Sequence[Warmed] = (),
         steps_max: int = STEPS_MAX,
         environment: Callable[[str, Mapping[str, str]], Mapping[str, str]] | None = None,
         on_commit: Callable[[Step], None] | None = None,
@@ -134,7 +134,8 @@ class Engine:
             "PGDATABASE": self.server.database,
             "PGSSLMODE": "disable",
             "PGGSSENCMODE": "disable",
-            "PYTHONHASHSEED": "0",
+            # As in life, no two processes hash alike; here the same ones do each time.
+            "PYTHONHASHSEED": str(1 + list(self.names).index(name)),
         }
         if self.server.password is not None:
             variables["PGPASSWORD"] = self.server.password

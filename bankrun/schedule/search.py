@@ -242,10 +242,14 @@ def explore(
     pruned: bool = True,
     preemptions_max: int | None = None,
     depends_on: Depends = depends,
+    starts: Callable[[], bool] = lambda: False,
 ) -> Exploration:
     """Run every interleaving within the budget, and give each execution to ``judge`` before its traces are removed.
 
-    Executions that were cut short are not judged. If ``judge`` returns True, the exploration stops.
+    Executions that were cut short are not judged. If ``judge`` returns True, the exploration stops. Who is started
+    first gets what all want, such as a lock on a file, before its first step, and has the earlier time of day. So all
+    of it is run again in every other order of starting if somebody waits for something that is not Postgres, or if
+    ``starts`` says so when the first order is done.
     """
     budget = budget or Budget()
     result = Exploration(complete=True)
@@ -257,8 +261,7 @@ def explore(
             engine.start_order = order
             search = Search(pruned=pruned, preemptions_max=preemptions_max, depends_on=depends_on)
             waits_outside = _search(engine, search, judge, budget, deadline, result)
-            if waits_outside and order == orders[0]:
-                # Who is started first gets what all want, such as a lock on a file, before its first step.
+            if order == orders[0] and (waits_outside or starts()):
                 orders += list(itertools.permutations(engine.names))[1:]
             if result.complete and search.skipped:
                 result.complete, result.reason = False, f"only up to {preemptions_max} preemptions"

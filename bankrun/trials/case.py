@@ -142,7 +142,11 @@ class Case:
             return False
 
         exploration = explore(
-            self._engine, look, budget=self._asked.budget, preemptions_max=self._asked.preemptions_max
+            self._engine,
+            look,
+            budget=self._asked.budget,
+            preemptions_max=self._asked.preemptions_max,
+            starts=lambda: len(self._engine.names) == 2 and not found.counts.keys() & {BROKEN, ERROR},
         )
         found.seconds = exploration.seconds
         found.serial_executions = len(self._serial.outcomes) + len(self._serial.pairs)

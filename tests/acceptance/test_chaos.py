@@ -159,7 +159,8 @@ def test_an_instance_that_ends_while_the_others_recover_is_noticed_and_started_a
         patched.setattr(chaos, "_await_pending", end_one)
         cell = strike(targets, "terminate")
     assert (cell.verdict, cell.reason) == ("broken", "w2 ended by itself")
-    assert strike(targets, "terminate").verdict == "safe"
+    again = strike(targets, "terminate", transfers=600)
+    assert (again.verdict, again.reason) == ("safe", "")
 
 
 def test_a_paused_holder_breaks_a_lease_and_not_a_fenced_one(targets: Targets) -> None:

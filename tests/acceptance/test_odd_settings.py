@@ -17,7 +17,7 @@ from tests.acceptance.conftest import Bankrun, environment
 from tests.hostile import drawn
 from workers.app import create_app
 
-EXAMPLES = 1_000 if os.environ.get("BANKRUN_SOUNDNESS") else 60
+EXAMPLES = 1_000 if os.environ.get("SOUNDNESS") else 60
 PASSWORD = "hunter2"
 
 NAMES = [PREFIX + name.upper() for name in Settings.model_fields]
@@ -85,7 +85,7 @@ def test_a_value_that_nobody_meant_is_one_sentence_with_the_variables_name(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.timeout(900 if os.environ.get("BANKRUN_SOUNDNESS") else 120)
+@pytest.mark.timeout(900 if os.environ.get("SOUNDNESS") else 120)
 def test_of_any_settings_each_is_taken_or_refused_in_one_sentence(
     typed: Bankrun, tmp_path: Path, cli_state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bankrun.errors import BankrunError
 from bankrun.trials.running.programs import Command
 from bankrun.trials.running.scratch import Place
 from bankrun.trials.trial import Question, ask, open_server, put_on_trial
@@ -18,9 +19,15 @@ CREATE TABLE point (id int PRIMARY KEY, x jsonb DEFAULT '{}', y int NOT NULL, z 
 INSERT INTO point (id, y, z) VALUES (1, 0, 0.0000001);
 CREATE TABLE log (id serial PRIMARY KEY, what text);
 CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n FROM log;
+CREATE TABLE other (id int PRIMARY KEY, n int NOT NULL, at float8 NOT NULL DEFAULT 0);
+INSERT INTO other VALUES (1, 0), (2, 100), (3, 100);
+CREATE PROCEDURE first_two_then_three() LANGUAGE plpgsql AS $$ BEGIN
+    UPDATE other SET n = n - 10 WHERE id = 2; COMMIT;
+    UPDATE other SET n = n + 10 WHERE id = 3; COMMIT; END $$;
 """
 PROGRAMS = """
 import os
+import time
 import psycopg
 
 def session(**given):
@@ -46,6 +53,61 @@ def look_at_the_sequence():
         drawn = c.execute("SELECT nextval('ticket')").fetchone()[0]
         (last,) = c.execute("SELECT pg_sequence_last_value('ticket'::regclass)").fetchone()
     return "alone" if last == drawn else "not alone"
+
+def lock_by_hash(amount):
+    with session() as c:
+        c.execute("SELECT pg_advisory_xact_lock(%s)", [hash("account 2")])
+        (n,) = c.execute("SELECT n FROM other WHERE id = 2").fetchone()
+        c.execute("UPDATE other SET n = %s WHERE id = 2", [n - amount])
+
+def add_a_schema():
+    with session() as c:
+        c.execute("CREATE SCHEMA tenant_b")
+        c.execute("UPDATE other SET n = n + 1 WHERE id = 1")
+
+def count_schemas():
+    with session() as c:
+        (schemas,) = c.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'tenant%'").fetchone()
+        (n,) = c.execute("SELECT n FROM other WHERE id = 1").fetchone()
+    return [schemas, n]
+
+def let_all_read():
+    with session() as c:
+        c.execute("GRANT SELECT ON other TO PUBLIC")
+        c.execute("UPDATE other SET n = 95 WHERE id = 2")
+
+def ask_who_may_read():
+    with session() as c:
+        (may,) = c.execute("SELECT has_table_privilege('pg_monitor', 'other', 'SELECT')").fetchone()
+        (n,) = c.execute("SELECT n FROM other WHERE id = 2").fetchone()
+    return [may, n]
+
+def only_read():
+    with session() as c:
+        return c.execute("SELECT n FROM other WHERE id = 2").fetchone()[0]
+
+def have_it_alone():
+    with session() as c:
+        try:
+            c.execute("LOCK TABLE other IN ACCESS EXCLUSIVE MODE NOWAIT")
+        except psycopg.errors.LockNotAvailable:
+            return "busy"
+        c.execute("UPDATE other SET n = 0 WHERE id = 2")
+        return "done"
+
+def put():
+    now = time.time()
+    with session() as c:
+        c.execute("UPDATE other SET n = n + 50, at = %s WHERE id = 2", [now])
+
+def take_what_is_older():
+    now = time.time()
+    with session() as c:
+        c.execute("UPDATE other SET n = 0 WHERE id = 2 AND at < %s", [now])
+
+def call_what_commits():
+    with session(autocommit=True) as c:
+        c.execute("CALL first_two_then_three()")
 
 def count_at_once(what):
     with session() as c:
@@ -87,12 +149,22 @@ def question(tmp_path: Path) -> Ask:
         ["draw_two()"],
         ["look_at_the_sequence()"],
         ["count_at_once('a')", "count_at_once('b')"],
+        ["lock_by_hash(1)", "lock_by_hash(2)"],
+        ["add_a_schema()", "count_schemas()"],
+        ["let_all_read()", "ask_who_may_read()"],
+        ["only_read()", "have_it_alone()"],
+        ["put()", "take_what_is_older()"],
     ],
     ids=lambda programs: programs[0].partition("(")[0],
 )
 def test_it_is_broken(server: Place, question: Ask, programs: list[str]) -> None:
     found = put_on_trial(question(*programs), place=server)
     assert found.verdict == "broken", found.sentences
+
+
+def test_what_commits_inside_gets_no_verdict(server: Place, question: Ask) -> None:
+    with pytest.raises(BankrunError, match=r"^CALL of a procedure that may commit inside"):
+        put_on_trial(question("call_what_commits()", "only_read()"), place=server)
 
 
 def test_numbers_with_exponents_are_numbers(server: Place, question: Ask) -> None:

@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.contrast import CONTRAST
 from tests.places import make_place
 
 SECONDS_MAX = 60
@@ -58,11 +60,11 @@ class Server:
         self.process.send_signal(signum)
         return self.process.wait(SECONDS_MAX)
 
-    def status(self, headers: dict[str, str], path: str = "/") -> int:
+    def status(self, headers: dict[str, str], path: str = "/", *, method: str = "GET", body: bytes = b"") -> int:
         """Return how it answers a request."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
-            connection.request("GET", path, headers=headers)
+            connection.request(method, path, body or None, headers=headers)
             return connection.getresponse().status
         except OSError:
             return 0
@@ -81,17 +83,24 @@ def server() -> Iterator[Server]:
 
 
 @contextmanager
-def visiting(browser: Browser, server: Server, path: str = "/", *, scheme: str = "light") -> Iterator[Page]:
-    """Visit the page; nothing is asked of anybody else, and no script fails."""
-    context = browser.new_context(viewport={"width": 1100, "height": 1000}, color_scheme=scheme)
+def visiting(
+    browser: Browser, server: Server, path: str = "/", *, going: bool = False, **options: Any
+) -> Iterator[Page]:
+    """Visit the page; nothing is asked of anybody else, no script fails, and nothing is complained about.
+
+    ``going``: the server goes away meanwhile, which a browser complains about.
+    """
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 1000}, **options})
     page = context.new_page()
     page.set_default_timeout(MILLISECONDS_MAX)
     foreign: list[str] = []
     failed: list[str] = []
     page.on("request", lambda request: foreign.append(request.url) if server.address not in request.url else None)
     page.on("pageerror", lambda error: failed.append(str(error)))
+    page.on("console", lambda message: failed.append(message.text) if message.type == "error" and not going else None)
     page.goto(server.address + path)
-    page.wait_for_function("window.did_handshake === undefined || window.did_handshake")
+    if path.startswith("/step"):
+        page.wait_for_function("window.did_handshake === undefined || window.did_handshake")
     yield page
     context.close()
     assert [url for url in foreign if not url.startswith(("data:", "blob:", f"ws://127.0.0.1:{server.port}"))] == []
@@ -107,7 +116,9 @@ UPGRADE = {
 SOCKET = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
 
 
-@pytest.mark.parametrize(("path", "more", "granted"), [("/", {}, 200), (SOCKET, UPGRADE, 101)])
+@pytest.mark.parametrize(
+    ("path", "more", "granted"), [("/", {}, 200), ("/live", UPGRADE, 101), (SOCKET, UPGRADE, 101), ("/step", {}, 200)]
+)
 def test_only_its_own_pages_may_talk_to_it(server: Server, path: str, more: dict[str, str], granted: int) -> None:
     own = f"127.0.0.1:{server.port}"
     assert server.status({"Host": own, **more}, path) == granted
@@ -124,63 +135,205 @@ def test_only_its_own_pages_may_talk_to_it(server: Server, path: str, more: dict
         assert server.status({**headers, **more}, path) == 403, headers
 
 
+def test_a_plan_is_started_by_a_post_of_its_own_page_only(server: Server) -> None:
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}):
+        assert server.status(headers, "/start", method="POST") == 403, headers
+    assert server.status({}, "/start?strategies=none") == 405
+    assert server.status({}, "/start", method="POST", body=b"topologies=3by8") == 400
+    assert server.status({}, "/start", method="POST", body=b"topologies=" + b"1x1," * 2000) == 400
+
+
 def fill(page: Page, label: str, value: str) -> None:
     page.get_by_label(label, exact=True).fill(value)
 
 
-def verdicts(page: Page) -> dict[str, str]:
-    """Read the verdicts off the page."""
-    rows = page.locator(".verdicts tbody tr")
-    cells = [rows.nth(number).locator("td").all_inner_texts() for number in range(rows.count())]
-    return {f"{cell[0]} {cell[1]}": cell[2] for cell in cells}
+def cards(page: Page) -> dict[str, str]:
+    """Read the verdicts off the cards."""
+    found = page.locator(".card").evaluate_all(
+        """cards => cards.map(
+            card => ["strategy", "topology", "verdict"].map(name => card.querySelector("." + name).innerText)
+        )"""
+    )
+    return {f"{strategy} {topology}": verdict.partition(" ")[2] for strategy, topology, verdict in found}
 
 
-def test_a_comparison_is_started_by_a_click_watched_by_two_and_disturbed(
-    browser: Browser, server: Server, tmp_path: Path
+HEADLINE = {
+    "none 1x8": "broken",
+    "none 3x8": "broken",
+    "thread-lock 1x8": "safe",
+    "thread-lock 3x8": "broken",
+    "row-lock 1x8": "safe",
+    "row-lock 3x8": "safe",
+}
+
+
+def test_before_anything_has_run_a_recording_is_shown_and_can_be_played(browser: Browser, server: Server) -> None:
+    with visiting(browser, server) as page:
+        expect(page.get_by_text("A recording of 20")).to_be_visible()
+        expect(page.get_by_role("status").first).to_have_text("Nothing runs.")
+        assert cards(page) == HEADLINE
+        one, three = page.locator("figure.stage").all()
+        expect(one).to_contain_text("safe: nothing lost")
+        expect(three).to_contain_text(re.compile(r"broken: [\d,]+ of 4,000 postings lost"))
+        # Where the lock lives: in the one box, and in each of three; and what that does, in the picture itself.
+        assert (one.locator(".box").count(), one.locator(".lock").count()) == (1, 1)
+        assert (three.locator(".box").count(), three.locator(".lock").count()) == (3, 3)
+        assert three.locator(".lock.held").count() >= 2  # each of the two has a lock of its own
+        expect(three.locator("svg")).to_contain_text(re.compile("w. wrote .* over it.* is gone"))
+        page.get_by_role("button", name="Play the recording").click()
+        expect(page.get_by_text("Slow motion")).to_be_visible()
+        expect(page.get_by_role("button", name="none ✗ ✗")).to_have_attribute("aria-pressed", "true")
+        expect(page.locator("circle.transfer").first).to_be_visible()
+        expect(page.locator("line.lost").first).to_be_visible()
+        page.get_by_role("button", name="Stop playing").click()
+        page.get_by_role("button", name="row-lock ✓ ✓").click()
+        expect(three.locator(".account + text ~ .lock").first).to_be_visible()
+        expect(three).to_contain_text("safe: nothing lost")
+        page.get_by_role("button", name="thread-lock 3x8 ✗").click()
+        expect(page.get_by_role("dialog")).to_contain_text("no thread lock reaches from one to the other")
+        expect(page.get_by_role("dialog").locator("svg.picture")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).not_to_be_visible()
+
+
+def test_who_wants_no_motion_sees_stills_and_who_has_no_script_a_table(browser: Browser, server: Server) -> None:
+    with visiting(browser, server, reduced_motion="reduce") as page:
+        page.get_by_role("button", name="Play the recording").click()
+        expect(page.get_by_role("button", name="none ✗ ✗")).to_have_attribute("aria-pressed", "true")
+        drawn = page.locator("#stages").inner_html()
+        page.wait_for_timeout(600)
+        assert page.locator("#stages").inner_html() == drawn
+        expect(page.get_by_role("button", name="thread-lock ✓ ✗")).to_have_attribute("aria-pressed", "true")
+    with visiting(browser, server, java_script_enabled=False) as page:
+        rows = page.get_by_role("row").all_inner_texts()
+        assert [row.split("\t")[:3] for row in rows[1:]] == [[*name.split(), verdict] for name, verdict in SORTED]
+        expect(page.get_by_role("button", name="Start")).not_to_be_visible()
+
+
+SORTED = sorted(HEADLINE.items(), key=lambda item: item[0].split()[1])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_and_a_projector_and_has_contrast(browser: Browser, server: Server, scheme: str) -> None:
+    with visiting(browser, server, color_scheme=scheme, viewport={"width": 390, "height": 844}) as page:
+        expect(page.get_by_text("A recording of 20")).to_be_visible()
+        for size in ("normal type", "large type", "type for a projector"):
+            page.get_by_role("button", name=size).click()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, size
+        page.reload()
+        expect(page.get_by_role("button", name="type for a projector")).to_have_attribute("aria-pressed", "true")
+        assert (
+            page.evaluate(CONTRAST, "main :is(h1, h2, p, span, b, strong, label, small, button:not(:disabled))") >= 4.5
+        )
+
+
+def test_a_link_opens_its_plan_and_starts_nothing_and_a_reload_keeps_what_is_typed(
+    browser: Browser, server: Server
 ) -> None:
-    with visiting(browser, server) as page, visiting(browser, server, scheme="dark") as other:
-        expect(page.get_by_role("status")).to_have_text("Nothing runs.")
-        fill(page, "topologies", "2x4")
-        fill(page, "transfers", "200")
-        fill(page, "accounts", "4")
-        fill(page, "think ms", "10")
+    link = "/?strategies=row-lock,serializable&topologies=2x2&transfers=300&think_ms=1.5&seed=7"
+    with visiting(browser, server, link) as page:
+        expect(page.get_by_role("status").first).to_have_text("Nothing runs.")
+        chosen = page.locator("[name=strategies]:checked")
+        assert [box.input_value() for box in chosen.all()] == ["row-lock", "serializable"]
+        expect(page.get_by_label("topologies", exact=True)).to_have_value("2x2")
+        expect(page.get_by_label("think ms", exact=True)).to_have_value("1.5")
+        expect(page.get_by_label("accounts", exact=True)).to_have_value("8")
+        fill(page, "accounts", "5")
+        page.get_by_role("checkbox", name="serializable", exact=True).uncheck()
+        page.reload()
+        assert [box.input_value() for box in chosen.all()] == ["row-lock"]
+        expect(page.get_by_label("accounts", exact=True)).to_have_value("5")
+        expect(page.get_by_label("seed", exact=True)).to_have_value("7")
+        assert "strategies=row-lock&topologies=2x2" in page.url
+    with visiting(browser, server, "/?topologies=3by8&think_ms=%3Cscript%3Ealert(1)%3C%2Fscript%3E") as page:
+        expect(page.get_by_role("alert").filter(has_text="'3by8' is not a topology")).to_be_visible()
+        expect(page.get_by_role("status").first).to_have_text("Nothing runs.")
+
+
+def test_a_wrong_load_is_refused_in_a_sentence_and_nothing_starts(browser: Browser, server: Server) -> None:
+    with visiting(browser, server, going=True) as page:  # a browser writes every answer of 400 to its console
+        fill(page, "topologies", "3by8")
         page.get_by_role("button", name="Start").click()
-        expect(other.get_by_role("status")).to_contain_text("none on 2x4")
+        expect(page.get_by_role("alert").filter(has_text="'3by8' is not a topology")).to_be_visible()
+        expect(page.get_by_role("button", name="Start")).to_be_enabled()
+
+
+NOTE_WHAT_IS_DRAWN = """() => {
+    window.drawn = new Set();
+    window.told = new Set();
+    new MutationObserver((changes) => {
+        for (const { target, type } of changes) {
+            if (type === "attributes") window.drawn.add(target.getAttribute("class"));
+            else if (target.tagName === "STRONG") window.told.add(target.textContent);
+        }
+    }).observe(document.getElementById("stages"), {
+        subtree: true, childList: true, attributes: true, attributeFilter: ["class"],
+    });
+}"""
+
+
+def test_a_comparison_is_started_by_a_click_watched_by_two_and_disturbed(browser: Browser, server: Server) -> None:
+    with visiting(browser, server) as page, visiting(browser, server, color_scheme="dark") as other:
+        expect(page.get_by_role("status").first).to_have_text("Nothing runs.")
+        fill(page, "topologies", "2x4")
+        fill(page, "transfers", "150")
+        fill(page, "accounts", "4")
+        fill(page, "think ms", "15")
+        page.get_by_role("button", name="Start").click()
+        expect(other.get_by_role("status").first).to_contain_text("none on 2x4")
         expect(other.get_by_role("button", name="Start")).to_be_disabled()
-        # A posting that is written over appears while it happens; a click shows how.
-        written_over = other.get_by_role("button", name=re.compile("account .* made"))
+        assert len(cards(other)) == 3
+        other.evaluate(NOTE_WHAT_IS_DRAWN)
+        # A posting that is written over appears while it happens; a click shows how. The picture has it, too.
+        written_over = other.get_by_role("button", name=re.compile("Account .* is gone"))
         written_over.first.click()
         told = other.get_by_role("dialog").locator("svg.picture text").filter(has_text="written over").first
         expect(told).to_be_visible()
-        other.screenshot(path=tmp_path / "watching.png")
         page.reload()
-        expect(page.get_by_role("status")).to_contain_text("row-lock on 2x4")
+        expect(page.get_by_label("think ms", exact=True)).to_have_value("15")
+        expect(page.get_by_role("status").first).to_contain_text("row-lock on 2x4")
+        expect(page.locator(".card.broken")).to_have_count(2)
         expect(told).to_be_visible()  # many postings were written over since then
         other.get_by_role("button", name="Close").click()
         expect(told).not_to_be_visible()
         page.get_by_role("button", name="kill w2").click()
         expect(page.get_by_text("w2 is killed")).to_be_visible()
         for one in (page, other):
-            expect(one.get_by_role("status")).to_have_text("The comparison is finished.")
+            expect(one.get_by_role("status").first).to_have_text("The comparison is finished.")
         expect(page.get_by_role("link", name="The whole report")).to_be_visible()
-        assert verdicts(page) == {"none 2x4": "broken", "thread-lock 2x4": "broken", "row-lock 2x4": "safe"}
-        page.screenshot(path=tmp_path / "finished.png", full_page=True)
-    # It survives its server: what was found is on the disk.
-    assert server.end(signal.SIGKILL) == -signal.SIGKILL
-    server.start()
-    with visiting(browser, server) as page:
-        expect(page.get_by_role("status")).to_have_text("Nothing runs.")
-        expect(page.locator(".verdicts")).to_be_visible()
-        assert verdicts(page)["thread-lock 2x4"] == "broken"
+        found = {"none 2x4": "broken", "thread-lock 2x4": "broken", "row-lock 2x4": "safe"}
+        assert cards(page) == cards(other) == found
+        drawn, told = other.evaluate("[[...window.drawn], [...window.told]]")
+        assert {"wire written", "wire lost", "thread waits", "thread works"} <= set(drawn)
+        assert any(re.fullmatch(r"[0-9]+ of 150 transfers, [0-9,]+ written over so far", text) for text in told)
+        page.get_by_role("button", name="row-lock 2x4").click()
+        expect(page.get_by_role("dialog")).to_contain_text("The same transfers without a lock lost")
+
+
+def test_a_server_that_goes_is_missed_and_what_was_found_is_there_when_it_is_back(
+    browser: Browser, server: Server
+) -> None:
+    with visiting(browser, server, going=True) as page:
+        expect(page.get_by_role("link", name="The whole report")).to_be_visible()
+        before = cards(page)
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+        expect(page.get_by_text("The server does not answer.")).to_be_visible()
+        server.start()
+        expect(page.get_by_text("The server does not answer.")).not_to_be_visible()
+        expect(page.get_by_role("status").first).to_have_text("Nothing runs.")
+        assert cards(page) == before
+        assert before["thread-lock 2x4"] == "broken"
+        expect(page.locator("figure.stage line.lost").first).to_be_visible()  # the film is kept, too
     assert server.status({}, "/report") == 200
 
 
-def test_a_wrong_load_is_refused_in_a_sentence_and_nothing_starts(browser: Browser, server: Server) -> None:
-    with visiting(browser, server) as page:
-        fill(page, "topologies", "3by8")
-        page.get_by_role("button", name="Start").click()
-        expect(page.get_by_text("'3by8' is not a topology")).to_be_visible()
-        expect(page.get_by_role("button", name="Start")).to_be_enabled()
+def test_an_automated_check_of_accessibility_finds_nothing_serious(browser: Browser, server: Server) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    for options in ({}, {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}}):
+        with visiting(browser, server, **options) as page:
+            expect(page.locator("figure.stage svg").first).to_be_visible()
+            found = axe.Axe().run(page).response["violations"]
+            assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
 
 
 def test_an_interleaving_is_stepped_through_by_hand_and_survives_a_reload(browser: Browser, server: Server) -> None:
@@ -188,6 +341,7 @@ def test_an_interleaving_is_stepped_through_by_hand_and_survives_a_reload(browse
         expect(page.get_by_text("bankrun replay none/two/same-pair/AAABAB", exact=True)).to_be_visible()
         page.get_by_role("button", name="B goes on").click()
         expect(page.get_by_text("bankrun replay none/two/same-pair/AAABABB", exact=True)).to_be_visible()
+        expect(page).to_have_url(re.compile("AAABABB$"))  # the address follows the text
         page.reload()
         expect(page.get_by_role("button", name="B goes on")).to_be_disabled()  # it waits for A
         taken = "AAABABB"

@@ -12,25 +12,11 @@ from playwright.sync_api import Browser, Page, expect
 from bankrun.render.report import report
 from bankrun.results.models.proof import CaseResult, ProofResult
 from bankrun.results.provenance import Provenance
+from tests.browser.contrast import CONTRAST
 from tests.results import cell, comparison, run
 
 PLOTS = 5
 TEXT = "h1, h2, p, th, td, pre, summary"
-CONTRAST = """(selector) => {
-    const luminance = (css) => {
-        const [r, g, b] = css.match(/[\\d.]+/g).map(Number).map((c) => c / 255)
-            .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    const ground = (element) => {
-        const css = getComputedStyle(element).backgroundColor;
-        return /, 0\\)$/.test(css) && element.parentElement ? ground(element.parentElement) : css;
-    };
-    return Math.min(...[...document.querySelectorAll(selector)].map((element) => {
-        const [one, two] = [luminance(getComputedStyle(element).color), luminance(ground(element))];
-        return (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
-    }));
-}"""
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from bankrun.results.timeline import SAMPLES, TOTALS, read_history, read_scene, 
 from tests.integration.conftest import BranchMaker, order
 from workers.submission import Submission, accept
 
-EXAMPLES = 500 if "BANKRUN_SOUNDNESS" in os.environ else 60
+EXAMPLES = 500 if "SOUNDNESS" in os.environ else 60
 PAGE = Path(__file__).parents[2] / "docs" / "audit.md"
 
 APPLIED = [order(1, 1, 2, 10), order(2, 2, 3, 20), order(3, 3, 1, 30), order(4, 1, 3, 7), order(5, 3, 2, 4)]

@@ -52,7 +52,7 @@ def test_it_takes_a_third_transfer_to_break_do_nothing(own_settings: Settings) -
         assert prover.prove(strategy, "two", THREE, preemptions_max=1, budget=some).broken
 
 
-@pytest.mark.skipif(not os.environ.get("BANKRUN_SOUNDNESS"), reason="half a minute: `make soundness` runs it")
+@pytest.mark.skipif(not os.environ.get("SOUNDNESS"), reason="half a minute: `make soundness` runs it")
 def test_a_third_transfer_does_not_break_do_update(own_settings: Settings) -> None:
     with Prover(own_settings, transfers=3) as prover:
         result = prover.prove(user_strategy("insert_on_conflict:DoUpdate"), "two", THREE, preemptions_max=1)

@@ -39,7 +39,7 @@ from bankrun.trials.running.scratch import read_place
 from tests.hostile import drawn
 from workers.submission import Submission, accept
 
-EXAMPLES = 300 if os.environ.get("BANKRUN_SOUNDNESS") else 6
+EXAMPLES = 300 if os.environ.get("SOUNDNESS") else 6
 TABLES = ("accounts", "transfers", "entries", "runs", "fences")
 
 ODD: dict[str, list[str]] = {
@@ -136,7 +136,7 @@ def check_pinned(database: Database) -> None:
     assert found == PINNED
 
 
-@pytest.mark.timeout(900 if os.environ.get("BANKRUN_SOUNDNESS") else 120)
+@pytest.mark.timeout(900 if os.environ.get("SOUNDNESS") else 120)
 @pytest.mark.parametrize("drops", [False, True], ids=["direct", "pooled"])
 def test_with_any_presets_a_transfer_is_accepted_applied_and_audited(
     superuser: Superuser, url: str, settings: Settings, drops: bool, request: pytest.FixtureRequest

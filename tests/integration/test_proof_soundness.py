@@ -15,7 +15,7 @@ FULL = Budget(executions=600, seconds=90)
 WORKS = [
     (name, instances, case.name)
     for name, strategy in STRATEGIES.items()
-    if "BANKRUN_SOUNDNESS" in os.environ and not strategy.routed_to_one
+    if "SOUNDNESS" in os.environ and not strategy.routed_to_one
     for instances in INSTANCES
     for case in ALL_CASES.values()
     if applies(strategy, case)

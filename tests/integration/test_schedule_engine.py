@@ -492,7 +492,7 @@ def test_processes_forked_from_a_warmed_one_have_an_environment_each(database: S
             for one in calls(("transfer",), ("transfer",))
         ]
         for _ in range(2):
-            with Engine(database, specs, warmed=warmed) as engine:
+            with Engine(database, specs, warmed=[warmed, warmed]) as engine:
                 done = engine.execute(follow(""))
                 pids = {member.pid for member in engine._crew.members.values()}
             assert {name: one.result for name, one in done.outcomes.items()} == {"A": "A", "B": "B"}

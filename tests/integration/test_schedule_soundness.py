@@ -1,6 +1,6 @@
 """Pruning loses no outcome: random pairs of transactions, with pruning and without. And the tests can tell.
 
-BANKRUN_SOUNDNESS_PAIRS pairs (12 if it is not set) are run from BANKRUN_SOUNDNESS_SEED on.
+SOUNDNESS_PAIRS pairs (12 if it is not set) are run from SOUNDNESS_SEED on.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from private_server import make_database, private_server  # noqa: E402
 from bankrun.schedule import Budget, Call, Engine, Execution, Footprint, Server, depends, digest, explore  # noqa: E402
 from bankrun.schedule.observation import footprints  # noqa: E402
 
-PAIRS = int(os.environ.get("BANKRUN_SOUNDNESS_PAIRS", "12"))
-SEED = int(os.environ.get("BANKRUN_SOUNDNESS_SEED", "0"))
+PAIRS = int(os.environ.get("SOUNDNESS_PAIRS", "12"))
+SEED = int(os.environ.get("SOUNDNESS_SEED", "0"))
 FULL_MAX = 500
 RC, SER, AUTOCOMMIT = 2, 4, 0
 Depends = Callable[[Footprint, Footprint], bool]

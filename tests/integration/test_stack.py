@@ -405,11 +405,10 @@ def test_a_stopped_process_is_ended_all_the_same(fresh: Path) -> None:
 
 
 def test_a_keeper_that_hangs_is_killed_and_so_is_what_it_owns(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bankrun.servers.keeper_client.SHUTDOWN_SECONDS", 0.2)
-    monkeypatch.setattr("bankrun.servers.keeper_client.REPLY_SECONDS", 0.2)
-    monkeypatch.setattr("bankrun.servers.keeper_client.ABANDON_SECONDS", 0.2)
     with keeper_only(fresh) as keeper:
         pid = run(keeper, fresh, "sleep", "600")
+        for bound in ("SHUTDOWN_SECONDS", "REPLY_SECONDS", "ABANDON_SECONDS"):
+            monkeypatch.setattr(f"bankrun.servers.keeper_client.{bound}", 0.2)
         os.kill(keeper.pid, signal.SIGSTOP)
         with pytest.raises(BankrunError, match="does not answer"):
             keeper.returncode("child")

@@ -32,6 +32,7 @@ def prove(prover: Prover, name: str) -> CaseResult:
         "SerializableFromTheSecondOn",
         "LocksFromTheSecondOn",
         "LocksUntilTheCommit",
+        "LocksByHash",
     ],
 )
 def test_nothing_is_called_safe_because_its_words_are_not_known(prover: Prover, name: str) -> None:

@@ -342,6 +342,15 @@ class SessionLock:
         self.session.close()
 
 
+class LocksByHash(Written):
+    """An advisory lock on the hash of a text, which is another in each process."""
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        for account in attempt.order.accounts:
+            transaction.execute("SELECT pg_advisory_xact_lock(%(key)s)", {"key": hash(f"account {account}")})
+        return super().read(transaction, attempt)
+
+
 class GuardedByASession(WithASession):
     """The lock is given back by the end of its session."""
 

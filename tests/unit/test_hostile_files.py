@@ -31,7 +31,7 @@ from bankrun.trials import trial as trials
 from tests.results import RESULTS, cell, comparison, run
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = 5_000 if os.environ.get("BANKRUN_SOUNDNESS") else 60
+EXAMPLES = 5_000 if os.environ.get("SOUNDNESS") else 60
 EVIL = "\x1b]0;mine\x07\x1b[2J\x00\x9b31m\u202e\r"
 """A title, an erased screen, a NUL, a colour by one byte, letters from right to left, and the line's begin."""
 SHOP = "def buy(number):\n    pass\n"
@@ -62,7 +62,6 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         raise Started
 
     monkeypatch.setattr(trials, "open_server", start)
-    monkeypatch.delenv("BANKRUN_SOUNDNESS", raising=False)  # which is no setting of bankrun
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
     (tmp_path / "shop.py").write_text(SHOP)

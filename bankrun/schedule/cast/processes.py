@@ -27,12 +27,12 @@ PR_SET_PDEATHSIG = 1
 class Crew:
     """All participants and their processes. Close it at the end.
 
-    With ``warmed``, the processes of calls are forked from that one; else each is started.
+    With ``warmed``, the processes of calls are forked from these, one from each; else each is started.
     """
 
-    def __init__(self, proxy: Proxy, specs: Sequence[Call | Command], warmed: Warmed | None = None) -> None:
+    def __init__(self, proxy: Proxy, specs: Sequence[Call | Command], warmed: Sequence[Warmed] = ()) -> None:
         self._proxy = proxy
-        self._root = warmed
+        self._roots = warmed
         self.members = {spec.name: Participant(spec, proxy.listen(spec.name)) for spec in specs}
         self._warmed: dict[str, Warmed] = {}
         self._commands: dict[str, subprocess.Popen[bytes]] = {}
@@ -47,7 +47,7 @@ class Crew:
                 process = spec.process or spec.name
                 if process not in self._warmed:
                     environment = {**os.environ, **addresses[member.name], **spec.environment}
-                    start = Warmed.start if self._root is None else self._root.branch
+                    start = self._roots[len(self._warmed)].branch if self._roots else Warmed.start
                     self._warmed[process] = warmed = start(environment)
                     warmed.import_for(spec)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 
+from bankrun.schedule.errors import Unsupported
 from bankrun.schedule.observation import wal
 from bankrun.schedule.observation.footprints import ALL, Footprint, Place, Thing
 from bankrun.schedule.observation.plans import Reading, read_plans
@@ -52,6 +53,8 @@ class Held:
     awaits_advisory: set[str] = field(default_factory=set)
     predicates: set[Place] = field(default_factory=set)
     unlogged: set[str] = field(default_factory=set)
+    keeps_out: bool = False
+    """Whether it holds what somebody wants alone: even a read lock matters then."""
     unknown: str = ""
 
     @property
@@ -62,6 +65,7 @@ class Held:
             or self.advisory
             or self.predicates
             or self.unknown
+            or self.keeps_out
             or any(mode != "AccessShareLock" for _, mode in self.modes)
         )
 
@@ -80,6 +84,7 @@ class Transaction:
     serializable: bool = False
     has_snapshot: bool = False
     wrote: bool = False
+    unknown: str = ""
     participant: str = ""
 
 
@@ -98,6 +103,8 @@ class Observer:
         self._seen: Mapping[LinkKey, Held] = {}
         self.written_modes: set[str] = set()
         """Relations that anybody locked for writing in this execution."""
+        self._exclusive: set[str] = set()
+        """Relations that anybody wanted alone, in any execution."""
 
     def begin(self, admin: Connection) -> None:
         """Forget the last execution: everything was restored."""
@@ -196,6 +203,7 @@ class Observer:
                 self._open[key] = Transaction(advisory=set(one.held.advisory), participant=transaction.participant)
             if key in gone:
                 self._open.pop(key)
+            self._refuse_commits_inside(requests, [link for link in links if link.key == key])
         for name in tried:
             footprint.lock((ADVISORY, name))
         if any(name in self.relations.sequences for name, _ in footprint.reads):
@@ -205,6 +213,27 @@ class Observer:
         if others_wait and (footprint.commits or woken):
             footprint.depends_on_all("a third participant waits, or is woken")
         return footprint
+
+    def _refuse_commits_inside(self, requests: Sequence[Request], links: Sequence[Link]) -> None:
+        """Raise Unsupported for a statement that may have committed in its middle: nobody can be let in there.
+
+        That is a DO or a CALL outside of a transaction (manual, Transaction Management in PL/pgSQL).
+        """
+        outside = any(link.conversation.status == "I" for link in links)
+        for request in requests:
+            called = {"CALL", "DO"} & set(request.tags)
+            if outside and called and ("commit" in request.sql.lower() or ("CALL" in called and self._any_commits())):
+                raise Unsupported(
+                    f"{' or '.join(sorted(called))} of a procedure that may commit inside: what others do between its "
+                    "commits cannot be run; call it in a transaction, or send its parts one by one"
+                )
+
+    def _any_commits(self) -> bool:
+        """Whether a procedure, of any language, has the word COMMIT in it."""
+        row = self._admin.execute(
+            "SELECT EXISTS (SELECT FROM pg_proc WHERE oid >= 16384 AND prokind = 'p' AND prosrc ILIKE '%commit%')"
+        ).fetchone()
+        return row == (True,)
 
     @staticmethod
     def _shows_what_it_awaits(held: Sequence[Held]) -> bool:
@@ -265,6 +294,9 @@ class Observer:
             one.sequences.add(relation.name)
         elif kind == "relation" and not relation.table:
             one.modes.add((relation.name, mode))
+            if mode == "AccessExclusiveLock":
+                self._exclusive.add(relation.name)
+            one.keeps_out = one.keeps_out or relation.name in self._exclusive
             one.awaits_mode = one.awaits_mode or not granted
             if mode not in ("AccessShareLock", "RowShareLock"):
                 self.written_modes.add(relation.name)
@@ -322,6 +354,7 @@ class _Observation:
             self.transaction.wrote = True
             if written.unknown:
                 self.footprint.depends_on_all(written.unknown)
+                self.transaction.unknown = written.unknown
             if self.transaction.serializable or self.held.predicates:
                 self.footprint.places |= written.places
         for name in self.held.unlogged:
@@ -403,7 +436,10 @@ class _Observation:
     def _add_end(self) -> None:
         """A transaction ended: it gives back all its locks, and shows what it wrote unless it was rolled back."""
         transaction, footprint = self.transaction, self.footprint
-        rolled_back = not self.requests or any(
+        goes_on = self.is_waiting and not self.requests
+        if goes_on:
+            footprint.depends_on_all("a statement that commits before its end")
+        rolled_back = (not self.requests and not goes_on) or any(
             "ROLLBACK" in request.tags or request.sqlstate or request.kind is Kind.LEAVE for request in self.requests
         )
         footprint.lock_all(transaction.locks)
@@ -411,6 +447,8 @@ class _Observation:
         if not rolled_back:
             footprint.shows |= transaction.shows
             footprint.commits = footprint.commits or transaction.wrote
+            if transaction.unknown:
+                footprint.depends_on_all(f"the commit of {transaction.unknown}")
         if transaction.serializable:
             footprint.serializable = footprint.ends_serializable = True
             footprint.predicates |= transaction.predicates

@@ -14,6 +14,7 @@ from typing import Any
 
 from bankrun.schedule.observation.footprints import ALL, Thing
 
+CATALOG = "the catalog"
 _SYSTEM_SCHEMAS = ("pg_catalog", "information_schema", "pg_toast")
 _CONDITIONS = ("Index Cond", "Filter", "Recheck Cond")
 
@@ -61,7 +62,9 @@ def _walk(node: Mapping[str, Any], keys: Mapping[str, str], reading: Reading, *,
         reading.opaque = f"a {kind}"
     if kind == "Function Scan" and str(node.get("Function Name")).startswith("pg_"):
         reading.opaque = f"a look at the server itself by {node['Function Name']}"  # pg_locks, pg_stat_activity …
-    if relation is not None and node.get("Schema") not in _SYSTEM_SCHEMAS:
+    if relation is not None and node.get("Schema") in _SYSTEM_SCHEMAS:
+        reading.reads.add((CATALOG, ALL))
+    elif relation is not None:
         name = f"{node.get('Schema')}.{relation}"
         if kind == "ModifyTable":
             if node.get("Conflict Resolution") or node.get("Operation") == "Merge":
