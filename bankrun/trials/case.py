@@ -126,9 +126,11 @@ class Case:
         """Run every interleaving within the budget, and return what was found."""
         found = CaseFound(self._instances)
         stuck: list[str] = []
+        begins_again = False  # the same interleavings, begun in another order: they count where they end otherwise
 
         def look(execution: Execution) -> bool:
-            found.executions += 1
+            if not begins_again:
+                found.executions += 1
             tell(f"{self._instances}: {execution.schedule}", found.executions)
             if execution.stuck and execution.stuck_kind != "cycle":  # a cap tells nothing
                 stuck.append(execution.stuck)
@@ -138,15 +140,22 @@ class Case:
             except TooAlike as error:
                 stuck.append(str(error))
             else:
-                self._note(found, self._name(execution), finding)
+                if not begins_again or finding.kind in (BROKEN, ERROR):
+                    found.executions += begins_again
+                    self._note(found, self._name(execution), finding)
             return False
+
+        def begin_again() -> bool:
+            nonlocal begins_again
+            begins_again = len(self._engine.names) == 2 and not found.counts.keys() & {BROKEN, ERROR}
+            return begins_again
 
         exploration = explore(
             self._engine,
             look,
             budget=self._asked.budget,
             preemptions_max=self._asked.preemptions_max,
-            starts=lambda: len(self._engine.names) == 2 and not found.counts.keys() & {BROKEN, ERROR},
+            starts=begin_again,
         )
         found.seconds = exploration.seconds
         found.serial_executions = len(self._serial.outcomes) + len(self._serial.pairs)
