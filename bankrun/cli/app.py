@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import keyword
+import logging
 import os
 import signal
 import sys
@@ -153,6 +154,8 @@ def told_if_cut(result: store.Result, tell: Callable[[], None]) -> Iterator[None
 def main() -> None:
     """Run the command line. Every error that a user can cause ends in one sentence and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    # An interruption that comes while a connection is closed is told once, by us.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has an arrow
     sys.exit(run())

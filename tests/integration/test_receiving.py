@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kombu import Connection, Consumer, Exchange, Queue
+from kombu import Connection, Consumer, Exchange, Queue, pools
 from kombu import transport as transports
 from kombu.asynchronous import Hub
 from kombu.transport import TRANSPORT_ALIASES
@@ -94,7 +94,9 @@ def broker(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redi
     assert settings.broker_url is not None
     client = Redis.from_url(redis_url(settings.broker_url.get_secret_value()))
     client.flushdb()
+    pools.reset()  # type: ignore[no-untyped-call]
     yield client
+    pools.reset()  # type: ignore[no-untyped-call]  # whoever connects next is to have Kombu's transport again
     client.flushdb()
     client.close()
 
