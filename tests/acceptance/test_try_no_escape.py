@@ -109,6 +109,10 @@ def call_what_commits():
     with session(autocommit=True) as c:
         c.execute("CALL first_two_then_three()")
 
+def roll_back_inside():
+    with session(autocommit=True) as c:
+        c.execute("DO $$ BEGIN PERFORM n FROM other FOR UPDATE; ROLLBACK; UPDATE other SET n = 1 WHERE id = 2; END $$")
+
 def count_at_once(what):
     with session() as c:
         c.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -162,9 +166,10 @@ def test_it_is_broken(server: Place, question: Ask, programs: list[str]) -> None
     assert found.verdict == "broken", found.sentences
 
 
-def test_what_commits_inside_gets_no_verdict(server: Place, question: Ask) -> None:
-    with pytest.raises(BankrunError, match=r"^CALL of a procedure that may commit inside"):
-        put_on_trial(question("call_what_commits()", "only_read()"), place=server)
+@pytest.mark.parametrize("program", ["call_what_commits()", "roll_back_inside()"])
+def test_what_ends_a_transaction_inside_gets_no_verdict(server: Place, question: Ask, program: str) -> None:
+    with pytest.raises(BankrunError, match=r"^(CALL|DO) of a procedure that may commit inside"):
+        put_on_trial(question(program, "only_read()"), place=server)
 
 
 def test_numbers_with_exponents_are_numbers(server: Place, question: Ask) -> None:

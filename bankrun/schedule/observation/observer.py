@@ -215,23 +215,25 @@ class Observer:
         return footprint
 
     def _refuse_commits_inside(self, requests: Sequence[Request], links: Sequence[Link]) -> None:
-        """Raise Unsupported for a statement that may have committed in its middle: nobody can be let in there.
+        """Raise Unsupported for a statement that may end a transaction in its middle: nobody can be let in there.
 
         That is a DO or a CALL outside of a transaction (manual, Transaction Management in PL/pgSQL).
         """
         outside = any(link.conversation.status == "I" for link in links)
         for request in requests:
             called = {"CALL", "DO"} & set(request.tags)
-            if outside and called and ("commit" in request.sql.lower() or ("CALL" in called and self._any_commits())):
+            text = request.sql.lower()
+            ends = "commit" in text or "rollback" in text or ("CALL" in called and self._any_commits())
+            if outside and called and ends:
                 raise Unsupported(
                     f"{' or '.join(sorted(called))} of a procedure that may commit inside: what others do between its "
                     "commits cannot be run; call it in a transaction, or send its parts one by one"
                 )
 
     def _any_commits(self) -> bool:
-        """Whether a procedure, of any language, has the word COMMIT in it."""
+        """Whether a procedure, of any language, has the word COMMIT or ROLLBACK in it."""
         row = self._admin.execute(
-            "SELECT EXISTS (SELECT FROM pg_proc WHERE oid >= 16384 AND prokind = 'p' AND prosrc ILIKE '%commit%')"
+            "SELECT EXISTS (SELECT FROM pg_proc WHERE oid >= 16384 AND prokind = 'p' AND prosrc ~* 'commit|rollback')"
         ).fetchone()
         return row == (True,)
 
