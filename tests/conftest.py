@@ -37,12 +37,19 @@ def pytest_xdist_auto_num_workers() -> int:
     return max(2, min(cores, 8))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares a dear fixture."""
-    for item in items:
-        for name in DEAR.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(name))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep together what shares a dear fixture. Later is too late: xdist reads the groups before our other hooks run."""
+    for name in DEAR.intersection(getattr(item, "fixturenames", ())):
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse to run where xdist does not keep its groups together: tests would miss what others leave for them."""
+    if getattr(config.option, "loadgroup", False):
+        for item in items:
+            if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
+                raise pytest.UsageError("this pytest-xdist keeps no groups with this pytest: see pyproject.toml")
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,10 @@ SECONDS_MAX = 60
 MILLISECONDS_MAX = SECONDS_MAX * 1000
 expect.set_options(timeout=MILLISECONDS_MAX)
 
-pytestmark = pytest.mark.timeout(300)  # a browser, servers and workers, all at once on however few cores
+pytestmark = [
+    pytest.mark.timeout(300),  # a browser, servers and workers, all at once on however few cores
+    pytest.mark.xdist_group("browser"),  # one server for all of them, and some look at what others have left there
+]
 
 
 class Server:
