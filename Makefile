@@ -34,7 +34,7 @@ benchmarks: venv-run ## write docs/benchmarks.md anew; twenty minutes, on a mach
 
 distances: venv-run ## write docs/distances.md anew; five minutes, on a machine with nothing else to do
 	@$(py) -m bankrun bench --distance-ms 0 --distance-ms 5 --distance-ms 30 --rounds 1 --transfers 1000 \
-		$(addprefix --strategy ,row-lock atomic-update single-statement version-check table-lock redis-lock) \
+		$(addprefix --strategy ,row-lock atomic-update single-statement version-check table-lock redis-lock single-writer) \
 		--export-json docs/distances.json --export-markdown docs/distances.md
 
 recording: venv-run ## write anew what the live page shows before anything has run; half a minute

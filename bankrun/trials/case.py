@@ -140,7 +140,7 @@ class Case:
             except TooAlike as error:
                 stuck.append(str(error))
             else:
-                if not begins_again or finding.kind in (BROKEN, ERROR):
+                if not begins_again or finding.kind in (BROKEN, ERROR) or finding.kind not in found.counts:
                     found.executions += begins_again
                     self._note(found, self._name(execution), finding)
             return False
