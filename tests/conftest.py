@@ -38,7 +38,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep together what shares a dear fixture. Later is too late: xdist reads the groups before our other hooks run."""
+    """Keep together what shares a dear fixture; xdist reads the groups before our later hooks run."""
     for name in DEAR.intersection(getattr(item, "fixturenames", ())):
         item.add_marker(pytest.mark.xdist_group(name))
 

@@ -135,10 +135,12 @@ class BenchPlan:
                 if queue not in missing
             ]
         if self.full:
-            already = {one[:-1] for one in found}  # with another weight, perhaps
-            found += [one for one in self.around() if one[:-1] not in already]
+            found += self.around()
             found.sort(key=lambda one: (one.topology != self.topology, one.topology))
-        return found
+        once: dict[object, Contestant] = {}
+        for one in found:
+            once.setdefault(one.what, one)
+        return list(once.values())
 
 
 def run_benchmark(

@@ -52,6 +52,11 @@ class Contestant(NamedTuple):
     seconds: float | None = None
     """What it has not begun by then is withdrawn."""
 
+    @property
+    def what(self) -> tuple[str, Topology, int, int]:
+        """What is measured, however much of it."""
+        return self.name, self.topology, self.chunk, self.accounts
+
     def workload(self, transfers: int) -> Workload:
         """Return what it gets in a round, given what one with the weight 1 gets."""
         least = self.topology.instances * self.topology.threads

@@ -13,6 +13,8 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 820.0, 400.0, 90.0, 260.0, 28.0, 20.0
 LABEL = 17.0
 CLEAR = 1.25
 """One rate is another's better only if it is so many times as high."""
+APART = 1.6
+"""Two that were level have come apart if one is so many times as fast."""
 Grid = Mapping[tuple[str, int], Sequence[float | None]]
 EXPLAINED = (
     "Transfers a second; each cell ends after a few seconds, and what was not begun by then is withdrawn. *Round trips*"
@@ -87,22 +89,34 @@ def describe(result: Bench, accounts: int) -> str:
 
 
 def _cross(result: Bench, accounts: int) -> Iterator[str]:
-    """Say where one strategy clearly overtakes another one, as the distance grows."""
+    """Say where one strategy clearly overtakes another one as the distance grows, or leaves it behind."""
     places, grid = gather(result)
     rows = {name: rates for (name, number), rates in grid.items() if number == accounts}
-    found = []
+    found: list[str] = []
     for one, other in combinations(rows, 2):
         leads = [
-            (place, one if a > b else other)
+            (place, one if a >= b else other, max(a, b) / min(a, b))
             for place, a, b in zip(places, rows[one], rows[other], strict=True)
-            if a is not None and b is not None and max(a, b) > CLEAR * min(a, b)
+            if a and b
         ]
-        found += [
-            f"- `{after}` overtakes `{before}` between {near} and {far} ms."
-            for (near, before), (far, after) in pairwise(leads)
-            if before != after
-        ]
+        found += _turns({one, other}, leads)
     yield from found or ["No strategy clearly overtakes another one as the distance grows."]
+
+
+def _turns(pair: set[str], leads: Sequence[tuple[str, str, float]]) -> Iterator[str]:
+    """Tell of two strategies, given who leads at each distance and how many times as fast."""
+    clear = [(place, leader) for place, leader, times in leads if times > CLEAR]
+    for (near, before), (far, after) in pairwise(clear):
+        if before != after:
+            yield f"- `{after}` overtakes `{before}` between {near} and {far} ms."
+    if leads and clear and leads[0][2] <= CLEAR and len({leader for _, leader in clear}) == 1:
+        place, leader, times = max(leads, key=lambda lead: lead[2])
+        (left,) = pair - {leader}
+        if times > APART:
+            yield (
+                f"- `{left}` is level with `{leader}` at {leads[0][0]} ms and falls behind: at {place} ms `{leader}` is"
+                f" {times:.1f} × as fast."
+            )
 
 
 def draw(result: Bench, accounts: int) -> str:

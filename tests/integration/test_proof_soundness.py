@@ -11,7 +11,7 @@ from bankrun.proof.cases import ALL_CASES, INSTANCES, applies
 from bankrun.proof.prover import Prover
 from bankrun.schedule import Budget
 
-FULL = Budget(executions=600, seconds=90)
+FULL = Budget(executions=300, seconds=90)
 WORKS = [
     (name, instances, case.name)
     for name, strategy in STRATEGIES.items()

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
+from bankrun.bench.benchmark import BenchPlan
 from bankrun.bench.costmap import cheapest
 from bankrun.bench.rates import Contestant, Rates, Row
 from bankrun.render import benchmarks as page
-from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE, Bench, CostCell, RateSpread
+from bankrun.render import distances
+from bankrun.results.distance import Distance
+from bankrun.results.models.bench import (
+    NOOP,
+    PGBENCH,
+    PGBENCH_ACCEPTED,
+    PGBENCH_SINGLE,
+    Bench,
+    CostCell,
+    RateSpread,
+    RoundTrips,
+)
 from bankrun.results.provenance import Provenance
 from bankrun.results.store import read_as
 from bankrun.results.topology import Topology
@@ -126,6 +139,32 @@ def test_the_page_in_docs_is_what_its_file_makes() -> None:
     assert (docs / "benchmarks.md").read_text() == page.markdown(saved, pictures=links)
     assert (docs / links["rates"]).read_text() == page.rates_svg(saved)
     assert (docs / links["map"]).read_text() == page.map_svg(saved)
+    far = read_as(Bench, docs / "distances.json")
+    links = {name: f"distances-{name}.svg" for name in ("few", "many")}
+    assert (docs / "distances.md").read_text() == distances.markdown(far, pictures=links)
+
+
+def test_whatever_is_measured_around_the_headline_is_measured_once() -> None:
+    plan = BenchPlan(("row-lock", "single-statement"), SHAPE, 3_000, 1_000, 10, 3, 1, full=True)
+    found = [one.what for one in plan.contestants(set())]
+    assert len(found) == len(set(found)) > 60
+
+
+def test_who_overtakes_and_who_falls_behind_is_told_as_the_distance_grows() -> None:
+    near, far = SHAPE, replace(SHAPE, distance=Distance.parse("30"))
+    measured = {"fast-here": (900.0, 10.0), "fast-there": (400.0, 50.0), "level": (420.0, 20.0), "slow": (100.0, 2.0)}
+    rows = [
+        Row(Contestant(name, place, accounts=8), [rate])
+        for name, both in measured.items()
+        for place, rate in zip((near, far), both, strict=True)
+    ]
+    saved = replace(result(), rows=Rates(rows).summarize(), round_trips=dict.fromkeys(measured, RoundTrips(1, 0)))
+    told = [line for line in distances.markdown(saved, pictures={"few": "f", "many": "m"}).splitlines() if "- " in line]
+    assert [line for line in told if line.startswith("- ")] == [
+        "- `fast-there` overtakes `fast-here` between 0 and 30 ms.",
+        "- `level` overtakes `fast-here` between 0 and 30 ms.",
+        "- `level` is level with `fast-there` at 0 ms and falls behind: at 30 ms `fast-there` is 2.5 × as fast.",
+    ]
 
 
 def test_what_is_within_a_tenth_of_the_best_is_named_with_it() -> None:
