@@ -5,7 +5,7 @@ SHELL = /bin/sh
 # -P: the working directory is not importable, so a stranger's bank/ or workers/ cannot be picked up for ours.
 py = .venv/bin/python -P
 
-.PHONY: help setup demo bench soak benchmarks distances recording test test-pythons soundness test-compose check lock \
+.PHONY: help setup demo bench soak benchmarks distances recording test test-long test-pythons soundness test-compose check lock \
 	clean venv-run venv-dev
 
 help: ## show this list
@@ -40,8 +40,11 @@ distances: venv-run ## write docs/distances.md anew; five minutes, on a machine 
 recording: venv-run ## write anew what the live page shows before anything has run; half a minute
 	@$(py) -m bankrun.page.recording
 
-test: venv-dev ## run all tests
-	@$(py) -m pytest --numprocesses=auto --dist=loadgroup
+test: venv-dev ## test what is claimed; seven minutes
+	@$(py) -m pytest --numprocesses=auto --dist=loadgroup -m "not long"
+
+test-long: venv-dev ## the long tests: corpora of programs and faults, whole benchmarks; five minutes
+	@$(py) -m pytest --numprocesses=auto --dist=loadgroup -m long
 
 test-pythons: ## unit tests, lessons and a comparison on Python 3.12 to 3.14, as far as they are here; or on PYTHONS="..."
 	@tools/test-pythons.sh

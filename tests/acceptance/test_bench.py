@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.conftest import Bankrun
 
 
@@ -34,6 +36,7 @@ class NoLock(Strategy):
 """
 
 
+@pytest.mark.long
 def test_who_loses_money_has_no_rate_and_the_others_have_theirs(bankrun: Bankrun, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(WRONG)
     load = ("--quick", "--topology", "1x4", "--accounts", "2", "--transfers", "200")
@@ -49,6 +52,7 @@ def test_who_loses_money_has_no_rate_and_the_others_have_theirs(bankrun: Bankrun
     assert "mine:NoLock" not in names
 
 
+@pytest.mark.long
 def test_a_benchmark_refuses_what_cannot_be_measured_before_it_starts_anything(bankrun: Bankrun) -> None:
     for words, why in (
         (("--quick", "--full"), "opposites"),

@@ -74,6 +74,7 @@ def strike(
     return run_cell(targets, plan, FAULTS[fault], strategy)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("receive_many", "faults", "lost"),
     [(True, ("kill-while-receiving", "kill-while-waiting"), 0), (False, ("kill-while-waiting",), 1)],
@@ -126,6 +127,7 @@ def test_nothing_is_lost_nothing_is_applied_twice_and_nothing_is_left(
     assert cell.failed == poisoned
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["kill-between-writes", "messages-poisoned", "terminate"])
 def test_each_round_strikes_among_transfers_of_its_own(targets: Targets, fault: str) -> None:
     cell = strike(targets, fault, transfers=400, rounds=2)
@@ -144,6 +146,7 @@ def test_a_fault_that_finds_nothing_left_to_strike_did_not_happen(
     assert "every transfer was decided before it struck" in cell.reason
 
 
+@pytest.mark.long
 def test_an_instance_that_ends_while_the_others_recover_is_noticed_and_started_again(
     targets: Targets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +166,7 @@ def test_an_instance_that_ends_while_the_others_recover_is_noticed_and_started_a
     assert (again.verdict, again.reason) == ("safe", "")
 
 
+@pytest.mark.long
 def test_a_paused_holder_breaks_a_lease_and_not_a_fenced_one(targets: Targets) -> None:
     broken = strike(targets, "pause-holder", "redis-lock")
     assert (broken.verdict, broken.expected) == ("broken", "unsafe")
@@ -180,6 +184,7 @@ def test_a_message_duplicated_is_seen_as_an_extra_delivery(targets: Targets) -> 
     assert strike(targets, "messages-repeated").extra_deliveries > 0
 
 
+@pytest.mark.long
 def test_a_system_that_forgets_would_be_found_broken(targets: Targets, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without the reconcilers' view of the run nobody publishes again what the broker lost.
     monkeypatch.setattr(chaos, "STALLED_SECONDS", 2.0)
@@ -191,6 +196,7 @@ def test_a_system_that_forgets_would_be_found_broken(targets: Targets, monkeypat
     assert "stayed pending" in cell.reason
 
 
+@pytest.mark.long
 def test_a_strategy_that_hangs_is_named_with_the_place(targets: Targets, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chaos, "STALLED_SECONDS", 2.5)
     cell = strike(targets, "messages-repeated", "hanging:HangsAtThree")
@@ -345,6 +351,7 @@ def test_servers_of_somebody_else_are_not_broken() -> None:
         pass
 
 
+@pytest.mark.long
 def test_an_interrupted_chaos_tells_what_it_has_and_leaves_no_process_not_even_a_stopped_one(tmp_path: Path) -> None:
     import signal
     import subprocess
@@ -380,6 +387,7 @@ def test_an_interrupted_chaos_tells_what_it_has_and_leaves_no_process_not_even_a
         shutil.rmtree(state, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_a_soak_that_is_cut_short_tells_what_it_has_and_exports_it(
     targets: Targets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

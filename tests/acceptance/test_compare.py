@@ -173,6 +173,7 @@ def test_a_cell_that_times_out_is_unfinished_and_never_broken(bankrun: Bankrun, 
     assert "warning: thread-lock on 2x2 is inconclusive: unfinished" in done.stdout
 
 
+@pytest.mark.long
 def test_far_away_a_lock_is_held_for_round_trips_and_a_cell_ends_in_time(bankrun: Bankrun, tmp_path: Path) -> None:
     done = bankrun(
         *("compare", "--strategy", "table-lock", "--strategy", "single-statement", "--topology", "2x2"),
@@ -192,6 +193,7 @@ def test_far_away_a_lock_is_held_for_round_trips_and_a_cell_ends_in_time(bankrun
     assert (slow["lost_postings"], fast["lost_postings"]) == (0, 0)
 
 
+@pytest.mark.long
 def test_what_an_unfinished_cell_left_behind_does_not_touch_the_next_one(bankrun: Bankrun, tmp_path: Path) -> None:
     # A thread still works on its chunk of thread-lock's transfers when row-lock's turn comes.
     done = bankrun(

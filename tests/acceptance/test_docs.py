@@ -13,6 +13,8 @@ from bank.outside.template import STRATEGY, TEST
 from tests.acceptance.conftest import SECONDS_MAX, environment
 from tests.acceptance.test_own import edit
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -19,6 +19,8 @@ from bankrun.proof import private_bank
 from bankrun.runs import session
 from bankrun.trials.running import scratch
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = 1_000
 BUSY = {"new", "page"}
 """Right words to these write a file, or serve for ever."""

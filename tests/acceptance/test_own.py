@@ -119,6 +119,7 @@ def test_a_name_that_would_not_do_is_refused_in_one_sentence(tmp_path: Path, nam
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_under_load_each_fault_is_named_and_the_next_strategy_is_measured(bankrun: Bankrun, tmp_path: Path) -> None:
     """In a folder that also holds a stranger's own bank, workers and lab: ours are the ones that run."""
     (tmp_path / "mine.py").write_text(dedent(CODE))

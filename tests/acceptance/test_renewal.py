@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import pytest
+
 from tests.acceptance.conftest import Bankrun, environment
+
+pytestmark = pytest.mark.long
 
 THEIRS = """
     from bankrun import Claim, RowLock, Strategy

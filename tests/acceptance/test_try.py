@@ -186,6 +186,7 @@ def test_a_mistake_is_one_sentence_and_nothing_is_started(folder: Path, words: l
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.long
 def test_a_project_with_a_bank_of_its_own_needs_none_of_ours(folder: Path) -> None:
     for name in ("bank", "workers"):
         (folder / name).mkdir()
@@ -254,6 +255,7 @@ def find_processes(text: str, but: int = 0) -> list[str]:
     return [line for line in found if int(line.split()[0]) != but and "bankrun try" not in line]
 
 
+@pytest.mark.long
 def test_four_at_once_do_not_meet(folder: Path) -> None:
     words = [sys.executable, "-P", "-m", "bankrun", "try", "report.py:transfer(10)", "--setup", "schema.sql"]
     four = [
@@ -266,6 +268,7 @@ def test_four_at_once_do_not_meet(folder: Path) -> None:
     assert said.pop().startswith("safe: all ")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("user", ["owner", "plain"])
 def test_on_a_given_server_only_scratch_databases_come_and_go(folder: Path, tmp_path: Path, user: str) -> None:
     state = Path(os.environ["BANKRUN_STATE_DIR"]) if "BANKRUN_STATE_DIR" in os.environ else default_state_dir()

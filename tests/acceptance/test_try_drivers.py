@@ -56,6 +56,8 @@ def by_sqlalchemy(a, b, amount):
 DJANGO = """
 from django.db import models, transaction
 
+pytestmark = pytest.mark.long
+
 class Account(models.Model):
     balance = models.IntegerField()
     touched = models.DateTimeField(auto_now=True)

@@ -39,6 +39,8 @@ PROGRAMS = """
 import datetime, os, random, secrets, time, uuid
 import psycopg
 
+pytestmark = pytest.mark.long
+
 def session():
     return psycopg.connect(os.environ["DATABASE_URL"])
 

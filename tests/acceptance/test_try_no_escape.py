@@ -121,6 +121,8 @@ def count_at_once(what):
 """
 CHILD = """
 import subprocess, sys
+
+pytestmark = pytest.mark.long
 subprocess.run([sys.executable, "-c", "import psycopg, os; "
     "c = psycopg.connect(os.environ['DATABASE_URL'], autocommit=True); c.execute('UPDATE point SET y = y + 1')"])
 """

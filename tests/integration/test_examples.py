@@ -16,6 +16,8 @@ from bankrun.proof.cases import CASES, THREE
 from bankrun.proof.prover import Prover
 from bankrun.schedule import Budget
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOUND = {
     "stored_procedure:StoredProcedure": (True, True),

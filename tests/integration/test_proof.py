@@ -93,6 +93,7 @@ def test_row_locks_in_any_order_are_right_by_deadlocks(prover: Prover) -> None:
     assert result.deadlocks > 0
 
 
+@pytest.mark.long
 def test_a_lease_that_runs_out_breaks_a_redis_lock_and_a_fence_mends_it(prover: Prover) -> None:
     # One interruption of the holder is enough to break the others.
     lock, fenced, late = (
@@ -159,6 +160,7 @@ def comparable(result: CaseResult) -> dict[str, object]:
     return {name: getattr(result, name) for name in CaseResult.__slots__ if name != "seconds"}  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "case"),
     [("none", DRAIN), ("row-lock-unordered", OPPOSITE), ("repeatable-read", TWICE), ("redis-lock", PAUSED)],
@@ -168,6 +170,7 @@ def test_two_runs_give_the_same_counts_and_ids(prover: Prover, name: str, case: 
     assert comparable(first) == comparable(second)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "case"), [("none", PAIR), ("row-lock", DRAIN), ("single-statement", OPPOSITE)])
 def test_pruning_leaves_out_no_outcome(prover: Prover, name: str, case: Case) -> None:
     pruned = prover.prove(STRATEGIES[name], "same", case)
@@ -177,6 +180,7 @@ def test_pruning_leaves_out_no_outcome(prover: Prover, name: str, case: Case) ->
     assert full.complete
 
 
+@pytest.mark.long
 def test_three_transfers_with_one_preemption(own_settings: Settings) -> None:
     with Prover(own_settings, transfers=3) as three:
         assert three.prove(STRATEGIES["none"], "two", THREE, preemptions_max=1).broken > 0

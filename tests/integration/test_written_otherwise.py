@@ -12,6 +12,8 @@ from bankrun.proof.prover import Prover
 from bankrun.results.models.proof import CaseResult
 from tests.integration import written_otherwise
 
+pytestmark = pytest.mark.long
+
 PAIR = CASES["same-pair"]
 
 
