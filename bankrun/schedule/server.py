@@ -130,12 +130,14 @@ def prepare_database(connection: Connection) -> None:
     """Make a database of our own server ready to be observed; before anything else is set up in it.
 
     A ``pg_try_advisory_…`` that does not get its lock leaves no trace anywhere: not in the plan where a function or a
-    view calls it, not in pg_locks, not in the log. So these eight functions are wrapped, and the wrapper tells.
+    view calls it, not in pg_locks, not in the log; nor does a lock that is taken and given back in one statement. So
+    the functions that try, and those that give back, are wrapped, and the wrapper tells.
     """
     connection.execute("CREATE EXTENSION IF NOT EXISTS pg_walinspect SCHEMA pg_catalog")
     functions = connection.execute(
         "SELECT proname, pg_get_function_identity_arguments(oid), pronargs FROM pg_proc"
-        " WHERE pronamespace = 'pg_catalog'::regnamespace AND starts_with(proname, 'pg_try_advisory_')"
+        " WHERE pronamespace = 'pg_catalog'::regnamespace AND pronargs > 0"
+        " AND proname ~ '^pg_(try_advisory_|advisory_unlock)'"
     ).fetchall()
     for name, arguments, count in functions:
         inner = "bankrun_" + name
@@ -148,14 +150,26 @@ def prepare_database(connection: Connection) -> None:
         parameters = "a0 bigint" if count == 1 else "a0 int, a1 int"
         names = "a0" if count == 1 else "a0, a1"
         body = (
-            f"DECLARE got boolean := pg_catalog.{inner}({names}); BEGIN IF NOT got THEN RAISE INFO USING"
-            f" ERRCODE = '{TRIED_LOCK}', MESSAGE = concat_ws(':', {key}); END IF; RETURN got; END"
+            f"DECLARE got boolean := pg_catalog.{inner}({names}); BEGIN RAISE INFO USING"
+            f" ERRCODE = '{TRIED_LOCK}', MESSAGE = concat_ws(':', {key}); RETURN got; END"
         )
         connection.execute(
             sql.SQL("CREATE FUNCTION pg_catalog.{}({}) RETURNS boolean LANGUAGE plpgsql VOLATILE STRICT AS {}").format(
                 sql.Identifier(name), sql.SQL(parameters), sql.Literal(body)
             )
         )
+    connection.execute(sql.SQL(_UNLOCK_ALL).format(sql.Literal(TRIED_LOCK)))
 
 
+_UNLOCK_ALL = """
+ALTER FUNCTION pg_catalog.pg_advisory_unlock_all() RENAME TO bankrun_pg_advisory_unlock_all;
+CREATE FUNCTION pg_catalog.pg_advisory_unlock_all() RETURNS void LANGUAGE plpgsql VOLATILE STRICT AS $$
+DECLARE one text;
+BEGIN
+  FOR one IN SELECT DISTINCT concat_ws(':', classid, objid, objsubid) FROM pg_catalog.pg_lock_status()
+             WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()
+  LOOP RAISE INFO USING ERRCODE = {}, MESSAGE = one; END LOOP;
+  PERFORM pg_catalog.bankrun_pg_advisory_unlock_all();
+END $$
+"""
 _TWO_INTEGERS = "a0::bigint & 4294967295, a1::bigint & 4294967295, 2"

@@ -29,10 +29,13 @@ UNTOLD_SECONDS = 0.05
 """Where sessions cannot say that they wait, one that has waited for this long does. If the deadlock timeout is longer
 than that, who becomes the victim of a deadlock may differ from run to run."""
 
-_BLOCKERS = "SELECT pid, pg_blocking_pids(pid) FROM unnest(%s::int[]) pid"
+_BLOCKERS = "SELECT pid, pg_blocking_pids(pid) || pg_safe_snapshot_blocking_pids(pid) FROM unnest(%s::int[]) pid"
+# A transaction that is SERIALIZABLE READ ONLY DEFERRABLE waits for a safe snapshot, which is no lock.
 _AGES = (
     "SELECT pid, extract(epoch FROM clock_timestamp() - min(waitstart))::float8 FROM pg_locks"
-    " WHERE pid = ANY(%s) AND NOT granted GROUP BY pid"
+    " WHERE pid = ANY(%s) AND NOT granted GROUP BY pid UNION ALL"
+    " SELECT pid, extract(epoch FROM clock_timestamp() - query_start)::float8 FROM pg_stat_activity"
+    " WHERE pid = ANY(%s) AND wait_event = 'SafeSnapshot'"
 )
 
 
@@ -125,9 +128,8 @@ class Settling:
         """Return those that have waited for several times the deadlock timeout, where they cannot say so."""
         if not running:
             return []
-        ages: dict[int, float | None] = dict(
-            self.admin.execute(_AGES, [[link.conversation.pid for link in running]]).fetchall()
-        )
+        pids = [link.conversation.pid for link in running]
+        ages: dict[int, float | None] = dict(self.admin.execute(_AGES, [pids, pids]).fetchall())
         seconds = min(3 * self._capabilities.deadlock_timeout_seconds, UNTOLD_SECONDS)
         return [link for link in running if (ages.get(link.conversation.pid) or 0.0) > seconds]
 

@@ -9,7 +9,7 @@ beginning on: sound, and coarse.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,7 +184,7 @@ class Observer:
             transaction = self._open.setdefault(key, Transaction())
             transaction.participant = whose.get(key, transaction.participant)
             requests = done.get(key, ())
-            reading = read_plans(plans.get(key, ()), self.relations.keys)
+            reading = read_plans(plans.get(key, ()), self.relations.keys, self.relations.partitions)
             if transaction.participant != stepped and transaction.participant not in woken:
                 continue
             one = _Observation(
@@ -203,7 +203,9 @@ class Observer:
                 self._open[key] = Transaction(advisory=set(one.held.advisory), participant=transaction.participant)
             if key in gone:
                 self._open.pop(key)
-            self._refuse_commits_inside(requests, [link for link in links if link.key == key])
+            self._refuse_commits_inside(
+                requests, [r for link in links if link.key == key and (r := link.conversation.running) is not None]
+            )
         for name in tried:
             footprint.lock((ADVISORY, name))
         if any(name in self.relations.sequences for name, _ in footprint.reads):
@@ -214,28 +216,18 @@ class Observer:
             footprint.depends_on_all("a third participant waits, or is woken")
         return footprint
 
-    def _refuse_commits_inside(self, requests: Sequence[Request], links: Sequence[Link]) -> None:
-        """Raise Unsupported for a statement that may end a transaction in its middle: nobody can be let in there.
+    @staticmethod
+    def _refuse_commits_inside(requests: Sequence[Request], running: Iterable[Request]) -> None:
+        """Raise Unsupported for a statement that ended a transaction in its middle: nobody could be let in there.
 
         That is a DO or a CALL outside of a transaction (manual, Transaction Management in PL/pgSQL).
         """
-        outside = any(link.conversation.status == "I" for link in links)
-        for request in requests:
-            called = {"CALL", "DO"} & set(request.tags)
-            text = request.sql.lower()
-            ends = "commit" in text or "rollback" in text or ("CALL" in called and self._any_commits())
-            if outside and called and ends:
+        for request in (*requests, *running):
+            if request.transactions > 1 and (not request.tags or {"CALL", "DO"} & set(request.tags)):
                 raise Unsupported(
-                    f"{' or '.join(sorted(called))} of a procedure that may commit inside: what others do between its "
-                    "commits cannot be run; call it in a transaction, or send its parts one by one"
+                    f"{' or '.join(request.tags) or 'CALL or DO'} of a procedure that commits inside: what others do "
+                    "between its commits cannot be run; call it in a transaction, or send its parts one by one"
                 )
-
-    def _any_commits(self) -> bool:
-        """Whether a procedure, of any language, has the word COMMIT or ROLLBACK in it."""
-        row = self._admin.execute(
-            "SELECT EXISTS (SELECT FROM pg_proc WHERE oid >= 16384 AND prokind = 'p' AND prosrc ~* 'commit|rollback')"
-        ).fetchone()
-        return row == (True,)
 
     @staticmethod
     def _shows_what_it_awaits(held: Sequence[Held]) -> bool:
@@ -384,9 +376,12 @@ class _Observation:
     def _add_reads(self, mine: Footprint) -> None:
         modes = self.held.modes
         unplanned = any(
-            request.kind is Kind.STATEMENT and not QUIET_TAGS.issuperset(request.tags) and not _ends(request)
+            request.kind is Kind.STATEMENT
+            and not QUIET_TAGS.issuperset(request.tags)
+            and not _ends(request)
+            and (not request.plans or self.is_lazy)
             for request in self.requests
-        ) and (not self.reading.plans or self.is_lazy)
+        )
         if self.is_waiting or unplanned or not self.sees_rows or self.reading.opaque:
             mine.reads |= {(name, ALL) for name, _ in modes}
         statements = sum(request.kind is Kind.STATEMENT for request in self.requests)
@@ -412,6 +407,9 @@ class _Observation:
         for request in self.requests:
             if request.sqlstate:
                 self.footprint.depends_on_all(f"the error {request.sqlstate}")
+            if request.caught and "ROLLBACK" not in request.tags:
+                # What failed told no plan, and may have given its locks back.
+                self.footprint.depends_on_all("an error that was caught inside")
             if request.unsplit or len(request.tags) > 1:
                 self.footprint.depends_on_all("several statements in one request")
         if self.held.unknown:

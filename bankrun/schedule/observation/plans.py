@@ -8,7 +8,7 @@ whatever is not plainly of that form means the whole relation.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,8 +38,13 @@ class Reading:
     """
 
 
-def read_plans(messages: Sequence[str], keys: Mapping[str, str]) -> Reading:
-    """Return what these messages of auto_explain say; ``keys`` names the key column of each qualified table."""
+def read_plans(
+    messages: Sequence[str], keys: Mapping[str, str], partitions: Mapping[str, Collection[str]] | None = None
+) -> Reading:
+    """Return what these messages of auto_explain say; ``keys`` names the key column of each qualified table.
+
+    ``partitions`` names those of each partitioned table: they are what others write.
+    """
     reading = Reading()
     for message in messages:
         start = message.find("{")
@@ -52,6 +57,8 @@ def read_plans(messages: Sequence[str], keys: Mapping[str, str]) -> Reading:
         reading.harmless += _is_harmless(plan)
         reading.draws = reading.draws or ("nextval(" in message and '"ModifyTable"' not in message)
         _walk(plan, keys, reading, locks=False)
+    for name, key in [*reading.reads]:
+        reading.reads |= {(partition, key) for partition in (partitions or {}).get(name, ())}
     return reading
 
 

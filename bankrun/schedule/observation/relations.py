@@ -11,10 +11,30 @@ from bankrun.schedule.server import Connection
 
 _RELATIONS = """
 SELECT c.oid::int8, n.nspname, c.relname, c.relkind::text, coalesce(i.indrelid, t.oid, 0)::int8,
-       coalesce(i.indisunique OR i.indisexclusion, false), coalesce(i.indisprimary, false), c.relpersistence::text
+       coalesce(i.indisunique OR i.indisexclusion, false), coalesce(i.indisprimary, false), c.relpersistence::text,
+       coalesce(i.indnatts = i.indnkeyatts, false) AND NOT EXISTS (
+         SELECT FROM pg_attribute a LEFT JOIN pg_collation o ON o.oid = a.attcollation
+         JOIN pg_opclass p ON p.oid = i.indclass[a.attnum - 1] WHERE a.attrelid = i.indexrelid
+         AND NOT (a.atttypid = ANY(%s::regtype[]) AND coalesce(o.collisdeterministic, true) AND p.opcdefault))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_index i ON i.indexrelid = c.oid LEFT JOIN pg_class t ON t.reltoastrelid = c.oid
 """
+_BYTEWISE = [
+    "int2",
+    "int4",
+    "int8",
+    "oid",
+    "uuid",
+    "text",
+    "varchar",
+    "bool",
+    "date",
+    "timestamp",
+    "timestamptz",
+    "bytea",
+]
+"""Types whose values are equal only if they are stored alike: numeric (1 and 1.0), floats (0 and -0), citext and jsonb
+are not among them."""
 # Types whose equality is that of their text: numeric (1 = 1.0), citext and collations that are not deterministic are
 # not, and their tables are read as a whole.
 _KEYS = """
@@ -24,6 +44,12 @@ LEFT JOIN pg_collation o ON o.oid = a.attcollation
 WHERE i.indisprimary AND i.indnkeyatts = 1 AND c.relkind = 'r' AND c.oid >= 16384
   AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype, 'text'::regtype)
   AND coalesce(o.collisdeterministic, true)
+"""
+_PARTITIONS = """
+SELECT n.nspname, c.relname, array_agg(ln.nspname || '.' || l.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL pg_partition_tree(c.oid) t
+JOIN pg_class l ON l.oid = t.relid JOIN pg_namespace ln ON ln.oid = l.relnamespace
+WHERE c.relkind = 'p' AND t.isleaf GROUP BY 1, 2
 """
 _SYSTEM = ("pg_catalog", "information_schema", "pg_toast")
 KEYED_ROWS_MAX = 100_000
@@ -42,6 +68,8 @@ class Relation:
     is_unique: bool
     is_primary: bool
     persistence: str
+    is_bytewise: bool
+    """Whether the entries of an index have the same bytes if, and only if, their keys are equal."""
 
     @property
     def name(self) -> str:
@@ -69,6 +97,8 @@ class Relations:
         """The key column of each table whose rows are told apart by it."""
         self.rows: Mapping[tuple[str, int, int], str] = {}
         """The key of each row that was there from the beginning, by table, page and tuple."""
+        self.partitions: Mapping[str, frozenset[str]] = {}
+        """What each partitioned table consists of."""
         self.sequences: frozenset[str] = frozenset()
         """Sequences: what is read from one as from a table was written by nextval, and shown at once."""
         self.look(admin)
@@ -99,6 +129,9 @@ class Relations:
         return self._by_oid.get(relation.table, relation)
 
     def _load(self) -> None:
-        rows = self._admin.execute(_RELATIONS).fetchall()
+        rows = self._admin.execute(_RELATIONS, [_BYTEWISE]).fetchall()
         self._by_oid = {row[0]: Relation(*row) for row in rows}
+        self.partitions = {
+            f"{schema}.{name}": frozenset(leaves) for schema, name, leaves in self._admin.execute(_PARTITIONS)
+        }
         self.sequences = frozenset(one.name for one in self._by_oid.values() if one.kind == "S")

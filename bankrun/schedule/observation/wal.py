@@ -180,8 +180,8 @@ class LogReader:
             return
         if relation.is_unique:
             # The new entry is the data of a leaf insertion, after its line pointer; a split moves others, too.
-            whole = kind == "INSERT_LEAF" and record.data
-            written.lock((relation.name, bytes(record.data[8:]).hex() if whole and record.data else ALL))
+            whole = record.data if kind == "INSERT_LEAF" and relation.is_bytewise else None
+            written.lock((relation.name, bytes(whole[8:]).hex() if whole else ALL))
         if relation.is_primary:
             # A row with a new key, or one that was moved: nobody can tell which readers by key it appears to.
             written.shows.add((self._relations.table_of(relation).name, ALL))

@@ -28,7 +28,9 @@ REFUSED_TAGS = {
     "PREPARE TRANSACTION": "PREPARE TRANSACTION: a transaction would outlive its session",
 }
 TRIED_LOCK = "BR001"
-"""The SQLSTATE under which a wrapped pg_try_advisory_… tells that it did not get its lock."""
+"""The SQLSTATE under which a wrapped advisory lock function tells what leaves no trace: see ``prepare_database``."""
+MESSAGES_FROM = "debug5"
+"""From this level on, Postgres tells when a transaction or a subtransaction begins, ends and is given up (xact.c)."""
 _RESEND_AS_IT_WAS = frozenset({"42601", "42P02", "08P01"})
 
 
@@ -127,7 +129,8 @@ class Conversation:
             raise Unsupported("a replication connection: it reads the log, and is not scheduled")
         self._client.startup = False
         self.startup = startup
-        self.startup_packet = frame.encode()
+        told = wire.with_parameter(frame.body, "client_min_messages", MESSAGES_FROM)
+        self.startup_packet = Frame(frame.kind, told).encode()
         self.phase = Phase.AUTHENTICATING
         self.to_server += self.startup_packet
 
@@ -274,6 +277,8 @@ class Conversation:
         self.queue.clear()
 
     def _greet(self, frame: Frame) -> None:
+        if frame.kind == b"N" and wire.read_fields(frame.body).get("V") == "DEBUG":
+            return
         self.to_client += frame.encode()
         if frame.kind == b"R" and frame.body == b"\0\0\0\0":
             self.greeting.clear()  # what came before was the exchange of a password
@@ -401,6 +406,11 @@ class Conversation:
     def _hear_notice(self, fields: dict[str, str]) -> bool:
         if fields.get("F") == "auto_explain.c":
             self.plans.append(fields.get("M", ""))
+            if self.running is not None:
+                self.running.plans += 1
+            return False
+        if fields.get("V") == "DEBUG":
+            self._hear_transaction(fields.get("M", ""))
             return False
         if fields.get("C") == TRIED_LOCK:
             self.tried.append(fields.get("M", ""))
@@ -411,3 +421,10 @@ class Conversation:
             words = fields.get("M", "").split()
             self.is_waiting = words[2:4] == ["still", "waiting"]
         return False
+
+    def _hear_transaction(self, told: str) -> None:
+        if self.running is None:
+            return
+        self.running.transactions += told.startswith("StartTransaction(")
+        # A block that catches errors is a subtransaction in progress; ROLLBACK TO restarts one (SUBRESTART).
+        self.running.caught |= told.startswith("AbortSubTransaction(") and "blockState: SUBINPROGRESS" in told

@@ -52,6 +52,12 @@ class Request:
     message: str = ""
     unsplit: bool = False
     """Several statements in one Query: nothing can stand between them."""
+    plans: int = 0
+    """How many plans were told while it ran."""
+    transactions: int = 0
+    """How many transactions began while it ran: more than one only if it ends one in its middle."""
+    caught: bool = False
+    """Whether an error was raised and caught inside it, as a block with EXCEPTION does."""
 
     @property
     def text(self) -> bytes:

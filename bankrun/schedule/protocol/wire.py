@@ -119,6 +119,11 @@ def read_startup(body: bytes) -> Startup:
     return Startup(code, parameters)
 
 
+def with_parameter(body: bytes, name: str, value: str) -> bytes:
+    """Return a start-up packet's body with one more parameter: what comes last holds (manual, section 54.7)."""
+    return body.removesuffix(b"\0") + name.encode() + b"\0" + value.encode() + b"\0\0"
+
+
 def read_parse(body: bytes) -> tuple[bytes, bytes, tuple[int, ...]]:
     """Return a Parse message's statement name, its SQL, and the parameter types that it names."""
     name, sql, rest = split(body, 2)
