@@ -176,7 +176,7 @@ class Engine:
             return
         started = time.perf_counter()
         looks = self._is_unseen or not self.capabilities.reads_wal or self._observer.log.catalog_changed
-        by_template = not self.capabilities.is_superuser  # only a superuser can put rows back past triggers and keys
+        by_template = not self._keeper.can_put_back  # only a superuser can put rows back past triggers and keys
         if by_template or (looks and self._keeper.take_fingerprint() != self._keeper.fingerprint):
             self._proxy.drop_spares()
             self._observer.close()

@@ -30,6 +30,13 @@ WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 
   AND NOT starts_with(n.nspname, 'pg_temp_') AND NOT starts_with(n.nspname, 'pg_toast_temp_')
 ORDER BY 2, 3
 """
+_PARTITIONED = """
+SELECT c.oid::int8, n.nspname, c.relname, array_agg(t.relid::oid::int8)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL pg_partition_tree(c.oid) t
+WHERE c.relkind = 'p' AND t.isleaf GROUP BY 1, 2, 3
+"""
+# These fire also for what is put back, whatever session_replication_role says (manual, ALTER TABLE).
+_FIRES_ALWAYS = "SELECT EXISTS (SELECT FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('A', 'R'))"
 # REFRESH gives one another file, which the fingerprint below tells; REFRESH CONCURRENTLY does not.
 _MATERIALIZED_VIEWS = """
 SELECT schemaname, matviewname FROM pg_matviews
@@ -159,6 +166,11 @@ class Keeper:
             )
             for schema, name, _ in admin.execute(_SEQUENCES).fetchall()
         ]
+        self._partitioned = {
+            row[0]: (sql.Identifier(row[1], row[2]), frozenset(row[3]))
+            for row in admin.execute(_PARTITIONED).fetchall()
+        }
+        self.can_put_back = can_restore and not one(admin, _FIRES_ALWAYS)
         self._copies = {oid: self._copy_out(table) for oid, table in self.tables.items()}
         self.fingerprint = self.take_fingerprint()
         views = [(row[0], row[1]) for row in admin.execute(_MATERIALIZED_VIEWS).fetchall()]
@@ -168,7 +180,7 @@ class Keeper:
             )
             for schema, name in [*((table.schema, table.name) for table in self.tables.values()), *views]
         )
-        if can_restore:  # so that even the first execution finds the rows where the others do
+        if self.can_put_back:  # so that even the first execution finds the rows where the others do
             self.restore(self.tables)
 
     def _copy_out(self, table: Table) -> bytes:
@@ -187,8 +199,10 @@ class Keeper:
         tables = [table for oid, table in self.tables.items() if oid in oids]
         with self.admin.transaction():
             if tables:
-                names = sql.SQL(", ").join(table.identifier for table in tables)
-                self.admin.execute(sql.SQL("TRUNCATE ONLY {}").format(names))
+                # Each name needs an ONLY of its own; a partitioned table has no rows, and is taken with its partitions.
+                names: list[sql.Composable] = [sql.SQL("ONLY {}").format(table.identifier) for table in tables]
+                names += [name for oid, (name, _) in self._partitioned.items() if oid in oids]
+                self.admin.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(names)))
             for table in tables:
                 if table.columns:
                     with self.admin.cursor() as cursor, cursor.copy(_copy(table, "FROM STDIN")) as copy:
@@ -213,8 +227,12 @@ class Keeper:
         todo = [oid for oid in oids if oid in self.tables]
         while todo:
             oid = todo.pop()
-            if oid not in found:
-                found.add(oid)
+            if oid in found:
+                continue
+            found.add(oid)
+            if oid in self._partitioned:
+                todo += self._partitioned[oid][1]
+            elif oid in self.tables:
                 todo += self.tables[oid].referring
         return found
 
