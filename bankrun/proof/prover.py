@@ -346,17 +346,30 @@ class Prover:
         kinds: dict[str, None] = {}
         outcomes: set[str] = set()
         broken: dict[str, str] = {}
+        again = False  # the same interleavings in another way: they count if they are broken
 
         def judge(execution: Execution) -> None:
             judged = courtroom.judge(execution)
+            if again and not judged.is_broken:
+                return
             _count(result, judged)
             outcomes.add(judged.outcome)
             if judged.is_broken:
                 kinds.update(dict.fromkeys(judged.kinds))
                 broken[execution.schedule] = judged.outcome
 
+        def may_remember() -> bool:
+            nonlocal again
+            again = courtroom.instances == "same" and case.shares_nothing and not result.broken
+            return again
+
         found = explore(
-            courtroom.engine, judge, budget=budget or BUDGET, pruned=pruned, preemptions_max=preemptions_max
+            courtroom.engine,
+            judge,
+            budget=budget or BUDGET,
+            pruned=pruned,
+            preemptions_max=preemptions_max,
+            remembers=may_remember,
         )
         result.left_out, result.complete, result.reason = found.cut, found.complete, found.reason
         result.kinds, result.outcomes = list(kinds), sorted(outcomes)
@@ -365,10 +378,10 @@ class Prover:
         result.shortest_broken = next(iter(result.broken_ids), None)
         if schedules:
             try:
-                again = {courtroom.replay(schedules[0]).outcome for _ in range(REPLAYS)}
+                shown = {courtroom.replay(schedules[0]).outcome for _ in range(REPLAYS)}
             except CannotStart:  # the same choices led elsewhere
-                again = set()
-            if again != {broken[schedules[0]]}:
+                shown = set()
+            if shown != {broken[schedules[0]]}:
                 result.complete, result.reason = False, f"{schedules[0]} did not end the same when it was run again"
         result.verdict, result.reason = _give_verdict(result)
         result.seconds = round(time.perf_counter() - started, 3)

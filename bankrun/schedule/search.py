@@ -242,25 +242,36 @@ def explore(
     pruned: bool = True,
     preemptions_max: int | None = None,
     depends_on: Depends = depends,
+    remembers: Callable[[], bool] = lambda: False,
     starts: Callable[[], bool] = lambda: False,
 ) -> Exploration:
     """Run every interleaving within the budget, and give each execution to ``judge`` before its traces are removed.
 
-    Executions that were cut short are not judged. If ``judge`` returns True, the exploration stops. Who is started
-    first gets what all want, such as a lock on a file, before its first step, and has the earlier time of day. So all
-    of it is run again in every other order of starting if somebody waits for something that is not Postgres, or if
-    ``starts`` says so when the first order is done.
+    Executions that were cut short are not judged. If ``judge`` returns True, the exploration stops.
+
+    What threads of one process remember in common, in a variable of a module, is in no footprint. If ``remembers`` says
+    so when the first order is done, every interleaving with at most one preemption is run besides, whatever its steps
+    depend on: somebody is interrupted between any two of its steps, and all of another one happens there.
+
+    Who is started first gets what all want, such as a lock on a file, before its first step, and has the earlier time
+    of day. So all of it is run again in every other order of starting if somebody waits for something that is not
+    Postgres, or if ``starts`` says so when the first order is done.
     """
     budget = budget or Budget()
     result = Exploration(complete=True)
     deadline = time.monotonic() + budget.seconds
     started = time.monotonic()
     orders = [tuple(engine.names)]
+    may_be_again = pruned and preemptions_max is None
     try:
         for order in orders:
             engine.start_order = order
             search = Search(pruned=pruned, preemptions_max=preemptions_max, depends_on=depends_on)
             waits_outside = _search(engine, search, judge, budget, deadline, result)
+            if order == orders[0] and result.complete and not result.stopped and may_be_again and remembers():
+                once = Search(preemptions_max=1, depends_on=depends_on)
+                _search(engine, once, judge, budget, deadline, result)
+                search.mismatches += once.mismatches
             if order == orders[0] and (waits_outside or starts()):
                 orders += list(itertools.permutations(engine.names))[1:]
             if result.complete and search.skipped:

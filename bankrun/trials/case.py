@@ -17,6 +17,7 @@ from bankrun.trials.judging.matching import TooAlike
 from bankrun.trials.judging.outcomes import Outcome, Place
 from bankrun.trials.judging.values import Windows
 from bankrun.trials.judging.yardstick import Yardstick, learn, learned
+from bankrun.trials.running.crew import SAME
 from bankrun.trials.running.execution import read_outcome, read_tables
 from bankrun.trials.running.programs import Program
 from bankrun.trials.running.serial import SerialRuns
@@ -126,7 +127,7 @@ class Case:
         """Run every interleaving within the budget, and return what was found."""
         found = CaseFound(self._instances)
         stuck: list[str] = []
-        begins_again = False  # the same interleavings, begun in another order: they count where they end otherwise
+        begins_again = False  # the same interleavings in another way: they count where they end otherwise
 
         def look(execution: Execution) -> bool:
             if not begins_again:
@@ -150,11 +151,18 @@ class Case:
             begins_again = len(self._engine.names) == 2 and not found.counts.keys() & {BROKEN, ERROR}
             return begins_again
 
+        def may_remember() -> bool:
+            """What one program leaves in its process, the other finds there."""
+            nonlocal begins_again
+            begins_again = self._instances == SAME and not found.counts.keys() & {BROKEN, ERROR}
+            return begins_again
+
         exploration = explore(
             self._engine,
             look,
             budget=self._asked.budget,
             preemptions_max=self._asked.preemptions_max,
+            remembers=may_remember,
             starts=begin_again,
         )
         found.seconds = exploration.seconds

@@ -17,6 +17,7 @@ SUMMARIES = {
     "duplicate": "one transfer, delivered twice",
     "drain": "each fits, both together do not",
     "drain-higher": "the same, and the payer has the higher id",
+    "apart": "no account in common: only what a process remembers can mix them up",
     "paused-holder": "a lease runs out between read and write",
     "three": "three on the same pair",
     "chunks": "two messages of two, each in the opposite order; together they overdraw 101",
