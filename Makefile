@@ -54,7 +54,8 @@ soundness: venv-dev ## prove the prover: every pruned search against the full on
 		tests/integration/test_schedule_soundness.py tests/integration/test_proof_soundness.py tests/integration/test_examples.py \
 		tests/integration/test_presets.py tests/acceptance/test_odd_settings.py tests/unit/test_hostile_files.py \
 		tests/integration/test_audit_damage.py \
-		tests/integration/test_hostile_wire.py tests/integration/test_hostile_broker.py
+		tests/integration/test_hostile_wire.py tests/integration/test_hostile_broker.py \
+		tests/integration/test_written_otherwise.py
 
 test-compose: venv-dev ## run the tests of the compose stack, with a Docker engine that is up
 	@$(py) -m pytest tests/compose

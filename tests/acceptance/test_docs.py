@@ -15,6 +15,7 @@ from tests.acceptance.test_own import edit
 
 pytestmark = pytest.mark.long
 
+
 ROOT = Path(__file__).parents[2]
 
 

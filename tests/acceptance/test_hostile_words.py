@@ -21,6 +21,7 @@ from bankrun.trials.running import scratch
 
 pytestmark = pytest.mark.long
 
+
 EXAMPLES = 1_000
 BUSY = {"new", "page"}
 """Right words to these write a file, or serve for ever."""

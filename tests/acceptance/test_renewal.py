@@ -14,6 +14,7 @@ from tests.acceptance.conftest import Bankrun, environment
 
 pytestmark = pytest.mark.long
 
+
 THEIRS = """
     from bankrun import Claim, RowLock, Strategy
 

@@ -15,6 +15,8 @@ from bankrun.trials.running.programs import Command
 from bankrun.trials.running.scratch import Place, psql_argv
 from bankrun.trials.trial import Trial, ask, open_server, put_on_trial
 
+pytestmark = pytest.mark.long
+
 SCHEMA = (
     "CREATE TABLE account (id int PRIMARY KEY, balance int); INSERT INTO account VALUES (1, 100), (2, 100), (3, 100);"
 )
@@ -56,7 +58,6 @@ def by_sqlalchemy(a, b, amount):
 DJANGO = """
 from django.db import models, transaction
 
-pytestmark = pytest.mark.long
 
 class Account(models.Model):
     balance = models.IntegerField()

@@ -10,6 +10,8 @@ import pytest
 from bankrun.trials.running.scratch import Place
 from bankrun.trials.trial import ask, open_server, put_on_trial
 
+pytestmark = pytest.mark.long
+
 SCHEMA = """
 CREATE SEQUENCE ticket;
 CREATE TABLE counter (id int PRIMARY KEY, n int NOT NULL);
@@ -39,7 +41,6 @@ PROGRAMS = """
 import datetime, os, random, secrets, time, uuid
 import psycopg
 
-pytestmark = pytest.mark.long
 
 def session():
     return psycopg.connect(os.environ["DATABASE_URL"])

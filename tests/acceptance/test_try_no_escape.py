@@ -13,6 +13,8 @@ from bankrun.trials.running.programs import Command
 from bankrun.trials.running.scratch import Place
 from bankrun.trials.trial import Question, ask, open_server, put_on_trial
 
+pytestmark = pytest.mark.long
+
 SCHEMA = """
 CREATE SEQUENCE ticket;
 CREATE TABLE point (id int PRIMARY KEY, x jsonb DEFAULT '{}', y int NOT NULL, z numeric NOT NULL);
@@ -122,7 +124,6 @@ def count_at_once(what):
 CHILD = """
 import subprocess, sys
 
-pytestmark = pytest.mark.long
 subprocess.run([sys.executable, "-c", "import psycopg, os; "
     "c = psycopg.connect(os.environ['DATABASE_URL'], autocommit=True); c.execute('UPDATE point SET y = y + 1')"])
 """
@@ -170,7 +171,7 @@ def test_it_is_broken(server: Place, question: Ask, programs: list[str]) -> None
 
 @pytest.mark.parametrize("program", ["call_what_commits()", "roll_back_inside()"])
 def test_what_ends_a_transaction_inside_gets_no_verdict(server: Place, question: Ask, program: str) -> None:
-    with pytest.raises(BankrunError, match=r"^(CALL|DO) of a procedure that may commit inside"):
+    with pytest.raises(BankrunError, match=r"^(CALL|DO) of a procedure that commits inside"):
         put_on_trial(question(program, "only_read()"), place=server)
 
 

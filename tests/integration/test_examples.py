@@ -18,6 +18,7 @@ from bankrun.schedule import Budget
 
 pytestmark = pytest.mark.long
 
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOUND = {
     "stored_procedure:StoredProcedure": (True, True),

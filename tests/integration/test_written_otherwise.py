@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from bank.errors import StrategyFault
@@ -13,6 +15,7 @@ from bankrun.results.models.proof import CaseResult
 from tests.integration import written_otherwise
 
 pytestmark = pytest.mark.long
+
 
 PAIR = CASES["same-pair"]
 
@@ -49,6 +52,21 @@ def test_nothing_is_called_safe_because_its_words_are_not_known(prover: Prover, 
 def test_a_lock_is_a_lock_in_whatever_words(prover: Prover, name: str) -> None:
     result = prove(prover, name)
     assert (result.verdict, result.broken, result.complete) == ("safe", 0, True), result.reason
+
+
+def test_what_threads_share_in_one_process_is_met_by_two_that_share_no_account(prover: Prover) -> None:
+    strategy = user_strategy(written_otherwise.KeepsWhatItPosts)
+    result = prover.prove(strategy, "same", CASES["apart"])
+    assert (result.verdict, result.complete) == ("broken", True), result.reason
+    assert prover.prove(strategy, "two", CASES["apart"]).verdict == "safe"
+    assert prover.prove(user_strategy(written_otherwise.LockedInAFunction), "same", CASES["apart"]).verdict == "safe"
+
+
+@pytest.mark.skipif("SOUNDNESS" not in os.environ, reason="half a minute: `make soundness` runs it")
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_ours_remember_nothing(prover: Prover, name: str) -> None:
+    result = prover.prove(STRATEGIES[name], "same", CASES["apart"])
+    assert (result.verdict, result.broken) == ("safe", 0) or STRATEGIES[name].routed_to_one, result.reason
 
 
 def test_a_transfer_refused_although_it_can_be_paid_is_not_safe(prover: Prover) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, LiteralString, Self
 
@@ -373,3 +374,19 @@ class LocksUntilTheCommit(WithASession):
         with psycopg.connect(self.url, autocommit=True) as own:
             own.execute("SELECT pg_advisory_lock(777)")
             super().move(transaction, attempt)
+
+
+class KeepsWhatItPosts(Written):
+    """Row locks; but what is to be written is kept on the object, which all threads share."""
+
+    READ = """
+        SELECT id, balance, last_entry, version, clock_timestamp() FROM accounts
+        WHERE id IN (%(debit)s, %(credit)s) ORDER BY id FOR UPDATE
+    """
+    kept: Sequence[Posting] = ()
+
+    def post(self, transaction: Transaction, postings: Sequence[Posting], attempt: Attempt) -> None:
+        self.kept = sorted(postings, key=lambda one: one.account_id)
+        self.write(transaction, self.kept[0])
+        self.write(transaction, self.kept[1])
+        transaction.record(postings, attempt.order.id)
