@@ -16,7 +16,7 @@ from bankrun.schedule.observation.observer import Observer
 from bankrun.schedule.observation.relations import Relations
 from bankrun.schedule.protocol.proxy import Proxy
 from bankrun.schedule.restore import Keeper, Rows
-from bankrun.schedule.server import Connection, Server, ask_capabilities
+from bankrun.schedule.server import Connection, Server, ask_capabilities, roll_back_prepared
 from bankrun.schedule.settling import Settling
 from bankrun.schedule.stepping import Stepper
 from bankrun.schedule.trace import Execution, Step
@@ -300,6 +300,8 @@ class Engine:
             unfinished += self._proxy.hang_up(name)
         if unfinished:
             self.stepper.await_end_of(unfinished)
+        if self._proxy.faults:  # PREPARE TRANSACTION is refused when it is done
+            roll_back_prepared(self._keeper.admin)
         members = self._crew.members
         execution.outcomes = {name: outcome for name in self.names if (outcome := members[name].outcome) is not None}
         execution.truncated = tuple(

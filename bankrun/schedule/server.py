@@ -126,6 +126,16 @@ def one(connection: Connection, query: LiteralString, parameters: Any = None) ->
     return None if row is None else row[0]
 
 
+def roll_back_prepared(connection: Connection) -> None:
+    """Roll back the prepared transactions of the database that this is a connection to: they outlive their sessions.
+
+    That needs whoever prepared them, or a superuser (manual, ROLLBACK PREPARED).
+    """
+    found = connection.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()").fetchall()
+    for (gid,) in found:
+        connection.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
+
+
 def prepare_database(connection: Connection) -> None:
     """Make a database of our own server ready to be observed; before anything else is set up in it.
 

@@ -291,6 +291,39 @@ def test_on_a_given_server_only_scratch_databases_come_and_go(folder: Path, tmp_
     assert left == {"postgres", "template0", "template1", "bankrun", "bankrun_trial_of_a_user"}
 
 
+TWO_PHASE = """
+import os, psycopg
+
+def prepare_it():
+    with psycopg.connect(os.environ["DATABASE_URL"]) as c:
+        c.tpc_begin(c.xid(1, "one", "x"))
+        c.execute("UPDATE account SET balance = balance - 10 WHERE id = 1")
+        c.tpc_prepare()
+        c.tpc_commit()
+"""
+
+
+@pytest.mark.long
+def test_two_phases_are_refused_and_nothing_prepared_is_left(folder: Path) -> None:
+    (folder / "phases.py").write_text(TWO_PHASE)
+    state = Path(os.environ["BANKRUN_STATE_DIR"]) if "BANKRUN_STATE_DIR" in os.environ else default_state_dir()
+    with private_postgres(state, {"max_prepared_transactions": "5"}) as server:
+        address = {"host": str(server.host), "port": server.port, "user": server.user}
+        with psycopg.connect(**address, dbname="postgres", autocommit=True) as connection:
+            connection.execute("CREATE DATABASE bankrun_trial_left")
+            connection.execute("COMMENT ON DATABASE bankrun_trial_left IS 'a scratch database of bankrun try'")
+            with psycopg.connect(**address, dbname="bankrun_trial_left") as killed:
+                killed.execute("CREATE TABLE t ()")
+                killed.execute("PREPARE TRANSACTION 'left by a trial that was killed'")
+            url = f"postgresql://{server.user}@/postgres?host={server.host}&port={server.port}"
+            done = run_try(folder, "phases.py:prepare_it()", "--setup", "schema.sql", "--database-url", url)
+            left = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+            prepared = connection.execute("SELECT gid FROM pg_prepared_xacts").fetchall()
+    assert done.returncode == 1
+    assert "PREPARE TRANSACTION" in done.stderr
+    assert (prepared, left) == ([], {"postgres", "template0", "template1", "bankrun"})
+
+
 OUTSIDE = """
 import fcntl, os, threading
 import psycopg

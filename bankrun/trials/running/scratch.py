@@ -25,6 +25,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from bankrun.errors import CannotStart
 from bankrun.own_sessions import pin_session
+from bankrun.schedule import roll_back_prepared
 from bankrun.servers import binaries
 from bankrun.servers.embedded import private_postgres
 from bankrun.trials.judging.values import Windows
@@ -120,7 +121,7 @@ def scratch_database(place: Place) -> Iterator[Address]:
             raise CannotStart(
                 f"this server is Postgres {keeper.info.server_version // 10_000}: trials need 15 or newer"
             )
-        sweep(keeper)
+        sweep(place, keeper)
         name = PREFIX + secrets.token_hex(6)
         _lock(keeper, name)
         try:
@@ -149,7 +150,7 @@ def drop(keeper: Connection, name: str) -> None:
         keeper.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(one)))
 
 
-def sweep(keeper: Connection) -> list[str]:
+def sweep(place: Place, keeper: Connection) -> list[str]:
     """Drop what trials that were killed left, and return its names; what is in use, or has no marker, stays."""
     marked = {
         name.removesuffix(TEMPLATE_SUFFIX)
@@ -162,6 +163,9 @@ def sweep(keeper: Connection) -> list[str]:
     left = []
     for name in sorted(marked):
         if keeper.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [name]).fetchone() == (True,):
+            if keeper.execute("SELECT 1 FROM pg_prepared_xacts WHERE database = %s", [name]).fetchone():
+                with place.connect(name) as inside:
+                    roll_back_prepared(inside)
             drop(keeper, name)
             keeper.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [name])
             left.append(name)
