@@ -92,6 +92,8 @@ class Capabilities:
     tells_waits: bool
     deadlock_timeout_seconds: float
     is_superuser: bool
+    tells_advisory: bool
+    """Whether advisory lock functions are wrapped: see ``prepare_database``."""
 
     @property
     def sees_rows(self) -> bool:
@@ -117,7 +119,8 @@ def ask_capabilities(connection: Connection) -> Capabilities:
         "SELECT current_setting('log_lock_waits') = 'on' AND current_setting('client_min_messages') = 'log'",
     )
     seconds = one(connection, "SELECT extract(epoch FROM current_setting('deadlock_timeout')::interval)::float8")
-    return Capabilities(version, bool(wal), bool(plans), bool(waits), float(seconds), superuser)
+    wrapped = bool(one(connection, "SELECT count(*) FROM pg_proc WHERE proname = 'bankrun_pg_try_advisory_lock'"))
+    return Capabilities(version, bool(wal), bool(plans), bool(waits), float(seconds), superuser, wrapped)
 
 
 def one(connection: Connection, query: LiteralString, parameters: Any = None) -> Any:

@@ -73,12 +73,20 @@ class Settling:
                 waiting += [link for link in running if link in aged]
                 running = [link for link in running if link not in aged]
             is_done = not running and not self._proxy.is_washing() and self._are_blocked(waiting)
-            if is_done and self._are_asleep(computing):
+            if is_done and self._are_asleep([*computing, *self._wait_for_themselves()]):
                 return
             if time.monotonic() > deadline:
                 raise Stuck(self._describe(running + waiting, computing))
             if self._proxy.pump(OWNER_SECONDS if is_unknown else PUMP_SECONDS):
                 quiet_since = time.monotonic()
+
+    def _wait_for_themselves(self) -> list[Participant]:
+        """Return those of whose sessions one waits for another one: whoever uses that may be about to go on."""
+        return [
+            member
+            for member in self._crew.members.values()
+            if self.blocked.get(member.name) == (member.name,) and not stands(member, self._proxy.links(member.name))
+        ]
 
     def _raise_faults(self) -> None:
         for name, fault in self._proxy.faults.items():

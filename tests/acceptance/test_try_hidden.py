@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bankrun.errors import BankrunError
+from bankrun.servers.embedded import private_postgres
+from bankrun.servers.state_dir import default_state_dir
 from bankrun.trials.running.scratch import Place
 from bankrun.trials.trial import Question, ask, open_server, put_on_trial
 
@@ -228,6 +231,20 @@ def question(tmp_path: Path) -> Ask:
 def test_what_leaves_no_trace_is_seen(server: Place, question: Ask, programs: list[str], verdict: str) -> None:
     found = put_on_trial(question(*programs), place=server)
     assert found.verdict == verdict, found.sentences
+
+
+def test_a_function_that_keeps_quiet_hides_nothing(server: Place, question: Ask) -> None:
+    quiet = "ALTER FUNCTION withdraw SET client_min_messages = warning"
+    found = put_on_trial(question("sweep()", "deposit()", besides=quiet), place=server)
+    assert found.verdict == "broken", found.sentences
+
+
+def test_a_lock_that_is_given_back_inside_is_met_on_a_given_server(question: Ask) -> None:
+    state = Path(os.environ["BANKRUN_STATE_DIR"]) if "BANKRUN_STATE_DIR" in os.environ else default_state_dir()
+    with private_postgres(state, {}) as one:
+        given = Place(str(one.host), one.port, one.user, "", "postgres", is_ours=False)
+        found = put_on_trial(question("do_the_night('once_a_night')", "maintain()"), place=given)
+    assert found.verdict == "broken", found.sentences
 
 
 @pytest.mark.parametrize(("program", "verdict"), [("variable", "broken"), ("", "safe")])

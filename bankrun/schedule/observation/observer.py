@@ -20,7 +20,7 @@ from bankrun.schedule.errors import Unsupported
 from bankrun.schedule.observation import wal
 from bankrun.schedule.observation.footprints import ALL, Footprint, Place, Thing
 from bankrun.schedule.observation.plans import Reading, read_plans
-from bankrun.schedule.observation.relations import Relations
+from bankrun.schedule.observation.relations import MUTES, TRIES, Relations
 from bankrun.schedule.observation.wal import LogReader, Written
 from bankrun.schedule.protocol.conversation import QUIET_TAGS
 from bankrun.schedule.protocol.proxy import Link
@@ -88,6 +88,10 @@ class Transaction:
     participant: str = ""
 
 
+def _mentions(word: str, requests: Iterable[Request]) -> bool:
+    return any(word in request.sql.lower() for request in requests)
+
+
 class Observer:
     """Remembers what the open transactions of all participants did."""
 
@@ -100,6 +104,8 @@ class Observer:
         self._open: dict[LinkKey, Transaction] = {}
         self._owners: dict[str, LinkKey] = {}
         self._ends: dict[str, bool] = {}
+        self._mute: set[LinkKey] = set()
+        """Sessions that were told to tell less."""
         self._seen: Mapping[LinkKey, Held] = {}
         self.written_modes: set[str] = set()
         """Relations that anybody locked for writing in this execution."""
@@ -111,6 +117,7 @@ class Observer:
         self._admin = admin
         self._open.clear()
         self._owners.clear()
+        self._mute.clear()
         self.written_modes.clear()
         if self._capabilities.reads_wal:
             self.log.begin(admin)
@@ -199,6 +206,7 @@ class Observer:
                 sees_rows=self._capabilities.sees_rows,
             )
             one.add()
+            self._add_hidden(footprint, key, requests)
             if one.ended:
                 self._open[key] = Transaction(advisory=set(one.held.advisory), participant=transaction.participant)
             if key in gone:
@@ -215,6 +223,21 @@ class Observer:
         if others_wait and (footprint.commits or woken):
             footprint.depends_on_all("a third participant waits, or is woken")
         return footprint
+
+    def _add_hidden(self, footprint: Footprint, key: LinkKey, requests: Sequence[Request]) -> None:
+        """Let a statement depend on everything that may hide what it does.
+
+        Words are looked for, in any text, so this errs only towards more dependences.
+        """
+        if _mentions(MUTES, requests):
+            self._mute.add(key)
+        acts = any(request.kind is Kind.STATEMENT for request in requests)
+        if acts and (key in self._mute or MUTES in self.relations.hides):
+            footprint.depends_on_all("a session or a function that sets client_min_messages")
+        if not self._capabilities.tells_advisory and (
+            _mentions(TRIES, requests) or (acts and TRIES in self.relations.hides)
+        ):
+            footprint.depends_on_all("an advisory lock on a server that is not ours")
 
     @staticmethod
     def _refuse_commits_inside(requests: Sequence[Request], running: Iterable[Request]) -> None:
