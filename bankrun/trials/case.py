@@ -127,10 +127,12 @@ class Case:
         """Run every interleaving within the budget, and return what was found."""
         found = CaseFound(self._instances)
         stuck: list[str] = []
-        begins_again = False  # the same interleavings in another way: they count where they end otherwise
+        # The same interleavings in another way count where they end otherwise.
+        begins_again = remembers = False
 
         def look(execution: Execution) -> bool:
-            if not begins_again:
+            again = begins_again or (remembers and execution.started == "".join(self._engine.names))
+            if not again:
                 found.executions += 1
             tell(f"{self._instances}: {execution.schedule}", found.executions)
             if execution.stuck and execution.stuck_kind != "cycle":  # a cap tells nothing
@@ -141,8 +143,8 @@ class Case:
             except TooAlike as error:
                 stuck.append(str(error))
             else:
-                if not begins_again or finding.kind in (BROKEN, ERROR) or finding.kind not in found.counts:
-                    found.executions += begins_again
+                if not again or finding.kind in (BROKEN, ERROR) or finding.kind not in found.counts:
+                    found.executions += again
                     self._note(found, self._name(execution), finding)
             return False
 
@@ -153,9 +155,9 @@ class Case:
 
         def may_remember() -> bool:
             """What one program leaves in its process, the other finds there."""
-            nonlocal begins_again
-            begins_again = self._instances == SAME and not found.counts.keys() & {BROKEN, ERROR}
-            return begins_again
+            nonlocal remembers
+            remembers = self._instances == SAME and not found.counts.keys() & {BROKEN, ERROR}
+            return remembers
 
         exploration = explore(
             self._engine,

@@ -62,7 +62,7 @@ def test_one_that_is_interrupted_tells_and_exports_what_it_has(cli_state: Path, 
 def test_a_replay_tells_it_step_by_step_and_writes_a_script(bankrun: Bankrun, tmp_path: Path) -> None:
     done = bankrun("replay", "none/two/same-pair/AAAAABBABBBB", "--export-sql", "r.sql")
     assert done.returncode == 0
-    assert "in the end: 2 applied; 300 at opening, 300 now" in done.stdout
+    assert "in the end: 2 applied; 400 at opening, 400 now" in done.stdout
     script = (tmp_path / "r.sql").read_text()
     assert script.count("\nBEGIN;") == 2
     assert "\\bind" in script

@@ -135,6 +135,11 @@ def charge_all():
     with session(autocommit=True) as c:
         c.execute("DO $$ BEGIN FOR one IN 1..2 LOOP CALL charge(one, 0); END LOOP; END $$")
 
+def charge_quietly():
+    with session(autocommit=True) as c:
+        c.execute("SET client_min_messages = warning")
+        c.execute("CALL charge(1, 5)")
+
 def join(table, *keys):
     with session() as c:
         for key in keys:
@@ -231,6 +236,11 @@ def question(tmp_path: Path) -> Ask:
 def test_what_leaves_no_trace_is_seen(server: Place, question: Ask, programs: list[str], verdict: str) -> None:
     found = put_on_trial(question(*programs), place=server)
     assert found.verdict == verdict, found.sentences
+
+
+def test_what_commits_inside_gets_no_verdict_in_a_session_that_keeps_quiet(server: Place, question: Ask) -> None:
+    with pytest.raises(BankrunError, match=r"^CALL where client_min_messages is set"):
+        put_on_trial(question("charge_quietly()", "deposit()"), place=server)
 
 
 def test_a_function_that_keeps_quiet_hides_nothing(server: Place, question: Ask) -> None:

@@ -235,7 +235,7 @@ def test_the_script_for_psql_runs_step_by_step_and_loses_the_same_money(prover: 
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     balances = [line for line in told.stdout.splitlines() if line.count("|") == 1]
-    assert balances[-3:-1] == ["101|95", "102|105"]
+    assert balances[-4:-2] == ["101|95", "102|105"]
 
 
 def as_two_sessions(script: list[str], prover: Prover) -> str:

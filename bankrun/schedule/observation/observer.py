@@ -234,10 +234,23 @@ class Observer:
         acts = any(request.kind is Kind.STATEMENT for request in requests)
         if acts and (key in self._mute or MUTES in self.relations.hides):
             footprint.depends_on_all("a session or a function that sets client_min_messages")
+            called = {tag for request in requests for tag in request.tags} & {"CALL", "DO"}
+            if called and (self._any_commits() or _mentions("commit", requests) or _mentions("rollback", requests)):
+                raise Unsupported(
+                    f"{' or '.join(sorted(called))} where client_min_messages is set: whether it commits inside cannot "
+                    "be seen there"
+                )
         if not self._capabilities.tells_advisory and (
             _mentions(TRIES, requests) or (acts and TRIES in self.relations.hides)
         ):
             footprint.depends_on_all("an advisory lock on a server that is not ours")
+
+    def _any_commits(self) -> bool:
+        """Whether a procedure, of any language, has the word COMMIT or ROLLBACK in it."""
+        row = self._admin.execute(
+            "SELECT EXISTS (SELECT FROM pg_proc WHERE oid >= 16384 AND prokind = 'p' AND prosrc ~* 'commit|rollback')"
+        ).fetchone()
+        return row == (True,)
 
     @staticmethod
     def _refuse_commits_inside(requests: Sequence[Request], running: Iterable[Request]) -> None:
