@@ -70,6 +70,28 @@ def test_an_address_that_makes_no_plan_is_told_in_a_sentence_and_kept_to_be_mend
     assert sentence in read_form(asked).trouble
 
 
+def test_a_strategy_of_ones_own_is_offered_where_the_server_was_started_with_it_and_nowhere_else() -> None:
+    own = ("mine:Mine",)
+    assert read_plan({}, own).strategies == ("none", "thread-lock", "row-lock", "mine:Mine")
+    assert read_plan({"strategies": "mine:Mine"}, own).strategies == ("mine:Mine",)
+    assert next(iter(read_form({}, own).strategies.items())) == ("mine:Mine", True)
+    for name in ("other:Mine", "mine:Other", "mine"):
+        with pytest.raises(CannotStart, match=f"'{name}' is not one of the strategies of this page"):
+            read_plan({"strategies": name}, own)
+    assert "mine:Mine" not in read_form({}).strategies
+
+
+class Mine(STRATEGIES["none"]):  # type: ignore[misc]
+    name = "mine:Mine"
+    claim = Claim.PROCESS
+
+
+def test_a_strategy_of_ones_own_is_drawn_where_its_claim_says() -> None:
+    assert place_of(Mine) == Place.PROCESS
+    assert describe(Mine, 1) == "Your own. By its claim the lock is inside each worker."
+    assert describe(Mine, 3) == "Your own. By its claim the lock is inside each worker: three workers, three locks."
+
+
 @given(asked=some.dictionaries(some.sampled_from([*SHOWN, "other"]), some.text(max_size=30)))
 def test_whatever_an_address_holds_there_is_a_page_without_its_markup(asked: dict[str, str]) -> None:
     page = render_index(asked | {"topologies": asked.get("topologies", "") + '"><script>alert(1)</script>'})
