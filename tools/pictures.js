@@ -9,8 +9,12 @@ async ([strategy, topology]) => {
   const { incident } = stage.film.telling;
   const { lost, culprit, leg, its } = incident;
   const name = (move) => stage.film.boxes[move.box];
+  // What it is about is marked in every frame: the account, and both threads.
+  const mark = (element) => element.setAttribute("class", `${element.getAttribute("class")} watched`);
   const frame = (at, shown, lines) => {
     stage.draw(at, 0, shown);
+    mark(stage.places.accounts.get(leg.account).cellBox);
+    for (const move of [lost, culprit]) mark(stage.places.threads.get(`${move.box}/${move.thread}`).circle);
     return { svg: new XMLSerializer().serializeToString(stage.drawing.firstElementChild), lines };
   };
   const both = Math.max(leg.read, its.read);
@@ -19,16 +23,16 @@ async ([strategy, topology]) => {
     cell: `${number(cell.lost)} of ${number(cell.postings)} postings`,
     frames: [
       frame(both + 0.001, undefined, [
-        "A lock in each worker:",
-        `${name(lost)} and ${name(culprit)} both read ${number(leg.before)}.`,
+        "Each worker has a lock of its own.",
+        `${name(lost)} and ${name(culprit)} both read ${number(leg.before)} in account ${leg.account}.`,
       ]),
       frame((Math.max(leg.written, both) + its.written) / 2, undefined, [
-        `${name(lost)} writes ${number(leg.before + leg.delta)}:`,
-        `${signed(leg.delta)} for account ${leg.account}.`,
+        `${name(lost)} writes ${number(leg.before + leg.delta)} (${signed(leg.delta)}),`,
+        "and gives its lock back.",
       ]),
       frame(Math.max(lost.committed, culprit.committed) + 0.001, incident, [
-        `${name(culprit)} writes ${number(its.before + its.delta)} over it,`,
-        `computed from ${number(its.before)}. ${signed(leg.delta)} is gone.`,
+        `${name(culprit)} writes ${number(its.before + its.delta)} (${signed(its.delta)}) over it.`,
+        `The ${signed(leg.delta)} of ${name(lost)} is gone.`,
       ]),
     ],
   };

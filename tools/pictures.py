@@ -22,8 +22,13 @@ TARGET = Path(__file__).parent.parent / "docs" / "where-the-lock-lives.svg"
 HOST = "http://page.invalid"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SVG = "http://www.w3.org/2000/svg"
-FRAME, GAP, HEAD, EDGE = 296, 22, 62, 12
+FRAME, GAP, HEAD, EDGE = 330, 22, 62, 12
 SIZE_MAX = 60_000
+MARKS = """
+.paper { fill: var(--paper) } text.head { font-size: 15px } text.head.strong { font-weight: 650 }
+.account.watched { stroke: var(--ink); stroke-width: 2 } .account.hit.watched { stroke: var(--broken) }
+.thread.watched { stroke: var(--ink); stroke-width: 3 }
+"""
 STRATEGY, TOPOLOGY = "thread-lock", "3x8"
 
 
@@ -49,7 +54,7 @@ def _draw(page: Page) -> dict:
         name = route.request.url.removeprefix(HOST).lstrip("/")
         if not name:
             style = (STATIC / "page.css").read_text(encoding="utf-8")
-            html = f"<!doctype html><style>{style}</style><div id=stages style='width:{FRAME}px'></div>"
+            html = f"<!doctype html><style>{style}</style><div id=stages style='display:block;width:{FRAME}px'></div>"
             route.fulfill(body=html, content_type="text/html")
         else:
             kind = "text/javascript" if name.endswith(".js") else "application/json"
@@ -131,9 +136,7 @@ def _style() -> str:
         for selector, body in rules
         if selector.strip().startswith(wanted)
     ]
-    return (
-        THEME + "".join(kept) + ".paper{fill:var(--paper)} text.head{font-size:15px} text.head.strong{font-weight:650}"
-    )
+    return THEME + "".join(kept) + MARKS
 
 
 if __name__ == "__main__":

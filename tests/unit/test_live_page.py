@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -20,6 +21,7 @@ from bankrun.page.last import FILMS, RESULT, keep, recall
 from bankrun.page.places import FLAWS, OF_CLAIM, PLACES, Place, describe, place_of
 from bankrun.page.recording import SIZE_MAX
 from bankrun.page.runner import Snapshot
+from bankrun.render.svg import THEME
 from bankrun.results.topology import Topology
 from bankrun.runs.film import Film, Leg, Move
 from tests.results import cell, comparison, run
@@ -120,6 +122,19 @@ def test_the_recording_is_the_headline_small_and_of_today() -> None:
         lost = [leg for move in film["moves"] for leg in move[4] if leg[5] is not None]
         assert bool(lost) == (verdicts[film["strategy"], film["topology"]] == "broken"), film["strategy"]
     assert len(found["stories"]) == len(found["cells"])
+
+
+def test_the_picture_of_three_frames_is_of_this_recording_small_and_in_the_page_s_colours() -> None:
+    picture = Path(__file__).parents[2] / "docs" / "where-the-lock-lives.svg"
+    text = picture.read_text(encoding="utf-8")
+    assert len(text) < 60_000
+    assert THEME in text  # light and dark
+    assert f"recorded {read_recording()['recorded']}" in text
+    (broken,) = (
+        cell for cell in read_recording()["cells"] if (cell["strategy"], cell["topology"]) == ("thread-lock", "3x8")
+    )
+    assert f"{broken['lost']:,} of {broken['postings']:,} postings" in text
+    assert not re.search("<(script|image|foreignObject)", text)
 
 
 def test_no_file_of_the_page_names_another_server() -> None:
