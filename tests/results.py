@@ -168,7 +168,7 @@ def bench() -> Bench:
 def trial() -> TrialResult:
     """Return a trial that is broken in two processes and safe in one."""
     rows = {"stock": TableTold(["id", "left"], [["1", "9"], ["2", None]], 3)}
-    step = StepTold("A", "statement", ["SELECT 1"], "shop.py:3", ["B"], ["B"], "left -= 1", rows)
+    step = StepTold("A", "statement", ["SELECT 1"], "shop.py:3", ["B"], ["B"], "left -= 1", {"B": ["SELECT 2"]}, rows)
     seen = Background(
         rows, [SerialTold("AB", rows, ["A returns 1"])], ["x is 9"], {"A": SourceTold("shop.py", 3, ["x"])}
     )

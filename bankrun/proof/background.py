@@ -82,16 +82,18 @@ def _watch(courtroom: Courtroom, run: Callable[[], Judged]) -> tuple[Judged, lis
 
 
 def _tell(step: Step, names: Sequence[str], strategy: type[Strategy]) -> StepTold:
-    lines = dict(tell_step(step, names)).get(names[0] if step.participant == CLOCK else step.participant, [])
+    told = {name: [line.plain for line in lines] for name, lines in tell_step(step, names)}
+    lines = told.pop(names[0] if step.participant == CLOCK else step.participant)
     file, number = _find_spot(step.source, strategy)
     return StepTold(
         step.participant,
         step.kind,
-        [line.plain for line in lines if not line.plain.startswith("waits for ")],
+        [line for line in lines if not line.startswith("waits for ")],
         f"{Path(file).name}:{number}" if file else "",
         list(step.blocked_by),
         sorted({*step.woken, *step.then}),
         linecache.getline(file, number).strip(),
+        {name: lines[1:] for name, lines in told.items()},
     )
 
 

@@ -11,7 +11,7 @@ from bankrun.render.svg import Picture
 TOGETHER_MAX = 6
 """More lines than this have a panel each."""
 WIDTH, COLUMNS, GAP = 820.0, 4, 14.0
-TITLE, PLOT, BELOW = 34.0, 62.0, 30.0
+TITLE, PLOT, BELOW = 34.0, 62.0, 22.0
 NAME_MAX = 24
 
 Points = Sequence[tuple[float, float]]

@@ -85,6 +85,7 @@ def as_steps(execution: Execution) -> list[StepTold]:
             list(step.blocked_by),
             sorted({*step.woken, *step.then}),
             find_text(step.source),
+            {name: [_say(one) for one in statements if one.sql] for name, statements in step.then.items()},
         )
         for step in execution.steps
     ]

@@ -36,7 +36,7 @@ def server() -> Iterator[Server]:
     folder = state_dir / "work"
     try:
         save_results(state_dir, folder)
-        server = Server(state_dir, folder, ["trial.json", "proof.json", "--strategy", "mine:Mine"])
+        server = Server(state_dir, folder, ["trial.json", "proof.json", "waits.json", "--strategy", "mine:Mine"])
         yield server
         server.end()
     finally:

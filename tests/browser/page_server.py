@@ -37,16 +37,26 @@ class Mine(Strategy):
     def guard(self, order):
         return self._guard
 """
-TRY = (
-    "try",
-    "transfer.py:transfer_money(1, 2, 10)",
-    "transfer.py:transfer_with_lock(1, 3, 10)",
-    "--setup",
-    "schema.sql",
-)
+TRY = ("try", "--setup", "schema.sql", "--instances", "two")
 COMMANDS = {
-    (*TRY, "--instances", "two", "--export-json", "trial.json"): 3,
-    ("prove", "--strategy", "thread-lock", "--case", "same-pair", "--export-json", "proof.json"): 0,
+    (
+        *TRY,
+        "transfer.py:transfer_money(1, 2, 10)",
+        "transfer.py:transfer_with_lock(1, 3, 10)",
+        *("--export-json", "trial.json"),
+    ): 3,
+    (
+        "prove",
+        "--strategy",
+        "thread-lock",
+        "--case",
+        "same-pair",
+        "--instances",
+        "two",
+        "--export-json",
+        "proof.json",
+    ): 0,
+    (*TRY, "get_or_create.py:get_or_create_unique('red')", "--export-json", "waits.json"): 3,
 }
 """What saves the results that the server is started with, and how it ends."""
 
@@ -64,13 +74,13 @@ def start_bankrun(state_dir: Path, folder: Path, *words: str) -> subprocess.Pope
 
 
 def save_results(state_dir: Path, folder: Path) -> None:
-    """Save a trial and a proof, both at once, and write a strategy of one's own."""
+    """Save two trials and a proof, all at once, and write a strategy of one's own."""
     folder.mkdir()
-    for name in ("transfer.py", "schema.sql"):
+    for name in ("transfer.py", "get_or_create.py", "schema.sql"):
         shutil.copy(EXAMPLES / name, folder)
     (folder / "mine.py").write_text(MINE)
     running = [(start_bankrun(state_dir, folder, *words), code) for words, code in COMMANDS.items()]
-    assert [process.wait(SECONDS_MAX) for process, _ in running] == [code for _, code in running]
+    assert [process.wait(2 * SECONDS_MAX) for process, _ in running] == [code for _, code in running]
 
 
 class Server:

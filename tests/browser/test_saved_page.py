@@ -48,7 +48,18 @@ def test_a_saved_trial_is_stepped_forth_and_back_and_survives_a_reload(browser: 
         expect(wrong).to_be_visible()
 
 
-def test_keys_step_and_a_wait_is_seen_until_it_ends(browser: Browser, server: Server) -> None:
+def test_a_wait_is_seen_until_it_ends_and_what_came_of_it(browser: Browser, server: Server) -> None:
+    with visiting(browser, server, "/saved/3") as page:
+        expect(page.get_by_text("in two processes: error: the data is right; 23505 reaches the caller")).to_be_visible()
+        assert page.locator("#tables .differs").count() == 0  # an id that is drawn is no difference
+        rows = page.locator(".grid tbody tr")
+        expect(rows.nth(3).locator("td.waits")).to_contain_text("waits for A")
+        expect(rows.nth(4)).to_contain_text(re.compile("goes on.*duplicate key value", re.DOTALL))
+        page.get_by_role("button", name="Back").click()
+        expect(page.get_by_role("status")).to_contain_text("B waits for A.")
+
+
+def test_the_keys_step_through_a_proof(browser: Browser, server: Server) -> None:
     with visiting(browser, server, "/saved/2?schedule=thread-lock/two/same-pair&step=0") as page:
         expect(page.get_by_role("status")).to_contain_text("Before the first")
         for wanted in (1, 2, 3):
@@ -77,7 +88,7 @@ def test_it_fits_a_phone_and_has_contrast_and_no_motion(browser: Browser, server
 
 
 def test_nothing_but_what_the_server_was_started_with_can_be_named(browser: Browser, server: Server) -> None:
-    for path in ("/saved/0", "/saved/3", "/saved/3/result"):
+    for path in ("/saved/0", "/saved/4", "/saved/4/result"):
         assert server.status({}, path) == 404, path
     for path in ("/saved/trial.json", "/saved/..%2Fmine.py", "/saved/1/../../mine.py"):
         assert server.status({}, path) in (404, 422), path

@@ -165,7 +165,7 @@ function drawGrid() {
       } else if (step.goes_on.includes(name)) {
         waiting.delete(name);
         cell.className = "took";
-        cell.append(make("p", { kind: "line" }, "goes on"));
+        cell.append(make("p", { kind: "line" }, "goes on"), ...(step.then[name] || []).map((text) => make("p", {}, text)));
       } else if (waiting.has(name)) {
         cell.className = "waits";
         cell.append(make("p", { kind: "wait" }, "waits"));
@@ -256,9 +256,17 @@ function drawSerial() {
     groups.get(key).push(one);
   }
   byId("serial").replaceChildren(...[...groups.values()].map((group) => make("figure", { kind: "order" },
-    make("figcaption", {}, group.map((one) => [...one.order].join(" then ")).join(", and ")),
+    make("figcaption", {}, group.map(nameOrder).join(", and ")),
     ...Object.entries(group[0].tables).map(([name, table]) => drawTable(name, table, { before: table, serial: [] })),
-    ...group.flatMap((one) => one.ended).filter((line, index, all) => all.indexOf(line) === index).map((line) => make("p", { kind: "note" }, line)))));
+    ...tellOrders(group).map((line) => make("p", { kind: "note" }, line)))));
+}
+
+const nameOrder = (one) => [...one.order].join(" then ");
+
+// How each order ended: once, where all ended alike.
+function tellOrders(group) {
+  const alike = new Set(group.map((one) => [...one.ended].sort().join("\n"))).size === 1;
+  return alike ? group[0].ended : group.map((one) => `${nameOrder(one)}: ${one.ended.join(", ")}`);
 }
 
 // What the visitor does.

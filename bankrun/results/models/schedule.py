@@ -23,7 +23,8 @@ class TableTold:
 class StepTold:
     """A step of a schedule: who took it, what was sent, from which line, for whom it waits, and whom it let go on.
 
-    ``text`` is that line. ``tables`` are the committed rows after it, where they were read: after a step that commits.
+    ``text`` is that line, ``then`` what those who go on get to see. ``tables`` are the committed rows after it, where
+    they were read: after a step that commits.
     """
 
     participant: str
@@ -33,6 +34,7 @@ class StepTold:
     waits_for: list[str] = field(default_factory=list)
     goes_on: list[str] = field(default_factory=list)
     text: str = ""
+    then: dict[str, list[str]] = field(default_factory=dict)
     tables: dict[str, TableTold] = field(default_factory=dict)
 
 
