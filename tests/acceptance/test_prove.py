@@ -92,6 +92,8 @@ def test_a_replay_tells_it_step_by_step_and_writes_a_script(bankrun: Bankrun, tm
         ("replay", "none/two/same-pair/XYZ"),
         ("replay", "none/two/same-pair/AAAAAAAAAAAA"),
         ("strategies", "--proof", "p.json"),
+        ("page", "none.json"),
+        ("page", "--strategy", "none_such:Mine"),
     ],
     ids=" ".join,
 )
