@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bankrun.errors import CannotStart
+from bankrun.proof.cases import ALL_CASES, PARTICIPANTS, THREE
 from bankrun.results.models.proof import SUMMARIES, CaseResult, ProofResult
 from bankrun.results.models.schedule import Background, StepTold
 from bankrun.results.models.trial import TrialResult
@@ -91,8 +92,19 @@ def _walks_of_proof(proof: ProofResult) -> Iterator[dict[str, Any]]:
             "verdict": case.verdict,
             "sentence": _count(case),
             "replay": f"bankrun replay {case.shortest_broken}" if case.shortest_broken else "",
-            **_tell_steps({name: f"transfer {name}" for name in "ABC"[: case.transfers]}, case.steps, case.background),
+            **_tell_steps(_name_transfers(case), case.steps, case.background),
         }
+
+
+def _name_transfers(case: CaseResult) -> dict[str, str]:
+    """Return what each transfer of a case moves."""
+    known = {**ALL_CASES, THREE.name: THREE}.get(case.case)
+    if known is None:
+        return {name: f"transfer {name}" for name in PARTICIPANTS[: case.transfers]}
+    return {
+        name: ", ".join(f"{one.amount} from {one.debit} to {one.credit}" for one in orders)
+        for name, orders in known.messages().items()
+    }
 
 
 def _meet(case: CaseResult) -> str:

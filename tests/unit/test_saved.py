@@ -81,6 +81,7 @@ def test_of_several_schedules_the_shortest_that_breaks_is_found() -> None:
     safe = CaseResult("row-lock", "two", "drain", 2, "everywhere", "safe", 6, 0)
     told = tell_saved(Saved("proof.json", ProofResult(Provenance(), [safe, long, short])))
     assert told["shortest"] == "none/same/same-pair"
+    assert told["walks"][1]["names"] == {"A": "10 from 101 to 102", "B": "5 from 101 to 102"}
     assert [walk["verdict"] for walk in told["walks"]] == ["broken", "broken"]
     assert told["others"] == ["row-lock, in two instances: each fits, both together do not: safe: none of 6"]
 
