@@ -5,8 +5,8 @@ SHELL = /bin/sh
 # -P: the working directory is not importable, so a stranger's bank/ or workers/ cannot be picked up for ours.
 py = .venv/bin/python -P
 
-.PHONY: help setup demo bench soak benchmarks distances recording test test-long test-pythons soundness test-compose check lock \
-	clean venv-run venv-dev
+.PHONY: help setup demo bench soak benchmarks distances recording pictures test test-long test-pythons soundness \
+	test-compose check lock clean venv-run venv-dev
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ distances: venv-run ## write docs/distances.md anew; five minutes, on a machine 
 
 recording: venv-run ## write anew what the live page shows before anything has run; half a minute
 	@$(py) -m bankrun.page.recording
+
+pictures: venv-dev ## write anew the frames of that recording in docs/; needs a chromium
+	@$(py) tools/pictures.py
 
 test: venv-dev ## test what is claimed; seven minutes
 	@$(py) -m pytest --numprocesses=auto --dist=loadgroup -m "not long"

@@ -21,8 +21,9 @@ from bankrun.results.models.bench import (
 from bankrun.results.models.chaos import Chaos, ChaosCell
 from bankrun.results.models.comparison import Cell, Comparison, Run
 from bankrun.results.models.proof import CaseResult, ProofResult
+from bankrun.results.models.schedule import Background, SerialTold, SourceTold, StepTold, TableTold
 from bankrun.results.models.soak import Recovery, Soak, SoakLoad, Strike
-from bankrun.results.models.trial import TrialCase, TrialResult, TrialStep
+from bankrun.results.models.trial import TrialCase, TrialResult
 from bankrun.results.provenance import Provenance
 from bankrun.results.timeline import History
 from bankrun.results.workload import Workload
@@ -166,8 +167,13 @@ def bench() -> Bench:
 
 def trial() -> TrialResult:
     """Return a trial that is broken in two processes and safe in one."""
-    step = TrialStep("A", "statement", ["SELECT 1"], "shop.py:3", ["B"], ["B"])
+    rows = {"stock": TableTold(["id", "left"], [["1", "9"], ["2", None]], 3)}
+    step = StepTold("A", "statement", ["SELECT 1"], "shop.py:3", ["B"], ["B"], "left -= 1", {"B": ["SELECT 2"]}, rows)
+    seen = Background(
+        rows, [SerialTold("AB", rows, ["A returns 1"])], ["x is 9"], {"A": SourceTold("shop.py", 3, ["x"])}
+    )
     two = TrialCase("two", "broken", True, 6, 4, shortest="two/AABB", difference="x is 9", story="…", steps=[step])
+    two.background = seen
     return TrialResult(FOUND, ["shop.py:buy(1)"] * 2, [two, TrialCase("same", "safe", True, 2)], "schema.sql")
 
 

@@ -73,6 +73,8 @@ def _tell(
         console.print(f"cut short after {len(result.cases)} cases", style="yellow")
     if export_json is not None and (result.cases or not result.provenance.cut_short):
         store.save(export_json, result)
+        if export_json != store.STDOUT and any(case.steps for case in result.cases):
+            console.print(f"bankrun page {export_json}", markup=False, soft_wrap=True)
     if export_markdown is not None and (result.cases or not result.provenance.cut_short):
         store.write(export_markdown, tables.proof_markdown(result.cases))
 

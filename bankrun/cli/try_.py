@@ -115,6 +115,7 @@ def show_trial(console: Console, trial: Trial, *, saved: str | None) -> None:
         console.print(f"{where}{sentence}", style=STYLES[case.verdict], markup=False, soft_wrap=True)
     if trial.shortest and saved not in (None, store.STDOUT):
         console.print(f"bankrun replay {saved} {trial.shortest}", markup=False, soft_wrap=True)
+        console.print(f"bankrun page {saved}", markup=False, soft_wrap=True)
 
 
 def replay_trial(file: Path, schedule: str, export_sql: str | None) -> None:

@@ -9,7 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bank.strategies import STRATEGIES, Claim
+from bank.outside import known_strategy
+from bank.strategies import Claim
 from bankrun.page.places import FLAWS, OF_CLAIM, describe, place_of
 from bankrun.page.runner import Snapshot
 from bankrun.quoting import legal
@@ -43,7 +44,7 @@ def tell_all(now: Snapshot) -> dict[str, Any]:
 def tell_cell(strategy: str, topology: str, cell: Cell | None) -> dict[str, Any]:
     """Return what a card has to show, and what is drawn and said of where the lock lives."""
     shape = Topology.parse(topology)
-    known = STRATEGIES.get(strategy)
+    known = known_strategy(strategy)
     plain: dict[str, Any] = {
         "strategy": strategy,
         "topology": topology,

@@ -49,38 +49,48 @@ class Form:
     trouble: str = ""
 
 
-def read_form(asked: Mapping[str, str]) -> Form:
-    """Return the form that an address asks for, with what was asked for also where it is wrong."""
-    values = {name: str(asked.get(name, default))[:LENGTH_MAX] for name, default in SHOWN.items()}
+def read_form(asked: Mapping[str, str], own: Sequence[str] = ()) -> Form:
+    """Return the form that an address asks for, with what was asked for also where it is wrong.
+
+    ``own`` are the strategies that the server was started with besides ours; where nothing is asked for, they are
+    chosen too.
+    """
+    values = {name: str(asked.get(name, default))[:LENGTH_MAX] for name, default in _defaults(own).items()}
     trouble = ""
     try:
-        read_plan(values)
+        read_plan(values, own)
     except (BankError, BankrunError) as error:
         trouble = str(error)
     chosen = _split(values["strategies"])
     fields = [Field(name, name.replace("_", " "), HELP[name], values[name]) for name in values if name != "strategies"]
-    return Form({name: name in chosen for name in STRATEGIES}, fields, trouble)
+    return Form({name: name in chosen for name in (*own, *STRATEGIES)}, fields, trouble)
 
 
-def read_plan(asked: Mapping[str, str]) -> Plan:
+def read_plan(asked: Mapping[str, str], own: Sequence[str] = ()) -> Plan:
     """Return the plan that a form or an address asks for; what it does not name is as in an empty form.
 
-    Only strategies that the form offers can be asked for: no name from an address is ever imported. Raises CannotStart
-    for anything that makes no plan.
+    Only strategies that the form offers can be asked for, ours and ``own``: no name from an address is ever imported.
+    Raises CannotStart for anything that makes no plan.
     """
-    values = {name: str(asked.get(name, default)) for name, default in SHOWN.items()}
+    values = {name: str(asked.get(name, default)) for name, default in _defaults(own).items()}
     chosen = _split(values["strategies"])
     for name in chosen:
-        if name not in STRATEGIES:
-            raise CannotStart(f"{name!r} is not one of the strategies of this page")
+        if name not in STRATEGIES and name not in own:
+            hint = "; one of your own is named when its server is started" if ":" in name else ""
+            raise CannotStart(f"{name!r} is not one of the strategies of this page{hint}")
     return Plan(
-        strategies=tuple(name for name in STRATEGIES if name in chosen),
+        strategies=tuple(name for name in (*STRATEGIES, *own) if name in chosen),
         topologies=tuple(dict.fromkeys(Topology.parse(text) for text in _split(values["topologies"]))),
         workload=replace(
             LOAD, **{name: _read_number(name, values[name]) for name, option in OPTIONS.items() if option.on_page}
         ),
         seed=_read_whole("seed", values["seed"], SEED_MAX) if values["seed"] else secrets.randbelow(SEED_MAX),
     )
+
+
+def _defaults(own: Sequence[str]) -> dict[str, str]:
+    """Return every field with what it says where nothing is asked for."""
+    return {**SHOWN, "strategies": ",".join([*own, SHOWN["strategies"]])}
 
 
 def _split(text: str) -> list[str]:

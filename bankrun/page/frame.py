@@ -18,13 +18,14 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere }}
 </style>"""
 
 
-def draw_frame(here: str) -> None:
-    """Begin a page; ``here`` is its own address among the links."""
+def draw_frame(here: str, *, has_saved: bool) -> None:
+    """Begin a page; ``here`` is its own address among the links, ``has_saved`` whether there are saved results."""
     ui.add_head_html(STYLE)
     ui.colors(primary="#1f5f96")
     with ui.row().classes("w-full items-baseline"):
         ui.label("bankrun").classes("text-2xl font-bold")
-        for name, target in (("compare", "/"), ("step by step", "/step")):
+        saved = (("saved", "/saved/1"),) if has_saved else ()
+        for name, target in (("compare", "/"), ("step by step", "/step"), *saved):
             link = ui.link(name, target)
             if target == here:
                 link.classes("font-bold").props("aria-current=page")

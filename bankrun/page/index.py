@@ -1,9 +1,12 @@
-"""The first page, as HTML: the form as the address fills it in, and the recording's verdicts for who has no script."""
+"""The pages as HTML: the first with the form as the address fills it in, and those of saved results.
+
+Who has no script finds the recording's verdicts there, and the steps of a schedule, as tables.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -31,14 +34,23 @@ def read_recording() -> dict[str, Any]:
     return plain
 
 
-def render_index(asked: Mapping[str, str]) -> str:
-    """Return the page. What the address asks for fills the form, and starts nothing."""
+def render_index(asked: Mapping[str, str], own: Sequence[str] = (), *, has_saved: bool = False) -> str:
+    """Return the page. What the address asks for fills the form, and starts nothing.
+
+    ``own`` are the strategies that the server was started with besides ours.
+    """
+    form = read_form(asked, own)
+    return _render("index.html", here="/", has_saved=has_saved, form=form, recording=read_recording())
+
+
+def render_saved(told: Mapping[str, Any], number: int, files: Sequence[str]) -> str:
+    """Return the page of a saved result, the one with this number of all ``files``."""
+    return _render("saved.html", here="/saved", has_saved=True, told=told, number=number, files=files)
+
+
+def _render(template: str, **values: object) -> str:
     pages = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return legal(
-        pages.get_template("index.html").render(
-            form=read_form(asked), recording=read_recording(), version=_version_of_static()
-        )
-    )
+    return legal(pages.get_template(template).render(version=_version_of_static(), **values))
 
 
 @cache

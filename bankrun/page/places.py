@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from bank.strategies import Claim, Strategy
+from bank.strategies import STRATEGIES, Claim, Strategy
 
 
 class Place(StrEnum):
@@ -85,8 +85,23 @@ def describe(strategy: type[Strategy], instances: int) -> str:
         Place.CHECK: "No one waits: Postgres notices a conflict, and the transfer begins again.",
         Place.QUEUE: "No lock: all transfers go to one thread.",
     }[place]
+    if strategy not in STRATEGIES.values():
+        return _describe_own(strategy, instances)
     flaw = FLAWS.get(strategy.name)
     return f"{sentence} {flaw}" if flaw else sentence
+
+
+def _describe_own(strategy: type[Strategy], instances: int) -> str:
+    """Return what is known of a strategy from outside: what it claims."""
+    if strategy.routed_to_one:
+        return "Your own: all transfers go to one thread."
+    each = f": {_count(instances).lower()} workers, {_count(instances).lower()} locks" if instances > 1 else ""
+    return {
+        Claim.NOTHING: "Your own, and it claims nothing.",
+        Claim.PROCESS: f"Your own. By its claim the lock is inside each worker{each}.",
+        Claim.HOST: "Your own. By its claim the lock is on this host, for all of its workers.",
+        Claim.EVERYWHERE: "Your own. By its claim the lock is where all workers meet.",
+    }[strategy.claim]
 
 
 def _count(number: int) -> str:

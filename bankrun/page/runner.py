@@ -21,7 +21,6 @@ from typing import Literal
 from pydantic import SecretStr
 
 from bank.errors import BankError, CannotStart, Occupied
-from bank.outside import user_strategy
 from bank.postgres.database import first_line
 from bank.settings import Settings
 from bankrun import errors
@@ -100,7 +99,9 @@ class _Job:
 class Live:
     """Runs comparisons, and steps through interleavings, for all visitors together. Thread-safe."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, own: Sequence[str] = ()) -> None:
+        """``own`` are names of strategies from outside, loaded already; no others can be asked for."""
+        self.own = tuple(own)
         key = settings.control_key or SecretStr(secrets.token_urlsafe(24))
         self._key = key.get_secret_value()
         self._settings = settings.model_copy(update={"control_key": key})
@@ -145,9 +146,7 @@ class Live:
         return next((one for one in tuple(self._scenes) if one.number == number), None)
 
     def start(self, plan: Plan) -> None:
-        """Begin a comparison. Raises CannotStart if one is under way, or if there is no such strategy."""
-        for name in plan.strategies:
-            user_strategy(name)
+        """Begin a comparison. Raises CannotStart if one is under way."""
         with self._lock:
             if self._snapshot.state != "idle":
                 raise CannotStart("a comparison is under way: stop it first")
@@ -280,7 +279,7 @@ class Live:
                 prover = Prover(self._settings)
                 prover.__enter__()
                 self._prover = prover
-            return step(self._prover, position)
+            return step(self._prover, position, self.own)
         except (CannotStart, errors.CannotStart):
             raise
         except LOST_SERVER as error:

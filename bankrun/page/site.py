@@ -22,8 +22,9 @@ from bank.errors import BankError
 from bankrun.errors import BankrunError
 from bankrun.page.feed import as_text, find_story, tell_all, tell_now, tell_scene
 from bankrun.page.form import read_plan
-from bankrun.page.index import POLICY, STATIC, render_index, style
+from bankrun.page.index import POLICY, STATIC, render_index, render_saved, style
 from bankrun.page.runner import Live, Snapshot
+from bankrun.page.saved import Saved, tell_saved
 from bankrun.page.step_page import StepPage
 from bankrun.page.visitors import OwnVisitorsOnly
 from bankrun.render.report import report
@@ -32,16 +33,21 @@ RECONNECT_SECONDS = 30.0
 PUSH_SECONDS = 0.5
 PAUSE_SECONDS = 3.0
 BODY_MAX = 4_096
+HEADERS = {"content-security-policy": POLICY, "cache-control": "no-store"}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(live: Live, *, host: str, port: int, hosts: Sequence[str] = ()) -> None:
-    """Serve the page until the process is asked to end. ``hosts`` are names by which it may be called besides."""
+def serve(live: Live, *, host: str, port: int, hosts: Sequence[str] = (), saved: Sequence[Saved] = ()) -> None:
+    """Serve the page until the process is asked to end. ``hosts`` are names by which it may be called besides.
+
+    ``saved`` are the results that it shows besides: no request can name another.
+    """
     app.add_middleware(OwnVisitorsOnly, hosts=(*LOOPBACK, *hosts))
     # The WebSocket's own check, which NiceGUI switches off: None is the same origin only. The attribute is internal.
     core.sio.eio.cors_allowed_origins = None
     app.on_shutdown(live.close)
-    _add_views(live)
+    _add_views(live, has_saved=bool(saved))
+    _add_saved(saved)
     _add_actions(live)
 
     @app.websocket("/live")
@@ -50,7 +56,7 @@ def serve(live: Live, *, host: str, port: int, hosts: Sequence[str] = ()) -> Non
 
     @ui.page("/step", title="bankrun: step by step")
     async def _step(at: str = "") -> None:
-        await StepPage(live).show(at)
+        await StepPage(live, has_saved=bool(saved)).show(at)
 
     ui.run(
         host=host,
@@ -67,13 +73,12 @@ def serve(live: Live, *, host: str, port: int, hosts: Sequence[str] = ()) -> Non
     )
 
 
-def _add_views(live: Live) -> None:
+def _add_views(live: Live, *, has_saved: bool) -> None:
     """Add what can be looked at."""
 
     @app.get("/")
     def _index(request: Request) -> HTMLResponse:
-        headers = {"content-security-policy": POLICY, "cache-control": "no-store"}
-        return HTMLResponse(render_index(request.query_params), headers=headers)
+        return HTMLResponse(render_index(request.query_params, live.own, has_saved=has_saved), headers=HEADERS)
 
     @app.get("/static/{version}/{name}")
     def _static(version: str, name: str) -> Response:
@@ -101,6 +106,22 @@ def _add_views(live: Live) -> None:
         return HTMLResponse(report(comparison))
 
 
+def _add_saved(saved: Sequence[Saved]) -> None:
+    """Add the views of saved results, each by its number from 1."""
+    told = [tell_saved(one) for one in saved]
+
+    @app.get("/saved/{number}")
+    def _saved(number: int) -> HTMLResponse:
+        if not 1 <= number <= len(told):
+            return HTMLResponse("<!doctype html><title>bankrun</title><p>There is no such result.", status_code=404)
+        page = render_saved(told[number - 1], number, [one.name for one in saved])
+        return HTMLResponse(page, headers=HEADERS)
+
+    @app.get("/saved/{number}/result")
+    def _result(number: int) -> Response:
+        return _answer(told[number - 1] if 1 <= number <= len(told) else None)
+
+
 def _add_actions(live: Live) -> None:
     """Add what can be asked for."""
 
@@ -112,7 +133,7 @@ def _add_actions(live: Live) -> None:
             if len(body) > BODY_MAX:
                 return JSONResponse({"trouble": "That is too long for a plan."}, status_code=400)
         asked = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-        return await _do("", lambda: live.start(read_plan(asked)))
+        return await _do("", lambda: live.start(read_plan(asked, live.own)))
 
     @app.post("/stop")
     async def _stop() -> JSONResponse:

@@ -8,6 +8,7 @@ import re
 from nicegui import ui
 
 from bank.errors import BankError, CannotStart
+from bank.outside import known_strategy
 from bank.strategies import STRATEGIES
 from bankrun.errors import BankrunError
 from bankrun.page.frame import draw_frame
@@ -20,16 +21,18 @@ from bankrun.schedule.trace import CLOCK
 class StepPage:
     """One visitor's way through an interleaving. The address says where it is: it survives everything."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, *, has_saved: bool = False) -> None:
         self._live = live
-        draw_frame("/step")
+        draw_frame("/step", has_saved=has_saved)
         ui.label(
             "Two transfers, and you are the scheduler: let one of them take its next step. "
             "It is the workers' own code, on a real Postgres."
         )
         with ui.row().classes("items-end"):
-            names = [name for name, strategy in STRATEGIES.items() if not strategy.routed_to_one]
-            self._strategy = ui.select(names, value="thread-lock", label="strategy").classes("min-w-48")
+            known = [strategy for name in (*live.own, *STRATEGIES) if (strategy := known_strategy(name)) is not None]
+            names = [strategy.name for strategy in known if not strategy.routed_to_one]
+            first = names[0] if live.own else "thread-lock"
+            self._strategy = ui.select(names, value=first, label="strategy").classes("min-w-48")
             where = {"same": "in one instance", "two": "in two instances"}
             self._where = ui.select(where, value="two", label="where").classes("min-w-40")
             cases = {name: f"{name}: {case.summary}" for name, case in CASES.items()}

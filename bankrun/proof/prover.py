@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -26,6 +26,7 @@ from bank.settings import Settings
 from bank.strategies import STRATEGIES
 from bank.strategies.base import Strategy
 from bankrun.errors import CannotStart
+from bankrun.proof.background import tell_schedule
 from bankrun.proof.cases import PARTICIPANTS, Case
 from bankrun.proof.leases import Leases
 from bankrun.proof.participant import SESSION_ENDS
@@ -383,6 +384,9 @@ class Prover:
                 shown = set()
             if shown != {broken[schedules[0]]}:
                 result.complete, result.reason = False, f"{schedules[0]} did not end the same when it was run again"
+            else:
+                with suppress(CannotStart):  # the verdict stands without a schedule to look at
+                    result.steps, result.background = tell_schedule(courtroom, case, schedules[0])
         result.verdict, result.reason = _give_verdict(result)
         result.seconds = round(time.perf_counter() - started, 3)
         return result

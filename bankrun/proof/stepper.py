@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bank.errors import CannotStart
+from bank.outside import recall
 from bank.strategies import STRATEGIES, Strategy
 from bankrun.proof.cases import CASES, INSTANCES, Case, applies
 from bankrun.proof.prover import Prover
@@ -62,9 +63,12 @@ class Stepped:
     note: str = ""
 
 
-def step(prover: Prover, position: Position) -> Stepped:
-    """Run an interleaving up to a position. Raises CannotStart if its choices are not possible."""
-    strategy, case = _find(position)
+def step(prover: Prover, position: Position, own: Sequence[str] = ()) -> Stepped:
+    """Run an interleaving up to a position. Raises CannotStart if its choices are not possible.
+
+    Only ours and ``own`` strategies, which are loaded already, can be named.
+    """
+    strategy, case = _find(position, own)
     courtroom = prover.open(strategy, position.instances)
     courtroom.hear(case)
     choices = Choices(position.choices, courtroom.engine.stepper.describe_next)
@@ -106,10 +110,11 @@ class Choices:
         return None
 
 
-def _find(position: Position) -> tuple[type[Strategy], Case]:
-    if position.strategy not in STRATEGIES:  # an address may come from anywhere, and must not be able to import
-        raise CannotStart(f"{position.strategy!r} is none of bankrun's own strategies: use `bankrun replay`")
-    strategy = STRATEGIES[position.strategy]
+def _find(position: Position, own: Sequence[str]) -> tuple[type[Strategy], Case]:
+    # An address may come from anywhere, and must not be able to import.
+    strategy = STRATEGIES.get(position.strategy) or (recall(position.strategy) if position.strategy in own else None)
+    if strategy is None:
+        raise CannotStart(f"{position.strategy!r} is not one of the strategies of this page: use `bankrun replay`")
     if strategy.routed_to_one:
         raise CannotStart(f"{strategy.name} sends all transfers to one instance, one at a time: they never meet")
     if position.instances not in INSTANCES or position.case not in CASES:

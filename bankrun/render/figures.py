@@ -17,6 +17,7 @@ from plotly.subplots import make_subplots
 from bankrun.errors import CannotStart
 from bankrun.render.html import Figure
 from bankrun.render.matrices import fault_matrix, proof_matrix
+from bankrun.render.multiples import TOGETHER_MAX, Axes, Panel, small_multiples
 from bankrun.render.space_time import space_time
 from bankrun.render.story import explain, join_names
 from bankrun.results.models.chaos import Chaos
@@ -71,7 +72,8 @@ def comparison_figures(cells: Sequence[Cell]) -> list[Figure]:
 
 def money_over_time(runs: Sequence[Run], topology: str) -> Figure:
     """Return how the bank's total went while each strategy ran, against the line where it should be."""
-    plot = _plot("seconds since the first commit", "money in the bank, minor units")
+    together = len(runs) <= TOGETHER_MAX
+    plot = _plot("seconds since the first commit", "money in the bank, minor units") if together else None
     rows = []
     opening = runs[0].opening_total
     colours = _colours(run.strategy for run in runs)
@@ -79,35 +81,71 @@ def money_over_time(runs: Sequence[Run], topology: str) -> Figure:
         history = run.history
         if not history.seconds:
             continue
-        plot.add_scatter(
-            x=[0.0, *history.seconds],
-            y=[run.opening_total, *(run.opening_total + drift for drift in history.drift)],
-            mode="lines",
-            name=escape(run.strategy),
-            line={"color": colours[run.strategy], "width": 2, "shape": "hv", "dash": "dot" if run.held else "solid"},
-            hovertemplate="%{y:,} after %{x:.2f} s",
-        )
+        if plot is not None:
+            plot.add_scatter(
+                x=[0.0, *history.seconds],
+                y=[run.opening_total, *(run.opening_total + drift for drift in history.drift)],
+                mode="lines",
+                name=escape(run.strategy),
+                line={
+                    "color": colours[run.strategy],
+                    "width": 2,
+                    "shape": "hv",
+                    "dash": "dot" if run.held else "solid",
+                },
+                hovertemplate="%{y:,} after %{x:.2f} s",
+            )
         moments = [bisect_right(history.seconds, part * history.seconds[-1]) for part in QUARTERS]
         drifts = [history.drift[moment - 1] if moment else 0 for moment in moments]
         rows.append((run.strategy, *(f"{drift:+,}" if drift else "0" for drift in drifts), f"{history.clobbers[-1]:,}"))
-    plot.add_hline(
-        y=opening,
-        line={"dash": "dash", "width": 1.5, "color": "#8a8f98"},
-        annotation_text="at opening",
-        annotation_position="top left",
-    )
-    plot.update_yaxes(tickformat=",d")
+    if plot is not None:
+        plot.add_hline(
+            y=opening,
+            line={"dash": "dash", "width": 1.5, "color": "#8a8f98"},
+            annotation_text="at opening",
+            annotation_position="top left",
+        )
+        plot.update_yaxes(tickformat=",d")
+    name = _make_slug(f"money-{topology}")
     off = [run.strategy for run in runs if run.history.drift and any(run.history.drift)]
-    where = f"{join_names(off)} left the line of {opening:,}" if off else f"no total left the line of {opening:,}"
+    who = join_names(off) if together else f"{len(off)} of {len(runs)} strategies"
+    where = f"{who} left the line of {opening:,}" if off else f"no total left the line of {opening:,}"
     return Figure(
-        _make_slug(f"money-{topology}"),
+        name,
         f"Money over time on {topology}",
         f"On {topology}, {where}. Its table is how far the total was off after each quarter of the run, and how many "
         "entries wrote over what they had not read.",
         ("strategy", "¼", "½", "¾", "end", "overwrites"),
         rows,
+        svg="" if together else _money_panels(name, runs, topology),
         plot=plot,
     )
+
+
+def _money_panels(name: str, runs: Sequence[Run], topology: str) -> str:
+    panels = [
+        Panel(
+            run.strategy,
+            f"{run.lost_postings:,} lost, off by {run.drift:+,}" if run.lost_postings else "nothing lost",
+            [[(0.0, 0.0), *zip(run.history.seconds, run.history.drift, strict=True)]],
+            not run.held,
+        )
+        for run in runs
+        if run.history.seconds
+    ]
+    drifts = [0, *(drift for run in runs for drift in run.history.drift)]
+    axes = Axes(
+        (min(drifts), max(drifts)),
+        stepped=True,
+        level=0.0,
+        legend=(
+            (
+                f"All on one scale, from {min(drifts):+,} to {max(drifts):+,}; dashed: the total at opening. "
+                "Each panel is as wide as its run was long."
+            ),
+        ),
+    )
+    return small_multiples(name, f"Money over time on {topology}", panels, axes)
 
 
 def lost_posting(cell: Cell) -> Figure:
@@ -200,15 +238,15 @@ def speed_and_correctness(cells: Sequence[Cell]) -> Figure:
 
 def latency(runs: Sequence[Run]) -> Figure:
     """Return how long transfers took, as the share of them that took no longer."""
-    plot = _plot("milliseconds from delivery to COMMIT, retries included", "% of transfers that took no longer")
+    together = len({run.strategy for run in runs}) <= TOGETHER_MAX
+    words = "milliseconds from delivery to COMMIT, retries included"
+    plot = _plot(words, "% of transfers that took no longer")
     colours = _colours(run.strategy for run in runs)
     topologies = list(dict.fromkeys(run.topology for run in runs))
     for run in runs:
-        total = sum(count for _, count in run.latency_counts)
-        if not total:
+        shares = _shares(run)
+        if not shares:
             continue
-        done = 0
-        shares = [100 * (done := done + count) / total for _, count in run.latency_counts]
         plot.add_scatter(
             x=[bound for bound, _ in run.latency_counts],
             y=shares,
@@ -232,7 +270,50 @@ def latency(runs: Sequence[Run]) -> Figure:
         if slowest
         else "No transfer was timed."
     )
-    return Figure("latency", "Latency", text, ("cell", "p50 ms", "p95 ms", "p99 ms", "max ms"), rows, plot=plot)
+    head = ("cell", "p50 ms", "p95 ms", "p99 ms", "max ms")
+    if together:
+        return Figure("latency", "Latency", text, head, rows, plot=plot)
+    return Figure("latency", "Latency", text, head, rows, svg=_latency_panels(runs, topologies, words))
+
+
+def _latency_panels(runs: Sequence[Run], topologies: Sequence[str], words: str) -> str:
+    by_strategy: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.latency_counts:
+            by_strategy.setdefault(run.strategy, []).append(run)
+    bounds = [bound for run in runs for bound, _ in run.latency_counts]
+    begin = max(min(bounds), 0.001)
+    panels = [
+        Panel(
+            strategy,
+            "p99 " + ", ".join(f"{run.latency_ms['p99']:,.0f}" for run in its if "p99" in run.latency_ms) + " ms",
+            [
+                [(bound, share) for (bound, _), share in zip(run.latency_counts, _shares(run), strict=False)]
+                for run in its
+            ],
+        )
+        for strategy, its in by_strategy.items()
+    ]
+    axes = Axes(
+        (0.0, 100.0),
+        (begin, max(begin * 2, *bounds)),
+        log=True,
+        legend=(
+            f"Across: {words}, from {min(bounds):,.2g} to {max(bounds):,.0f}, logarithmic.",
+            (
+                "Up: % of transfers that took no longer. "
+                f"Solid: {topologies[0]}{'; dashed: ' + ', '.join(topologies[1:]) if topologies[1:] else ''}."
+            ),
+        ),
+    )
+    return small_multiples("latency", "Latency", panels, axes)
+
+
+def _shares(run: Run) -> list[float]:
+    """Return, for each bound, how many percent of the transfers took no longer."""
+    total = sum(count for _, count in run.latency_counts)
+    done = 0
+    return [100 * (done := done + count) / total for _, count in run.latency_counts] if total else []
 
 
 def costs(runs: Sequence[Run]) -> Figure:

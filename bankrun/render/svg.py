@@ -29,6 +29,9 @@ SHAPES = """
 .picture .broken { fill: var(--broken-soft); stroke: var(--broken) } .picture text.broken-text { fill: var(--broken) }
 .picture .safe { fill: var(--safe-soft); stroke: var(--line) }
 .picture .inconclusive { fill: var(--unsure-soft); stroke: var(--line) }
+.picture .panel { fill: var(--soft) } .picture .level { stroke: var(--muted); stroke-dasharray: 5 4 }
+.picture .drawn { fill: none; stroke: var(--muted); stroke-width: 1.5 } .picture .second { stroke-dasharray: 4 3 }
+.picture .broken-line { stroke: var(--broken); stroke-width: 2.5 }
 .picture .none { fill: none; stroke: var(--line) } .picture .refuted { stroke-width: 3 }
 """
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from bankrun.render.html import Figure, Headline, render_page
 from bankrun.render.svg import Picture
-from bankrun.results.models.trial import TrialCase, TrialResult, TrialStep
+from bankrun.results.models.schedule import StepTold
+from bankrun.results.models.trial import TrialCase, TrialResult
 
 LANE, BOX, GAP, LABELS = 58.0, 34.0, 6.0, 40.0
 WHERE = {"two": "two processes", "same": "two threads of one process"}
@@ -64,7 +65,7 @@ def _tell_schedule(trial: TrialResult, case: TrialCase) -> Figure:
     )
 
 
-def _tell_step(step: TrialStep) -> str:
+def _tell_step(step: StepTold) -> str:
     told = "; ".join(step.statements)
     told += f" ({step.line})" if step.line else ""
     return told + (f"; waits for {' and '.join(step.waits_for)}" if step.waits_for else "")

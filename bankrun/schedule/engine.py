@@ -170,6 +170,10 @@ class Engine:
         """Return the committed rows of all tables, as they are now."""
         return self._keeper.read_rows()
 
+    def look_at_rows(self) -> Rows | None:
+        """Return the committed rows in the middle of an execution; None if somebody keeps others from a table."""
+        return self._keeper.look_at_rows()
+
     def restore(self) -> None:
         """Make the database what it was, if anything changed."""
         if not self._is_dirty:

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+import psycopg
 from psycopg import sql
 
 from bankrun.schedule.errors import NotStarted
@@ -18,6 +19,9 @@ from bankrun.schedule.server import TEMPLATE_SUFFIX, Connection, Server, one
 
 Rows = dict[str, list[str]]
 """The committed rows of each table, by its qualified name: each row as JSON, sorted."""
+
+LOOK_MS = 50
+"""How long a look at the rows waits for a table, while somebody may have locked it."""
 
 _TABLES = """
 SELECT c.oid::int8, n.nspname, c.relname, c.relpersistence::text,
@@ -262,6 +266,15 @@ class Keeper:
             for name, row in self.admin.execute(self._select):
                 rows.setdefault(name, []).append(row)
         return {name: sorted(found) for name, found in rows.items()}
+
+    def look_at_rows(self) -> Rows | None:
+        """Return the committed rows while participants stand; None if one of them keeps others from a table."""
+        try:
+            with self.admin.transaction():
+                self.admin.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOOK_MS)))
+                return self.read_rows()
+        except psycopg.errors.LockNotAvailable:
+            return None
 
     def drop_template(self) -> None:
         """Remove the template."""

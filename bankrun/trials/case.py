@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from bankrun.errors import BankrunError
-from bankrun.results.models.trial import TrialStep
-from bankrun.schedule import Budget, Diverged, Engine, Execution, Exploration, explore, replay
+from bankrun.results.models.schedule import Background, StepTold
+from bankrun.schedule import Budget, Diverged, Engine, Execution, Exploration, Rows, Step, explore, replay
 from bankrun.trials.judging.differences import Keys
 from bankrun.trials.judging.invariant import Invariant
 from bankrun.trials.judging.judge import BROKEN, ERROR, NEEDS_RETRY, SERIAL, Finding, Judge, judge_invariant
@@ -47,7 +47,8 @@ class CaseFound:
     reason: str = ""
     not_compared: list[Place] = field(default_factory=list)
     story: str = ""
-    steps: list[TrialStep] = field(default_factory=list)
+    steps: list[StepTold] = field(default_factory=list)
+    background: Background | None = None
     seconds: float = 0.0
     serial_executions: int = 0
 
@@ -75,6 +76,18 @@ class Asked:
     budget: Budget = field(default_factory=Budget)
 
 
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """One schedule as it was run again: what happened, what it is worth, and the rows after each step that committed.
+
+    ``rows`` are those before the first step, and then one state for each step, None where nothing was read.
+    """
+
+    execution: Execution
+    finding: Finding | None
+    rows: list[Rows | None]
+
+
 class Case:
     """Programs under the engine, on a database that was set up."""
 
@@ -95,7 +108,8 @@ class Case:
         self._instances = instances
         self._serial = SerialRuns(engine, programs, windows)
         self._judge: Judge | None = None
-        self._before = Outcome(read_tables(engine.read_rows()))
+        self._begins = engine.read_rows()
+        self._before = Outcome(read_tables(self._begins))
 
     def learn(self) -> None:
         """Run the serial orders, and learn from them what can be compared.
@@ -233,17 +247,37 @@ class Case:
         again = read_outcome(self._engine.run_again(names))
         return Outcome(again.tables, {**before.endings, **again.endings})
 
-    def replay(self, schedule: str) -> tuple[Execution, Finding | None]:
+    def replay(self, schedule: str) -> Replayed:
         """Run one schedule, with the line of each step. Raises BankrunError if it cannot be followed."""
-        self._engine.stepper.sources = True
+        seen: dict[int, Rows | None] = {}
+
+        def look(step: Step) -> None:
+            seen[id(step)] = self._engine.look_at_rows()
+
+        self._engine.stepper.sources, self._engine.on_commit = True, look
         try:
             execution = self._replay(schedule)
         except Diverged as error:
             raise BankrunError(f"{self._instances}/{schedule} cannot be followed here: {error}") from error
         finally:
-            self._engine.stepper.sources = False
+            self._engine.stepper.sources, self._engine.on_commit = False, None
         finding = self.judge(execution)
-        return leave_out_chatter(execution, self._engine.stepper.chatter), finding
+        rows = [self._begins, *(seen.get(id(step)) for step in execution.steps)]
+        if execution.steps:
+            rows[-1] = execution.rows
+        return Replayed(leave_out_chatter(execution, self._engine.stepper.chatter), finding, rows)
+
+    @property
+    def serial(self) -> Mapping[tuple[str, ...], Execution]:
+        """The serial orders of all programs, as they were run."""
+        return {order: self._serial.executions[order] for order in self._serial.pairs}
+
+    @property
+    def varying(self) -> list[str]:
+        """The columns that are generated, or are never the same."""
+        stick = self._judge.stick if self._judge is not None else None
+        places = stick.generated | stick.ignored if stick is not None else frozenset()
+        return sorted(str(place) for place in places if place.what == "row")
 
     def _replay(self, schedule: str) -> Execution:
         started, separator, steps = schedule.rpartition(STARTED)

@@ -125,4 +125,5 @@ def _case(case: CaseFound, sentence: str, trial: Trial) -> TrialCase:
         list(case.steps),
         [str(place) for place in case.not_compared],
         round(case.seconds, 3),
+        case.background,
     )

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from bankrun.render.terminal import Terminal
-from bankrun.results.models.trial import TrialStep
+from bankrun.results.models.schedule import StepTold
 from bankrun.schedule import Execution, Statement, Step
 from bankrun.trials.judging.judge import SERIAL, Finding
 from bankrun.trials.running.crew import NAMES
-from bankrun.trials.running.execution import find_line
+from bankrun.trials.running.execution import find_line, find_text
 from bankrun.trials.running.programs import Program
 
 WIDTH = 118
@@ -74,16 +74,18 @@ def describe_step(step: Step) -> str:
     return "\n".join([*told, *(f"  {note}" for note in step.notes)])
 
 
-def as_steps(execution: Execution) -> list[TrialStep]:
+def as_steps(execution: Execution) -> list[StepTold]:
     """Return the steps as they are saved."""
     return [
-        TrialStep(
+        StepTold(
             step.participant,
             step.kind,
             [_say(one) for one in step.statements if one.sql or one.tag] or [step.text or step.kind],
             find_line(step.source),
             list(step.blocked_by),
             sorted({*step.woken, *step.then}),
+            find_text(step.source),
+            {name: [_say(one) for one in statements if one.sql] for name, statements in step.then.items()},
         )
         for step in execution.steps
     ]

@@ -17,6 +17,7 @@ from bankrun.errors import BankrunError, CannotStart
 from bankrun.results.models.trial import WORST_FIRST
 from bankrun.schedule import SETTINGS, Budget, Engine, Execution, NotStarted, ScheduleError, Server, prepare_database
 from bankrun.servers.binaries import without_libpq_defaults
+from bankrun.trials.background import tell_schedule
 from bankrun.trials.case import STARTED, Asked, Case, CaseFound, Tell
 from bankrun.trials.judging.invariant import Invariant
 from bankrun.trials.judging.judge import BROKEN, ERROR, NEEDS_RETRY, Finding
@@ -26,7 +27,7 @@ from bankrun.trials.running import scratch
 from bankrun.trials.running.addresses import Address, read_templates
 from bankrun.trials.running.crew import SAME, check_arguments, name_programs, participants, wanted_instances
 from bankrun.trials.running.programs import Call, Command, Program, Script, describe_function, pair
-from bankrun.trials.story import as_steps, tell_story
+from bankrun.trials.story import tell_story
 from bankrun.trials.verdict import say_verdict
 
 NOT_IMPORTED = "bankrun.trials.running.participant cannot be imported: ImportError: "
@@ -201,9 +202,9 @@ def put_on_trial(
                 tell(f"{instances}: serial orders", 0)
                 found = _run_case(case, instances, tell)
                 if found.shortest and found.verdict in (BROKEN, ERROR, NEEDS_RETRY):
-                    execution, finding = case.replay(found.shortest.partition("/")[2])
-                    found.story = tell_story(found.shortest, question.programs, execution, finding)
-                    found.steps = as_steps(execution)
+                    replayed = case.replay(found.shortest.partition("/")[2])
+                    found.story = tell_story(found.shortest, question.programs, replayed.execution, replayed.finding)
+                    found.steps, found.background = tell_schedule(question.programs, case, replayed)
                 cases.append(found)
     return Trial(question, tuple(cases))
 
@@ -225,7 +226,8 @@ def replay_schedule(
         raise CannotStart(f"{schedule!r}: a schedule of this trial is two/AABB, as its file names one")
     with open_server(question.database_url, state_dir) as place, _open_case(question, place, instances) as case:
         case.learn()
-        execution, finding = case.replay(steps)
+        replayed = case.replay(steps)
+    execution, finding = replayed.execution, replayed.finding
     return execution, finding, tell_story(schedule, question.programs, execution, finding)
 
 

@@ -32,6 +32,18 @@ def test_a_proof_says_what_is_broken_and_how_to_see_it(bankrun: Bankrun, tmp_pat
     assert broken == {("thread-lock", "two")}
     assert any(f"bankrun replay {case['shortest_broken']}\n" in done.stdout for case in cases if case["broken"])
     assert "is off the books" in done.stdout
+    assert "bankrun page p.json\n" in done.stdout
+    case = next(case for case in cases if case["broken"] and case["case"] == "same-pair")
+    seen, steps = case["background"], case["steps"]
+    assert "".join(step["participant"] for step in steps) == case["shortest_broken"].rpartition("/")[2]
+    balances = [step["tables"]["accounts"]["rows"][0][1] for step in steps if step["tables"]]
+    serial = [one["tables"]["accounts"]["rows"][0][1] for one in seen["serial"]]
+    assert seen["tables"]["accounts"]["rows"][0][:2] == ["101", "100"]
+    assert len(set(serial)) == 1
+    assert balances[-1] not in serial
+    assert any("lost posting" in line for line in seen["ended"])
+    assert "class ThreadLock(Strategy):" in seen["sources"]["A"]["lines"]
+    assert all(not one["steps"] for one in cases if not one["broken"])
     assert "| row-lock | two | 0/6 | 0/6 |" in (tmp_path / "p.md").read_text()
 
 
@@ -80,6 +92,8 @@ def test_a_replay_tells_it_step_by_step_and_writes_a_script(bankrun: Bankrun, tm
         ("replay", "none/two/same-pair/XYZ"),
         ("replay", "none/two/same-pair/AAAAAAAAAAAA"),
         ("strategies", "--proof", "p.json"),
+        ("page", "none.json"),
+        ("page", "--strategy", "none_such:Mine"),
     ],
     ids=" ".join,
 )

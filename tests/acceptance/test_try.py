@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -91,7 +92,7 @@ def test_a_thread_lock_is_safe_in_one_process_and_broken_in_two(folder: Path) ->
     calls = [f"transfer.py:transfer_with_lock(1, {to}, 10)" for to in (2, 3)]
     done = run_try(folder, *calls, "--setup", "schema.sql", "--export-json", "trial.json", "--report", "trial.html")
     assert done.returncode == 3, done.stderr
-    two, one, again = done.stdout.splitlines()[-3:]
+    two, one, again, look = done.stdout.splitlines()[-4:]
     assert two.startswith("two processes: broken: 4 of 6; account.balance of id 1 is 90; either serial order gives 80")
     assert one == (
         "one process: safe: all 2 interleavings of these two calls, on this data, end like one after the other"
@@ -101,7 +102,8 @@ def test_a_thread_lock_is_safe_in_one_process_and_broken_in_two(folder: Path) ->
     assert (trial["kind"], trial["programs"]) == ("trial", calls)
     assert [case["verdict"] for case in trial["cases"]] == ["broken", "safe"]
     shortest = trial["cases"][0]["shortest"]
-    assert again == f"bankrun replay trial.json {shortest}"
+    assert (again, look) == (f"bankrun replay trial.json {shortest}", "bankrun page trial.json")
+    check_what_is_saved_to_be_looked_at(trial["cases"][0])
     page = (folder / "trial.html").read_text()
     assert "<svg" in page
     assert "either serial order gives 80" in page
@@ -117,6 +119,21 @@ def test_a_thread_lock_is_safe_in_one_process_and_broken_in_two(folder: Path) ->
     changed = run_try(folder, "trial.json", shortest, command="replay")
     assert changed.returncode == 2
     assert "transfer.py changed since the trial" in changed.stderr
+
+
+def check_what_is_saved_to_be_looked_at(case: dict[str, Any]) -> None:
+    seen = case["background"]
+    balances = [step["tables"]["account"]["rows"][0][-1] for step in case["steps"] if step["tables"]]
+    assert seen["tables"]["account"]["rows"][0] == ["1", "John", "100"]
+    assert balances[0] == balances[-1] == "90"  # each commits what it computed from 100
+    assert [(one["order"], one["tables"]["account"]["rows"][0][-1]) for one in seen["serial"]] == [
+        ("AB", "80"),
+        ("BA", "80"),
+    ]
+    assert seen["ended"] == ["account.balance of id 1 is 90; either serial order gives 80"]
+    assert (seen["sources"]["A"]["file"], seen["varying"]) == ("transfer.py", [])
+    reads = [step for step in case["steps"] if step["line"] == "transfer.py:21"]
+    assert {step["text"] for step in reads} == {seen["sources"]["B"]["lines"][20].strip()}
 
 
 def test_scripts_are_run_by_psql_and_one_statement_can_be_broken(folder: Path) -> None:

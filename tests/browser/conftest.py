@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from tests.browser.page_server import Server, save_results
+from tests.places import make_place
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -24,3 +27,17 @@ def browser() -> Iterator[Browser]:
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Start the page's server once, with a trial, a proof and a strategy of one's own."""
+    state_dir = make_place("page")
+    folder = state_dir / "work"
+    try:
+        save_results(state_dir, folder)
+        server = Server(state_dir, folder, ["trial.json", "proof.json", "waits.json", "--strategy", "mine:Mine"])
+        yield server
+        server.end()
+    finally:
+        shutil.rmtree(state_dir, ignore_errors=True)

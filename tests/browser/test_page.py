@@ -2,112 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
-import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.contrast import CONTRAST
-from tests.places import make_place
-
-SECONDS_MAX = 60
-MILLISECONDS_MAX = SECONDS_MAX * 1000
-expect.set_options(timeout=MILLISECONDS_MAX)
+from tests.browser.page_server import Server, visiting
 
 pytestmark = [
     pytest.mark.timeout(300),  # a browser, servers and workers, all at once on however few cores
     pytest.mark.xdist_group("browser"),  # one server for all of them, and some look at what others have left there
 ]
-
-
-class Server:
-    """A page's server: a process of its own, with a state directory of its own."""
-
-    def __init__(self, state_dir: Path) -> None:
-        self.state_dir = state_dir
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        self.address = f"http://127.0.0.1:{self.port}"
-        self.start()
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        # NiceGUI serves otherwise where it finds itself in a test.
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("BANKRUN_", "PYTEST_"))}
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "bankrun", "page", "--port", str(self.port)],
-            env={**clean, "BANKRUN_STATE_DIR": str(self.state_dir), "PYTHONWARNINGS": "ignore"},
-            stdin=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + SECONDS_MAX
-        while self.status({}) != 200:
-            assert time.monotonic() < deadline, "the page does not answer"
-            assert self.process.poll() is None, "the page's server has ended"
-            time.sleep(0.1)
-
-    def end(self, signum: int = signal.SIGTERM) -> int:
-        """End it, and return how it ended."""
-        self.process.send_signal(signum)
-        return self.process.wait(SECONDS_MAX)
-
-    def status(self, headers: dict[str, str], path: str = "/", *, method: str = "GET", body: bytes = b"") -> int:
-        """Return how it answers a request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        try:
-            connection.request(method, path, body or None, headers=headers)
-            return connection.getresponse().status
-        except OSError:
-            return 0
-        finally:
-            connection.close()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """Start the page's server once."""
-    state_dir = make_place("page")
-    server = Server(state_dir)
-    yield server
-    server.end()
-    shutil.rmtree(state_dir, ignore_errors=True)
-
-
-@contextmanager
-def visiting(
-    browser: Browser, server: Server, path: str = "/", *, going: bool = False, **options: Any
-) -> Iterator[Page]:
-    """Visit the page; nothing is asked of anybody else, no script fails, and nothing is complained about.
-
-    ``going``: the server goes away meanwhile, which a browser complains about.
-    """
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 1000}, **options})
-    page = context.new_page()
-    page.set_default_timeout(MILLISECONDS_MAX)
-    foreign: list[str] = []
-    failed: list[str] = []
-    page.on("request", lambda request: foreign.append(request.url) if server.address not in request.url else None)
-    page.on("pageerror", lambda error: failed.append(str(error)))
-    page.on("console", lambda message: failed.append(message.text) if message.type == "error" and not going else None)
-    page.goto(server.address + path)
-    if path.startswith("/step"):
-        page.wait_for_function("window.did_handshake === undefined || window.did_handshake")
-    yield page
-    context.close()
-    assert [url for url in foreign if not url.startswith(("data:", "blob:", f"ws://127.0.0.1:{server.port}"))] == []
-    assert failed == []
 
 
 UPGRADE = {
@@ -120,7 +27,15 @@ SOCKET = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
 
 
 @pytest.mark.parametrize(
-    ("path", "more", "granted"), [("/", {}, 200), ("/live", UPGRADE, 101), (SOCKET, UPGRADE, 101), ("/step", {}, 200)]
+    ("path", "more", "granted"),
+    [
+        ("/", {}, 200),
+        ("/live", UPGRADE, 101),
+        (SOCKET, UPGRADE, 101),
+        ("/step", {}, 200),
+        ("/saved/1", {}, 200),
+        ("/saved/1/result", {}, 200),
+    ],
 )
 def test_only_its_own_pages_may_talk_to_it(server: Server, path: str, more: dict[str, str], granted: int) -> None:
     own = f"127.0.0.1:{server.port}"
@@ -143,6 +58,7 @@ def test_a_plan_is_started_by_a_post_of_its_own_page_only(server: Server) -> Non
         assert server.status(headers, "/start", method="POST") == 403, headers
     assert server.status({}, "/start?strategies=none") == 405
     assert server.status({}, "/start", method="POST", body=b"topologies=3by8") == 400
+    assert server.status({}, "/start", method="POST", body=b"strategies=other:Mine") == 400
     assert server.status({}, "/start", method="POST", body=b"topologies=" + b"1x1," * 2000) == 400
 
 
@@ -285,7 +201,7 @@ def test_a_comparison_is_started_by_a_click_watched_by_two_and_disturbed(browser
         page.get_by_role("button", name="Start").click()
         expect(other.get_by_role("status").first).to_contain_text("none on 2x4")
         expect(other.get_by_role("button", name="Start")).to_be_disabled()
-        assert len(cards(other)) == 3
+        assert len(cards(other)) == 4
         other.evaluate(NOTE_WHAT_IS_DRAWN)
         # A posting that is written over appears while it happens; a click shows how. The picture has it, too.
         written_over = other.get_by_role("button", name=re.compile("Account .* is gone"))
@@ -304,13 +220,18 @@ def test_a_comparison_is_started_by_a_click_watched_by_two_and_disturbed(browser
         for one in (page, other):
             expect(one.get_by_role("status").first).to_have_text("The comparison is finished.")
         expect(page.get_by_role("link", name="The whole report")).to_be_visible()
-        found = {"none 2x4": "broken", "thread-lock 2x4": "broken", "row-lock 2x4": "safe"}
+        found = {"none 2x4": "broken", "thread-lock 2x4": "broken", "row-lock 2x4": "safe", "mine:Mine 2x4": "broken"}
         assert cards(page) == cards(other) == found
         drawn, told = other.evaluate("[[...window.drawn], [...window.told]]")
         assert {"wire written", "wire lost", "thread waits", "thread works"} <= set(drawn)
         assert any(re.fullmatch(r"[0-9]+ of 150 transfers, [0-9,]+ written over so far", text) for text in told)
         page.get_by_role("button", name="row-lock 2x4").click()
         expect(page.get_by_role("dialog")).to_contain_text("The same transfers without a lock lost")
+        page.get_by_role("button", name="Close").click()
+        # A strategy of one's own stands where its claim says: in each worker.
+        page.get_by_role("button", name="mine:Mine ✗").click()
+        expect(page.locator("figure.stage:visible .caption")).to_contain_text("two workers, two locks")
+        assert page.locator("figure.stage:visible .lock").count() == 2
 
 
 def test_a_server_that_goes_is_missed_and_what_was_found_is_there_when_it_is_back(
@@ -332,14 +253,17 @@ def test_a_server_that_goes_is_missed_and_what_was_found_is_there_when_it_is_bac
 
 def test_an_automated_check_of_accessibility_finds_nothing_serious(browser: Browser, server: Server) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    for options in ({}, {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}}):
-        with visiting(browser, server, **options) as page:
-            expect(page.locator("figure.stage svg").first).to_be_visible()
+    phone = {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}}
+    for path, options in (("/", {}), ("/", phone), ("/saved/1", {}), ("/saved/1", phone)):
+        with visiting(browser, server, path, **options) as page:
+            expect(page.locator("figure.stage svg, table.grid").first).to_be_visible()
             found = axe.Axe().run(page).response["violations"]
             assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
 
 
 def test_an_interleaving_is_stepped_through_by_hand_and_survives_a_reload(browser: Browser, server: Server) -> None:
+    with visiting(browser, server, "/step?at=other:Mine/two/same-pair/A") as page:
+        expect(page.get_by_role("alert").filter(has_text="'other:Mine' is not one of the strategies")).to_be_visible()
     with visiting(browser, server, "/step?at=none/two/same-pair/AAABAB") as page:
         expect(page.get_by_text("bankrun replay none/two/same-pair/AAABAB", exact=True)).to_be_visible()
         page.get_by_role("button", name="B goes on").click()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -20,6 +21,7 @@ from bankrun.page.last import FILMS, RESULT, keep, recall
 from bankrun.page.places import FLAWS, OF_CLAIM, PLACES, Place, describe, place_of
 from bankrun.page.recording import SIZE_MAX
 from bankrun.page.runner import Snapshot
+from bankrun.render.svg import THEME
 from bankrun.results.topology import Topology
 from bankrun.runs.film import Film, Leg, Move
 from tests.results import cell, comparison, run
@@ -70,6 +72,28 @@ def test_an_address_that_makes_no_plan_is_told_in_a_sentence_and_kept_to_be_mend
     assert sentence in read_form(asked).trouble
 
 
+def test_a_strategy_of_ones_own_is_offered_where_the_server_was_started_with_it_and_nowhere_else() -> None:
+    own = ("mine:Mine",)
+    assert read_plan({}, own).strategies == ("none", "thread-lock", "row-lock", "mine:Mine")
+    assert read_plan({"strategies": "mine:Mine"}, own).strategies == ("mine:Mine",)
+    assert next(iter(read_form({}, own).strategies.items())) == ("mine:Mine", True)
+    for name in ("other:Mine", "mine:Other", "mine"):
+        with pytest.raises(CannotStart, match=f"'{name}' is not one of the strategies of this page"):
+            read_plan({"strategies": name}, own)
+    assert "mine:Mine" not in read_form({}).strategies
+
+
+class Mine(STRATEGIES["none"]):  # type: ignore[misc]
+    name = "mine:Mine"
+    claim = Claim.PROCESS
+
+
+def test_a_strategy_of_ones_own_is_drawn_where_its_claim_says() -> None:
+    assert place_of(Mine) == Place.PROCESS
+    assert describe(Mine, 1) == "Your own. By its claim the lock is inside each worker."
+    assert describe(Mine, 3) == "Your own. By its claim the lock is inside each worker: three workers, three locks."
+
+
 @given(asked=some.dictionaries(some.sampled_from([*SHOWN, "other"]), some.text(max_size=30)))
 def test_whatever_an_address_holds_there_is_a_page_without_its_markup(asked: dict[str, str]) -> None:
     page = render_index(asked | {"topologies": asked.get("topologies", "") + '"><script>alert(1)</script>'})
@@ -98,6 +122,19 @@ def test_the_recording_is_the_headline_small_and_of_today() -> None:
         lost = [leg for move in film["moves"] for leg in move[4] if leg[5] is not None]
         assert bool(lost) == (verdicts[film["strategy"], film["topology"]] == "broken"), film["strategy"]
     assert len(found["stories"]) == len(found["cells"])
+
+
+def test_the_picture_of_three_frames_is_of_this_recording_small_and_in_the_page_s_colours() -> None:
+    picture = Path(__file__).parents[2] / "docs" / "where-the-lock-lives.svg"
+    text = picture.read_text(encoding="utf-8")
+    assert len(text) < 60_000
+    assert THEME in text  # light and dark
+    assert f"recorded {read_recording()['recorded']}" in text
+    (broken,) = (
+        cell for cell in read_recording()["cells"] if (cell["strategy"], cell["topology"]) == ("thread-lock", "3x8")
+    )
+    assert f"{broken['lost']:,} of {broken['postings']:,} postings" in text
+    assert not re.search("<(script|image|foreignObject)", text)
 
 
 def test_no_file_of_the_page_names_another_server() -> None:

@@ -132,6 +132,21 @@ def test_the_verdict_comes_first_then_the_table_then_the_pictures_then_how() -> 
     assert "bankrun compare --seed 7" in page
 
 
+def test_many_strategies_have_a_small_panel_each_and_few_share_a_plot() -> None:
+    names = [f"s{number}" for number in range(26)]
+    many = comparison_figures([cell(run(name, lost=9 * (name == "s3"))) for name in names])
+    money, times = (next(one for one in many if one.name.startswith(what)) for what in ("money", "latency"))
+    for figure in (money, times):
+        assert figure.plot is None
+        panels = ET.fromstring(figure.svg).findall("{*}rect[@class='panel']")
+        assert len(panels) == 26
+    lines = ET.fromstring(money.svg).findall("{*}path")
+    assert [line.get("class") for line in lines].count("drawn broken-line") == 1
+    assert "1 of 26 strategies left the line" in money.text
+    few = comparison_figures([cell(run(name)) for name in names[:3]])
+    assert all(one.plot is not None for one in few if one.name.startswith(("money", "latency")))
+
+
 @pytest.mark.parametrize("result", [comparison(cell(run(HOSTILE, lost=9))), "proof", "faults"])
 def test_a_name_cannot_become_markup(result: Any) -> None:
     if result == "proof":

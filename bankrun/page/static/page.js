@@ -3,6 +3,7 @@ import { Cards } from "./cards.js";
 import { drawMoney } from "./money.js";
 import { PlanForm } from "./plan.js";
 import { Player } from "./player.js";
+import { offerSizes } from "./size.js";
 import { Stage, sign } from "./stage.js";
 
 const AGAIN_MS = 1000;
@@ -341,25 +342,6 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-// Type size.
-
-function setSize(size) {
-  document.documentElement.dataset.size = size;
-  for (const button of document.querySelectorAll("[data-size]")) {
-    if (button.type === "button") button.setAttribute("aria-pressed", String(button.dataset.size === size));
-  }
-}
-
-for (const button of document.querySelectorAll(".sizes button")) {
-  button.addEventListener("click", () => {
-    setSize(button.dataset.size);
-    try {
-      localStorage.setItem("size", button.dataset.size);
-    } catch { /* a browser may keep nothing */ }
-    redraw();
-  });
-}
-
 function redraw() {
   for (const stage of stages) if (!stage.figure.hidden) stage.layout();
   showLines(true);
@@ -375,10 +357,6 @@ addEventListener("resize", () => {
 byId("play").addEventListener("click", play);
 byId("stop").addEventListener("click", () => ask("stop"));
 new PlanForm(byId("plan"), (query) => ask("start", query));
-try {
-  setSize(localStorage.getItem("size") || "normal");
-} catch {
-  setSize("normal");
-}
+offerSizes(redraw);
 recording = await (await fetch(new URL("recording.json", import.meta.url))).json();
 connect();

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, TypeAdapter
 
+from bankrun.results.models.schedule import Background, StepTold
 from bankrun.results.provenance import Count, Provenance, Verdict
 from bankrun.results.reading import check_distinct, validate
 
@@ -43,7 +44,8 @@ class CaseResult:
     transfer that is paid in every order one by one; ``leases`` are keys in Redis, with their ms, that make a guard a
     lease without its saying so. ``kinds`` are the findings of the audits, ``outcomes`` what the executions came to,
     each once.
-    ``broken_ids`` are all that are broken, the shortest first; they are not saved.
+    ``broken_ids`` are all that are broken, the shortest first; they are not saved. ``steps`` are those of the shortest,
+    and ``background`` what they are seen against.
     """
 
     strategy: str
@@ -69,6 +71,8 @@ class CaseResult:
     broken_ids: list[str] = field(default_factory=list)
     outcomes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    steps: list[StepTold] = field(default_factory=list)
+    background: Background | None = None
 
     @property
     def contradicts(self) -> bool:

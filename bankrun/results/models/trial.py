@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
+from bankrun.results.models.schedule import Background, StepTold
 from bankrun.results.provenance import Count, Provenance
 from bankrun.results.reading import check_distinct, validate
 
@@ -16,24 +17,13 @@ WORST_FIRST: tuple[Verdict, ...] = ("broken", "error", "inconclusive", "needs re
 
 
 @dataclass(slots=True)
-class TrialStep:
-    """A step of a schedule: who took it, what was sent, from which line, for whom it waits, and whom it let go on."""
-
-    participant: str
-    kind: str
-    statements: list[str] = field(default_factory=list)
-    line: str = ""
-    waits_for: list[str] = field(default_factory=list)
-    goes_on: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
 class TrialCase:
     """The programs in processes of their own (``two``), or as threads of one (``same``).
 
     ``executions`` are the interleavings that were run; ``broken``, ``error`` and ``needs_retry`` are counted among
     them. ``shortest`` is an id that ``bankrun replay`` takes, of a schedule that shows the verdict, and
-    ``story`` and ``steps`` tell that one. ``not_compared`` is what serial orders did not agree on by themselves.
+    ``story`` and ``steps`` tell that one, ``background`` what they are seen against. ``not_compared`` is what serial
+    orders did not agree on by themselves.
     """
 
     instances: Instances
@@ -48,9 +38,10 @@ class TrialCase:
     reason: str = ""
     sentence: str = ""
     story: str = ""
-    steps: list[TrialStep] = field(default_factory=list)
+    steps: list[StepTold] = field(default_factory=list)
     not_compared: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    background: Background | None = None
 
 
 @dataclass(slots=True)

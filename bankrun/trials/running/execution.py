@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import linecache
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
@@ -71,10 +72,17 @@ def _exact(result: Any) -> Any:
 
 def find_line(stack: Sequence[tuple[str, int, str]]) -> str:
     """Return the user's own line in a stack, as ``shop.py:12``: the innermost that is in no package and no library."""
-    for file, line, _ in reversed(stack):
-        if _is_users(file):
-            return f"{Path(file).name}:{line}"
-    return ""
+    file, line = _find_spot(stack)
+    return f"{Path(file).name}:{line}" if file else ""
+
+
+def find_text(stack: Sequence[tuple[str, int, str]]) -> str:
+    """Return what stands in that line."""
+    return linecache.getline(*_find_spot(stack)).strip()
+
+
+def _find_spot(stack: Sequence[tuple[str, int, str]]) -> tuple[str, int]:
+    return next(((file, line) for file, line, _ in reversed(stack) if _is_users(file)), ("", 0))
 
 
 @lru_cache(maxsize=10_000)
