@@ -5,8 +5,8 @@ SHELL = /bin/sh
 # -P: the working directory is not importable, so a stranger's bank/ or workers/ cannot be picked up for ours.
 py = .venv/bin/python -P
 
-.PHONY: help setup demo bench soak benchmarks distances recording pictures test test-long test-pythons soundness \
-	test-compose check lock clean venv-run venv-dev
+.PHONY: help setup demo bench soak benchmarks distances recording pictures test test-long test-pythons test-servers \
+	soundness test-compose check lock clean venv-run venv-dev
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ test-long: venv-dev ## the long tests: corpora of programs and faults, whole ben
 
 test-pythons: ## unit tests, lessons and a comparison on Python 3.12 to 3.14, as far as they are here; or on PYTHONS="..."
 	@tools/test-pythons.sh
+
+test-servers: venv-dev ## the contract, the proof, the headline on your Postgres 15 to 18: TEST_SERVERS="postgresql://... ..."
+	@$(py) -m pytest -rs tests/servers
 
 soundness: venv-dev ## prove the prover: every pruned search against the full one, and 10,000 hostile inputs; half an hour
 	@SOUNDNESS=1 SOUNDNESS_PAIRS=$${SOUNDNESS_PAIRS:-300} $(py) -m pytest -rs --numprocesses=1 \

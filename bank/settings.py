@@ -42,7 +42,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
-    database_url: SecretStr | None = Field(None, description="Postgres 18 or newer; without it, an embedded one")
+    database_url: SecretStr | None = Field(None, description="Postgres 15 or newer; without it, an embedded one")
     broker_url: SecretStr | None = Field(None, description="Redis or Valkey; without it, an embedded one")
     state_dir: Path | None = Field(None, description="where the embedded servers keep their data and logs")
     instance: str | None = Field(None, pattern=INSTANCE_PATTERN, description="this worker's name")

@@ -34,3 +34,8 @@ def pin_session(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     """Set these, in one round trip. For a connection in autocommit mode, as a superuser or anybody else."""
     wanted = {**PINNED, **(SINCE_17 if connection.info.server_version >= 170_000 else {})}
     connection.execute("; ".join(f"SET {name} = '{value}'" for name, value in wanted.items()).encode())
+
+
+def is_direct(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
+    """Whether the backend that answers is the one that let us in: a pooler makes up the pid that it tells then."""
+    return connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone() == (connection.info.backend_pid,)

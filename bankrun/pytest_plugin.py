@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bankrun.proof.verdicts import Proof
     from bankrun.results.models.comparison import Cell
     from bankrun.runs.session import Servers
-    from bankrun.trials.running.scratch import Place
+    from bankrun.servers.places import Place
     from bankrun.trials.trial import Given, Trial
 
 __all__ = ["Bankrun", "bankrun", "bankrun_session"]

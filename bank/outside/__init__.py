@@ -18,6 +18,7 @@ from bank.outside.loading import (
 from bank.outside.lookup import (
     find_installed,
     known_strategy,
+    leave_out_too_new,
     load_strategies,
     make_importable,
     strategy_named,
@@ -38,6 +39,7 @@ __all__ = [
     "is_announced",
     "is_reference",
     "known_strategy",
+    "leave_out_too_new",
     "load_strategies",
     "make_importable",
     "name_fault",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from bank.errors import CannotStart, DoesNotFit, unknown
 from bank.outside.loading import folders_in, is_reference, load, recall
+from bank.postgres import versions
 from bank.settings import read_settings
 from bank.strategies import STRATEGIES, Strategy
 
@@ -54,6 +55,23 @@ def strategy_named(name: str) -> type[Strategy]:
         return load(name, offered[name].value)
     also = "; one of your own is written package.module:Class"
     raise unknown("strategy", name, [*STRATEGIES, *offered], also)
+
+
+def leave_out_too_new(names: Sequence[str], version: int) -> tuple[tuple[str, ...], list[str]]:
+    """Return the strategies that a server of this version can run, and a sentence for each of the others.
+
+    Raises CannotStart with these sentences if none is left.
+    """
+    needed = {name: strategy_named(name).postgres_min for name in names}
+    too_new = {
+        name: f"{name} is left out: it needs Postgres {oldest}, and this is {versions.tell(version)}"
+        for name, oldest in needed.items()
+        if version // 10_000 < oldest
+    }
+    left = tuple(name for name in names if name not in too_new)
+    if not left:
+        raise CannotStart("; ".join(too_new.values()))
+    return left, list(too_new.values())
 
 
 def known_strategy(name: str) -> type[Strategy] | None:

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 
 from bank.errors import one_line
 from bank.findings import EXAMPLES_MAX
-from bank.postgres import models
+from bank.postgres import models, versions
 from bank.postgres.database import Transaction
 
 VALUE_MAX = 60
@@ -47,12 +47,28 @@ SEQUENCE = """
     WHERE n.nspname = %(schema)s AND c.relname = %(sequence)s AND c.relkind = 'S'
 """
 INTEGER = """
-    CASE WHEN pg_input_is_valid({text}, 'numeric') THEN
+    CASE WHEN {is_valid} THEN
         CASE WHEN {text}::numeric = trunc({text}::numeric)
                   AND {text}::numeric BETWEEN -9223372036854775808 AND 9223372036854775807
              THEN {text}::numeric::bigint END END
 """
-OTHER = "CASE WHEN pg_input_is_valid({text}, '{meant}') THEN {text}::{meant} END"
+OTHER = "CASE WHEN {is_valid} THEN {text}::{meant} END"
+IS_VALID = "pg_input_is_valid({text}, '{read_as}')"
+DATE_AND_TIME = (  # without a year 0, which there was not
+    "^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}[ T]([01][0-9]|2[0-3])(:[0-5][0-9]){2}([.][0-9]{1,6})?"
+    "([+-](0[0-9]|1[0-4])(:?[0-5][0-9])?)?$"
+)
+IS_VALID_BEFORE_16: Mapping[str, str] = {
+    "numeric": r"{text} ~ '^\s*[+-]?[0-9]{{1,200}}([.][0-9]{{0,200}})?\s*$'",
+    "uuid": "{text} ~* '^[0-9a-f]{{8}}(-?[0-9a-f]{{4}}){{3}}-?[0-9a-f]{{12}}$'",
+    # JSON path finds out that a day does not exist, and raises nothing.
+    "timestamp with time zone": (
+        "({text} ~ '^-?infinity$' OR ({text} ~ '" + DATE_AND_TIME.replace("{", "{{").replace("}", "}}") + "'"
+        " AND jsonb_path_exists(to_jsonb(replace(left({text}, 19), 'T', ' ')), '$.datetime()', '{{}}', true)))"
+    ),
+}
+"""Whether a text can be read: what Postgres itself writes of such a value, where it cannot be asked. Any other type of
+ours is text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +105,8 @@ def read_relations(transaction: Transaction) -> dict[str, Relation]:
     asked = {"schema": models.SCHEMA, "tables": list(READ)}
     for table, *column in transaction.execute(CATALOG, asked):
         found[table].append(tuple(column))
-    return {table: _relation(table, tuple(found[table])) for table in READ}
+    asks = versions.can(transaction.raw, versions.INPUT_IS_VALID)
+    return {table: _relation(table, tuple(found[table]), asks) for table in READ}
 
 
 def find_last_drawn(transaction: Transaction, sequence: str) -> int | None:
@@ -130,14 +147,17 @@ def _tell_row(table: str, texts: Sequence[str | None], lacking: Sequence[str]) -
 
 
 @lru_cache(maxsize=64)
-def _relation(table: str, there: tuple[tuple[str, str, bool], ...]) -> Relation:
-    """Return a table as it is to be read, from its columns: the name of each, its type, and whether it is unique."""
+def _relation(table: str, there: tuple[tuple[str, str, bool], ...], asks: bool) -> Relation:  # noqa: FBT001 - cached
+    """Return a table as it is to be read, from its columns: the name of each, its type, and whether it is unique.
+
+    ``asks`` is whether Postgres can be asked if a text can be read as a type.
+    """
     kinds = {name: kind for name, kind, _ in there}
     columns = [_column(table, name, kinds.get(name)) for name in READ[table]]
     changes = tuple(f"{table}.{column.change}" for column in columns if column.is_changed)
     source = f"{models.SCHEMA}.{table}"
     if changes:
-        parts = ", ".join(part for column in columns for part in column.read())
+        parts = ", ".join(part for column in columns for part in column.read(asks=asks))
         # OFFSET 0: what may be read only where it is valid is not moved elsewhere.
         source = f"(SELECT {parts} {f'FROM {source}' if there else 'WHERE false'} OFFSET 0)"
     # Of a column that is not there, that is told, and not row by row.
@@ -187,14 +207,17 @@ class _Column:
         """Return the condition for rows that lack the value, or have one that cannot be read."""
         return f"{self.name} IS NULL" if self.is_required else f"({self.name} IS NULL AND {self.text} IS NOT NULL)"
 
-    def read(self) -> Iterator[str]:
+    def read(self, *, asks: bool) -> Iterator[str]:
         """Yield what a SELECT lists to have the value as it was meant, and its text where it is of another type."""
         if not self.is_changed:
             yield self.name
             return
         text = "NULL::text" if self.kind is None else f"{self.name}::text"
-        template = INTEGER if self.meant in ("bigint", "integer") else OTHER
-        yield f"{template.format(text=text, meant=self.meant)} AS {self.name}"
+        is_integer = self.meant in ("bigint", "integer")
+        read_as = "numeric" if is_integer else self.meant
+        is_valid = (IS_VALID if asks else IS_VALID_BEFORE_16.get(read_as, "true")).format(text=text, read_as=read_as)
+        template = INTEGER if is_integer else OTHER
+        yield f"{template.format(text=text, meant=self.meant, is_valid=is_valid)} AS {self.name}"
         yield f"{text} AS {self.text}"
 
 

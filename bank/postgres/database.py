@@ -28,7 +28,7 @@ from bank.errors import (
 )
 from bank.ledger import POST, RECORD, legs
 from bank.orders import Posting
-from bank.postgres import presets
+from bank.postgres import poolers, presets
 from bank.postgres.connection import LeanConnection, Parameters, Query, Rows
 from bank.postgres.watchdog import Watchdog
 from bank.settings import Settings, as_libpq
@@ -82,6 +82,10 @@ class Database:
         self.url = url
         self.set_after_connecting: frozenset[str] = frozenset()
         """What a new session did not have although it was asked for: presets, where a pooler drops our options."""
+        self.is_pooled = False
+        """Whether a pooler stands between us and Postgres; known once a session was opened."""
+        self._sends_options = True
+        self._pooler_lock = threading.Lock()
         self._settings = {**presets.PINNED, **{name: str(value) for name, value in options.items()}}
         self._application_name = application_name
         self._connect = connect
@@ -100,21 +104,47 @@ class Database:
         )
 
     def _open_session(self) -> psycopg.Connection[Any]:
-        """Open a session in which everything is as we depend on it, in one round trip more than it takes to log in."""
-        address = psql_url(self.url)
-        arguments = presets.connect_arguments(address, self._settings, self._application_name)
-        connection = self._connect(address, **arguments)
+        """Open a session in which everything is as we depend on it, in one round trip more than it takes to log in.
+
+        Raises CannotStart where something on the way keeps no sessions, or takes no settings.
+        """
+        connection = self._log_in()
         if self._trusts_options:
             return connection
         ticket = None if self._watchdog is None else self._watchdog.watch(connection)
         try:
-            self.set_after_connecting |= presets.pin(connection, self._settings)
+            pinned = presets.pin(connection, self._settings)
+            self.set_after_connecting |= pinned.changed
+            if poolers.stands_between(connection, pinned.backend_pid):
+                self._take_over(connection)
         except BaseException:
             self._release(ticket)
             connection.close()
             raise
         self._release(ticket)
         return connection
+
+    def _log_in(self) -> psycopg.Connection[Any]:
+        """Open a connection that asks for our settings; or for none, where a pooler does not let it in otherwise."""
+        address, asks = psql_url(self.url), self._sends_options
+        arguments = presets.connect_arguments(address, self._settings, self._application_name, with_options=asks)
+        try:
+            return self._connect(address, **arguments)
+        except psycopg.OperationalError as error:
+            if not (asks and poolers.refuses_options(error)):
+                raise
+        self._sends_options = False
+        return self._log_in()
+
+    def _take_over(self, connection: psycopg.Connection[Any]) -> None:
+        """Make a pooler's session ours: whoever had it before may have left statements, locks or settings in it."""
+        with self._pooler_lock:
+            if not self.is_pooled:
+                poolers.check_keeps_sessions(connection, self._log_in)
+                self.is_pooled = True
+        connection.autocommit = True
+        psycopg.Cursor(connection).execute("DISCARD ALL")
+        presets.pin(connection, {**self._settings, "application_name": self._application_name})
 
     @classmethod
     def for_instance(

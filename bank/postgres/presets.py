@@ -2,14 +2,15 @@
 
 A server, a database or a role may preset nearly everything (manual, ALTER DATABASE and ALTER ROLE, SET), and so may
 variables of libpq. We ask for ours with the start-up packet's ``options``, which is what a RESET goes back to. A pooler
-may drop these; so one statement after connecting makes it so, and says what was not.
+may drop these, or refuse them, so that we leave them out; so one statement after connecting makes it so, and says what
+was not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -61,7 +62,7 @@ UNPINNED: Mapping[str, str] = {
 """What is the server's or its owner's choice, or takes a superuser: ``bankrun doctor`` names it."""
 
 PIN = """
-    SELECT name FROM (
+    SELECT pg_catalog.pg_backend_pid(), coalesce(pg_catalog.string_agg(name, ','), '') FROM (
         SELECT name, before, CASE WHEN before IS NOT NULL THEN pg_catalog.set_config(name, value, false) END AS after
         FROM (
             SELECT name, value, pg_catalog.current_setting(name, true) AS before
@@ -70,20 +71,19 @@ PIN = """
         ) AS asked OFFSET 0
     ) AS done WHERE before OPERATOR(pg_catalog.<>) after
 """
-"""Sets each, and returns those that were otherwise; what an older server does not know is left out.
+"""Sets each, and returns those that were otherwise, and who answers; what an older server does not know is left out.
 
 Both values are as the server writes them. OFFSET 0 keeps the value before from being asked for after.
 """
 
 
-def connect_arguments(address: str, wanted: Mapping[str, str], application_name: str) -> dict[str, Any]:
+def connect_arguments(
+    address: str, wanted: Mapping[str, str], application_name: str, *, with_options: bool = True
+) -> dict[str, Any]:
     """Return what to connect with, beside the address: its own ``options`` stay, and ours come after them."""
     own = str(conninfo_to_dict(address).get("options") or "")
-    return {
-        "application_name": application_name,
-        "connect_timeout": CONNECT_SECONDS_MAX,
-        "options": f"{own} {as_options(wanted)}".strip(),
-    }
+    arguments: dict[str, Any] = {"application_name": application_name, "connect_timeout": CONNECT_SECONDS_MAX}
+    return {**arguments, "options": f"{own} {as_options(wanted)}".strip()} if with_options else arguments
 
 
 def as_options(wanted: Mapping[str, str] = PINNED) -> str:
@@ -95,8 +95,15 @@ def as_options(wanted: Mapping[str, str] = PINNED) -> str:
     )
 
 
-def pin(connection: psycopg.Connection[Any], wanted: Mapping[str, str]) -> frozenset[str]:
-    """Set what is not as it is wanted, in one round trip, and return the names of what was not.
+class Pinned(NamedTuple):
+    """What was found when a session was pinned: the backend that answered, and the names of what was not as wanted."""
+
+    backend_pid: int
+    changed: frozenset[str]
+
+
+def pin(connection: psycopg.Connection[Any], wanted: Mapping[str, str]) -> Pinned:
+    """Set what is not as it is wanted, in one round trip.
 
     For a connection that was just opened. Raises CannotStart, in one sentence with the setting's name, if the server
     refuses one; psycopg.OperationalError if the connection is lost.
@@ -104,14 +111,16 @@ def pin(connection: psycopg.Connection[Any], wanted: Mapping[str, str]) -> froze
     connection.autocommit = True
     try:
         # No cursor of the connection's own class: one that counts, or stops at, statements is not meant.
-        rows = psycopg.Cursor(connection).execute(PIN, [list(wanted), list(wanted.values())]).fetchall()
+        row = psycopg.Cursor(connection).execute(PIN, [list(wanted), list(wanted.values())]).fetchone()
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:
         why = str(error).strip().partition("\n")[0]
         raise CannotStart(f"Postgres does not let a session have what bankrun depends on: {why}") from error
     connection.autocommit = False
-    return frozenset(_as_text(name) for (name,) in rows)
+    assert row is not None
+    backend_pid, names = row
+    return Pinned(backend_pid, frozenset(filter(None, _as_text(names).split(","))))
 
 
 @dataclass(frozen=True, slots=True)

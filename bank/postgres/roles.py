@@ -15,7 +15,7 @@ from psycopg import sql
 from sqlalchemy import Connection, text
 
 from bank.errors import CannotStart
-from bank.postgres import models
+from bank.postgres import models, versions
 from bank.postgres.database import Database
 from bank.settings import without_password
 
@@ -140,6 +140,7 @@ def excess(connection: Connection, role: str) -> list[str]:
             "role": role,
             "worker": WORKER_ROLE,
             "schema": models.SCHEMA,
+            "privileges": [*TABLE_PRIVILEGES, *(["MAINTAIN"] if versions.can(connection, versions.MAINTAIN) else [])],
             "whole": [
                 f"{right} on {table}" for table, rights in RIGHTS.items() for right in rights if not rights[right]
             ],
@@ -149,6 +150,7 @@ def excess(connection: Connection, role: str) -> list[str]:
     return [power for power in found if power in ALMIGHTY] or found
 
 
+TABLE_PRIVILEGES = ("INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 ALMIGHTY = ("is a superuser", f"owns the schema {models.SCHEMA}")
 EXCESS = """
     WITH ours AS (SELECT oid, nspname, nspowner FROM pg_namespace WHERE nspname = :schema),
@@ -168,7 +170,7 @@ EXCESS = """
     UNION ALL
     SELECT privilege || ' on ' || relname
     FROM ours JOIN pg_class ON relnamespace = ours.oid AND relkind = 'r',
-         unnest('{INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER,MAINTAIN}'::text[]) AS privilege
+         unnest(CAST(:privileges AS text[])) AS privilege
     WHERE has_table_privilege(:role, pg_class.oid, privilege) AND privilege || ' on ' || relname <> ALL (:whole)
     UNION ALL
     SELECT 'reads ' || nspname || '.' || relname

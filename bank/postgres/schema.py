@@ -13,12 +13,11 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.schema import CreateColumn
 
 from bank.errors import CannotStart, NotReady, Occupied
-from bank.postgres import models, roles
+from bank.postgres import models, poolers, roles, versions
 from bank.postgres.catalog import note_as_made
 from bank.postgres.database import BALANCE_CHECK, Database
 from bank.settings import without_password
 
-POSTGRES_MIN = 180_000  # RETURNING old.… and new.… came with 18
 LAB_CONNECTIONS = 8  # the lab's own: audit, progress, its advisory lock, and a user's psql
 LAB_LOCK_KEY = 0x62616E6B  # "bank": one lab at a time per database
 MARKER = "bankrun:1:"
@@ -27,16 +26,19 @@ MARKER = "bankrun:1:"
 def open_for_lab(url: str) -> Database:
     """Connect as the lab does, and check that this is a server and a schema that bankrun may use.
 
-    Raises CannotStart, and leaves everything as it was, if there is no server, if it is older than Postgres 18, or if
-    it holds a schema of our name that we did not make; NotReady if the server may only be starting.
+    Raises CannotStart, and leaves everything as it was, if there is no server, if it is older than Postgres 15, if a
+    pooler in between will not do, or if it holds a schema of our name that we did not make; NotReady if the server may
+    only be starting.
     """
     database = Database(url, connections_max=LAB_CONNECTIONS, application_name="bankrun lab", options={})
     try:
         with database.engine.connect() as connection:
-            version = connection.exec_driver_sql("SHOW server_version_num").scalar_one()
-            if int(version) < POSTGRES_MIN:
-                name = connection.exec_driver_sql("SHOW server_version").scalar_one()
-                raise CannotStart(f"{without_password(url)} is Postgres {name}: bankrun needs 18 or newer")
+            version = versions.version_of(connection)
+            if version < versions.OLDEST:
+                raise CannotStart(
+                    f"{without_password(url)} is Postgres {versions.tell(version)}: "
+                    f"bankrun needs {versions.OLDEST // 10_000} or newer"
+                )
             _refuse_strangers(connection, url)
     except OperationalError as error:
         database.close()
@@ -54,12 +56,18 @@ def _why_no_connection(error: OperationalError) -> str:
     """Return the reason alone: the driver's message repeats the address once for each it tried."""
     lines = [line for line in str(error.orig).splitlines() if line.strip()]
     why = lines[0].rpartition("failed: ")[2].strip() if lines else "no answer"
-    return why + (POOLER if "startup parameter" in why else "")
+    return why + next((hint for said, hint in OF_POOLERS.items() if said in why), "")
 
 
-POOLER = (
-    "; let the pooler in between ignore it (pgbouncer: ignore_startup_parameters = options): it is set afterwards, too"
-)
+OF_POOLERS = {
+    **dict.fromkeys(
+        poolers.REFUSALS,
+        "; take the options out of the address, or let the pooler in between ignore them (pgbouncer: "
+        "ignore_startup_parameters = options)",
+    ),
+    "query_wait_timeout": "; the pooler in between has no session free: allow it more (pgbouncer: default_pool_size)",
+}
+"""What to do where a pooler does not let us in."""
 
 
 def _marker(connection: Connection) -> str | None:
@@ -230,7 +238,7 @@ def check_connection_budget(database: Database, *, instances: int, threads: int)
     with database.engine.connect() as connection:
         maximum, reserved = connection.exec_driver_sql(
             "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int"
-            " + current_setting('reserved_connections')::int"
+            " + coalesce(current_setting('reserved_connections', true), '0')::int"  # came with 16
         ).one()
     needed = instances * (threads + 1) + LAB_CONNECTIONS
     sum_ = (
@@ -238,6 +246,8 @@ def check_connection_budget(database: Database, *, instances: int, threads: int)
         f" = {needed} connections"
     )
     free = f"Postgres gives {maximum} - {reserved} reserved = {maximum - reserved}"
+    if database.is_pooled:
+        free += ", and the pooler in between has to allow as many"
     if needed > maximum - reserved:
         raise CannotStart(f"{sum_}, but {free}: use fewer instances or threads, or raise max_connections")
     return f"{sum_}; {free}"

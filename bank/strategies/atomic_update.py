@@ -6,6 +6,7 @@ from typing import ClassVar, NoReturn
 
 from bank.errors import InsufficientFunds, UnknownAccount
 from bank.orders import Posting
+from bank.postgres import versions
 from bank.postgres.database import Transaction
 from bank.strategies.base import Attempt, Claim, Strategy
 
@@ -16,6 +17,7 @@ class AtomicUpdate(Strategy):
     Claims everywhere. The read and the write are one statement, and an UPDATE that waited for another computes again
     from the row that the other left (manual, section 13.2.1). It works as long as the new value can be said in SQL; a
     rule that needs both balances at once cannot. ``RETURNING old.…, new.…`` tells what was really read and written.
+    Before Postgres 18 the entry that the row named is told by a locking CTE, which takes the UPDATE's own lock.
     """
 
     name = "atomic-update"
@@ -27,6 +29,15 @@ class AtomicUpdate(Strategy):
         WHERE id = %(account_id)s AND (%(delta)s > 0 OR balance + %(delta)s >= 0)
         RETURNING old.balance, new.balance, old.last_entry, clock_timestamp()
     """
+    ADD_BEFORE_18: ClassVar[str] = """
+        WITH locked AS (
+            SELECT id, last_entry FROM accounts
+            WHERE id = %(account_id)s AND (%(delta)s > 0 OR balance + %(delta)s >= 0) FOR NO KEY UPDATE
+        )
+        UPDATE accounts SET balance = balance + %(delta)s, last_entry = %(entry_id)s
+        FROM locked WHERE accounts.id = locked.id
+        RETURNING balance - %(delta)s, balance, locked.last_entry, clock_timestamp()
+    """
 
     def move(self, transaction: Transaction, attempt: Attempt) -> None:
         """Change both balances in place: both, or none if the second one refuses."""
@@ -37,11 +48,10 @@ class AtomicUpdate(Strategy):
         attempt.think()
         order, (debit_entry, credit_entry) = attempt.order, attempt.entry_ids
         legs = [(order.debit, -order.amount, debit_entry), (order.credit, order.amount, credit_entry)]
+        add = self.ADD if versions.can(transaction.raw, versions.RETURNING_OLD) else self.ADD_BEFORE_18
         postings = []
         for account_id, delta, entry_id in sorted(legs):
-            row = transaction.execute(
-                self.ADD, {"account_id": account_id, "delta": delta, "entry_id": entry_id}
-            ).fetchone()
+            row = transaction.execute(add, {"account_id": account_id, "delta": delta, "entry_id": entry_id}).fetchone()
             if row is None:
                 self._refuse(transaction, account_id, -delta)
             before, after, previous_entry, read_at = row

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from bank.errors import InsufficientFunds, NotAcquired, Refused, UnknownAccount
 from bank.orders import Order, Posting, Snapshot
+from bank.postgres import versions
 from bank.postgres.database import Database, Isolation, Transaction
 from bank.settings import Settings
 
@@ -140,6 +141,8 @@ class Strategy:
     routed_to_one: ClassVar[bool] = False
     """Whether the claim rests on routing: all of its transfers go to one instance, one at a time."""
     isolation: ClassVar[Isolation] = "READ COMMITTED"
+    postgres_min: ClassVar[int] = versions.OLDEST // 10_000
+    """The oldest Postgres that has all that its SQL asks for: 18, for example. On an older one it is left out."""
 
     READ: ClassVar[str] = """
         SELECT id, balance, last_entry, version, clock_timestamp() FROM accounts

@@ -30,6 +30,12 @@ class CheckThenDebit(AtomicUpdate):
         UPDATE accounts SET balance = balance + %(delta)s, last_entry = %(entry_id)s WHERE id = %(account_id)s
         RETURNING old.balance, new.balance, old.last_entry, clock_timestamp()
     """
+    ADD_BEFORE_18 = """
+        WITH locked AS (SELECT id, last_entry FROM accounts WHERE id = %(account_id)s FOR NO KEY UPDATE)
+        UPDATE accounts SET balance = balance + %(delta)s, last_entry = %(entry_id)s
+        FROM locked WHERE accounts.id = locked.id
+        RETURNING balance - %(delta)s, balance, locked.last_entry, clock_timestamp()
+    """
 
     def prepare(self, database: Database, order: Order) -> object:
         """Return what the debit account holds, or None if there is no such account."""

@@ -12,7 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bank import outside
 from bank.errors import CannotStart
+from bank.postgres import versions
 from bank.postgres.schema import check_connection_budget
 from bank.settings import read_settings
 from bankrun.cli.app import CONTRADICTED, FAILED, open_console, reserve_stdout, told_if_cut
@@ -28,7 +30,7 @@ from bankrun.results.workload import Workload
 from bankrun.runs.comparison import CELL_SECONDS_MAX, SECONDS_FAR, WARMUP, Plan, judge_all
 from bankrun.runs.progress import BarProgress, LineProgress
 from bankrun.runs.provenance import begin_comparison
-from bankrun.runs.session import open_lab, open_servers
+from bankrun.runs.session import Servers, open_lab, open_servers
 
 HEADLINE_STRATEGIES = ["none", "thread-lock", "row-lock"]
 HEADLINE_TOPOLOGIES = ["1x8", "3x8"]
@@ -100,6 +102,9 @@ def compare(
     ]
     runs: list[Run] = []
     with open_servers(settings) as servers:
+        plan, left_out = _leave_out_too_new(plan, servers)
+        for sentence in left_out:
+            notes.print(sentence, style="yellow", soft_wrap=True)
         if dry_run:
             _show_plan(console, plan)
             for name in filter(None, exports):
@@ -119,10 +124,17 @@ def compare(
             ):
                 lab.compare(plan, progress, runs)
     tell()
-    if comparison.contradictions or (strict and comparison.inconclusive):
+    if comparison.contradictions or (strict and (comparison.inconclusive or left_out)):
         raise typer.Exit(CONTRADICTED)
     if any(run.faults for run in runs):
         raise typer.Exit(FAILED)
+
+
+def _leave_out_too_new(plan: Plan, servers: Servers) -> tuple[Plan, list[str]]:
+    """Return the plan without the strategies that need a newer Postgres, and a sentence for each of them."""
+    with servers.database.engine.connect() as connection:
+        strategies, sentences = outside.leave_out_too_new(plan.strategies, versions.version_of(connection))
+    return replace(plan, strategies=strategies), sentences
 
 
 def _spread(topologies: Sequence[str], distances: Sequence[str]) -> tuple[Topology, ...]:

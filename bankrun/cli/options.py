@@ -22,6 +22,7 @@ Strategies = Annotated[
     list[str], typer.Option(help="A strategy, `all` of ours, or your own as module:Class. Repeatable.")
 ]
 ExportJson = Annotated[str | None, typer.Option(metavar="FILE", help="Write everything; `-` is stdout.")]
+DatabaseUrl = Annotated[str | None, typer.Option(metavar="URL", help="Use scratch databases on this server.")]
 
 
 def choose_strategies(names: Sequence[str]) -> tuple[str, ...]:

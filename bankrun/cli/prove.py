@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import typer
@@ -11,11 +12,12 @@ from rich.console import Console
 from bank import outside
 from bank.settings import read_settings
 from bankrun.cli.app import CONTRADICTED, FAILED, open_console, reserve_stdout, told_if_cut
-from bankrun.cli.options import ALL, ExportJson, Strategies, choose_strategies, find_files
+from bankrun.cli.options import ALL, DatabaseUrl, ExportJson, Strategies, choose_strategies, find_files
 from bankrun.cli.replay import show_replay
 from bankrun.proof.matrix import ProofPlan, begin_proof, choose_cases, prove_matrix, replay_broken
 from bankrun.proof.prover import Prover
 from bankrun.render import tables
+from bankrun.render.terminal import Terminal
 from bankrun.results import store
 from bankrun.results.models.proof import CaseResult, ProofResult
 from bankrun.runs.progress import Steps
@@ -31,6 +33,7 @@ def prove(
     transfers: Annotated[int, typer.Option(help="2, or 3 on one pair of accounts.")] = 2,
     preemptions: Annotated[int, typer.Option(help="With 3 transfers: how often one may be interrupted.")] = 2,
     show: Annotated[int, typer.Option(help="Tell this many broken interleavings, the shortest first.")] = 0,
+    database_url: DatabaseUrl = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 also where a proof is inconclusive.")] = False,
     export_json: ExportJson = None,
     export_markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the matrix.")] = None,
@@ -43,7 +46,11 @@ def prove(
     strategies = choose_strategies(strategy)
     console = open_console(export_json, export_markdown, inputs=find_files(strategies))
     plan = ProofPlan(strategies, instances, tuple(choose_cases(case)), transfers, preemptions, show)
-    with Prover(read_settings(), transfers=plan.transfers) as prover:
+    with Prover(read_settings(), transfers=plan.transfers, database_url=database_url) as prover:
+        able, left_out = outside.leave_out_too_new(strategies, prover.bank.keeper.info.server_version)
+        plan = replace(plan, strategies=able)
+        for sentence in left_out:
+            Terminal(stderr=True).print(sentence, style="yellow", soft_wrap=True)
         result = begin_proof(prover, plan)
 
         def tell() -> None:
@@ -56,7 +63,7 @@ def prove(
     for name, judged in stories:
         show_replay(console, name, judged)
     is_open = any(case.verdict == "inconclusive" for case in result.cases)
-    if result.contradictions or (strict and is_open):
+    if result.contradictions or (strict and (is_open or left_out)):
         raise typer.Exit(CONTRADICTED)
     if result.faults:
         raise typer.Exit(FAILED)

@@ -21,6 +21,9 @@ def replay(
     export_sql: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write it for psql windows; `-` is stdout.")
     ] = None,
+    database_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Of a proof: use scratch databases on this server.")
+    ] = None,
 ) -> None:
     """Run exactly one interleaving again, and tell it step by step."""
     if schedule is not None:
@@ -28,10 +31,10 @@ def replay(
 
         replay_trial(Path(interleaving), schedule, export_sql)
     else:
-        _replay_proof(interleaving, export_sql)
+        _replay_proof(interleaving, export_sql, database_url)
 
 
-def _replay_proof(interleaving: str, export_sql: str | None) -> None:
+def _replay_proof(interleaving: str, export_sql: str | None, database_url: str | None) -> None:
     from bank.outside import user_strategy
     from bank.settings import read_settings
     from bankrun.cli.options import find_files
@@ -41,7 +44,7 @@ def _replay_proof(interleaving: str, export_sql: str | None) -> None:
     name, where, case, steps = parse_id(interleaving)
     strategy = user_strategy(name)
     console = open_console(export_sql, inputs=find_files([name]))
-    with Prover(read_settings(), transfers=len(case.legs)) as prover:
+    with Prover(read_settings(), transfers=len(case.legs), database_url=database_url) as prover:
         judged = prover.replay(strategy, where, case, steps)
     if export_sql is not None:
         store.write(export_sql, "\n".join(write_psql_script(judged.execution, case, title=interleaving)) + "\n")

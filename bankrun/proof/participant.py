@@ -21,7 +21,6 @@ from bank import outside
 from bank.errors import BankError, StrategyFault
 from bank.orders import Order
 from bank.postgres.database import Database, Transaction
-from bank.postgres.roles import WORKER_ROLE
 from bank.receipts import Cost
 from bank.settings import Settings, read_settings
 from bank.strategies import STRATEGIES
@@ -117,7 +116,7 @@ def apply(control: Control, name: str, folder: str | None, orders: Sequence[Sequ
     """
     if folder is not None:
         outside.make_importable([Path(folder)])
-    url = make_url(control.url).set(drivername="postgresql+psycopg", username=WORKER_ROLE)
+    url = make_url(control.url).set(drivername="postgresql+psycopg", username=os.environ["PGUSER"])
     message = [Order(UUID(one[0]), *one[1:]) for one in orders]
     instance: Instance = control.share("instance", Instance)
     settings = read_settings()

@@ -1,24 +1,25 @@
 """The bank that strategies are proved in: on a Postgres of its own, in a database that nobody used before.
 
 The engine needs settings that no bank should have, and must be able to throw a database away. So a proof has its own
-servers wherever it runs: nothing that a strategy does, or leaves behind, reaches another strategy or another bank.
+servers wherever it runs: nothing that a strategy does, or leaves behind, reaches another strategy or another bank. On a
+given server it has databases of its own, and sees less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import redis
-from psycopg import sql
+from sqlalchemy import URL
 
 from bank import outside
 from bank.postgres.database import Database
 from bank.postgres.models import SCHEMA
-from bank.postgres.roles import set_up_server
+from bank.postgres.roles import WORKER_ROLE, set_up_server
 from bank.postgres.schema import create_schema, reset_bank
 from bank.settings import PREFIX
 from bank.strategies.base import Strategy
@@ -26,11 +27,11 @@ from bank.strategies.redis_lock import redis_url
 from bankrun.proof.cases import ACCOUNTS, OPENING, Case
 from bankrun.runs.environment import describe_redis, describe_servers
 from bankrun.schedule import SETTINGS, Server, prepare_database
-from bankrun.schedule.server import Connection
-from bankrun.servers.embedded import PrivatePostgres, private_postgres
+from bankrun.schedule.server import Connection, tune_database
+from bankrun.servers.embedded import private_postgres, private_valkey
+from bankrun.servers.places import TEMPLATE_SUFFIX, Place, mark, open_keeper, own_place, read_place, scratch_copy
 
 ACCEPT = f"INSERT INTO {SCHEMA}.transfers (id, debit, credit, amount, strategy) VALUES (%s, %s, %s, %s, %s)".encode()  # noqa: S608 - our own schema
-TEMPLATE = "bankrun"
 WAITS_MS = {
     "lease_ttl_ms": 600_000,
     "lock_timeout_ms": 700_000,
@@ -41,26 +42,31 @@ WAITS_MS = {
 """No clock runs out by itself in a proof: what came of it would depend on the machine."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PrivateBank:
-    """A Postgres and a Valkey for proofs, with an empty bank to copy."""
+    """A Postgres and a Valkey for proofs, with an empty bank to copy: the database ``template``."""
 
-    private: PrivatePostgres
-    _databases: int = 0
+    place: Place
+    broker_url: str
+    keeper: Connection
+    template: str
 
     @property
-    def broker_url(self) -> str:
-        """The Valkey's address."""
-        assert self.private.broker_url is not None
-        return self.private.broker_url
+    def worker(self) -> str:
+        """The role in which instances log in: on a given server, the one that everything there is done in."""
+        return WORKER_ROLE if self.place.is_ours else self.place.user
 
     def server(self, database: str) -> Server:
-        """Return the address of one of its databases, as the superuser."""
-        return Server(str(self.private.host), int(self.private.port), self.private.user, None, database)
+        """Return the address of one of its databases, as the superuser, or the role that was given."""
+        place = self.place
+        return Server(place.host, place.port, place.user, place.password or None, database)
 
     def url(self, database: str) -> str:
         """Return the same as a SQLAlchemy URL."""
-        return f"postgresql+psycopg://{self.private.user}@/{database}?host={self.private.host}&port={self.private.port}"
+        place = self.place
+        where = {"host": place.host, "port": str(place.port)}
+        url = URL.create("postgresql+psycopg", place.user, place.password or None, database=database, query=where)
+        return url.render_as_string(hide_password=False)
 
     @contextmanager
     def connect(self, database: str) -> Iterator[Database]:
@@ -80,8 +86,9 @@ class PrivateBank:
         """Return what a proof depends on, for its file."""
         client = redis.Redis.from_url(redis_url(self.broker_url))
         try:
-            with self.connect(TEMPLATE) as database:
-                return describe_servers(database, describe_redis(client), "private")
+            with self.connect(self.template) as database:
+                kind = "private" if self.place.is_ours else "given"
+                return describe_servers(database, describe_redis(client), kind)
         finally:
             client.close()
 
@@ -91,32 +98,48 @@ class PrivateBank:
 
         Raises StrategyFault where ``install`` fails.
         """
-        self._databases += 1
-        name = f"proof_{self._databases}"
-        with self.server("postgres").connect() as admin:
-            admin.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
-            )
-        try:
+        with scratch_copy(self.place, self.keeper, self.template) as name:
+            if not self.place.is_ours:
+                tune_database(self.keeper, name)
             with self.connect(name) as database:
                 outside.install(strategy, database)
             yield name
-        finally:
-            with self.server("postgres").connect() as admin:
-                admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def mark_template(self, database: str) -> None:
+        """Say of the copy that an engine has made of a database that it is ours to drop."""
+        mark(self.keeper, database + TEMPLATE_SUFFIX)
 
 
 @contextmanager
-def open_private_bank(state_dir: Path | None) -> Iterator[PrivateBank]:
-    """Start the servers for the block, and make the empty bank. Raises CannotStart if that is impossible."""
-    with private_postgres(state_dir, SETTINGS, valkey=True) as private:
-        bank = PrivateBank(private)
-        with bank.server(TEMPLATE).connect() as admin:
-            prepare_database(admin)
-            set_up_server(admin)
-        with bank.connect(TEMPLATE) as database:
-            create_schema(database)
-        yield bank
+def open_private_bank(state_dir: Path | None, database_url: str | None = None) -> Iterator[PrivateBank]:
+    """Start the servers for the block, and make the empty bank; with ``database_url``, beside others' databases there.
+
+    Raises CannotStart if that is impossible.
+    """
+    with _open_servers(state_dir, database_url) as (place, broker_url), open_keeper(place) as keeper:
+        named = replace(place, user=keeper.info.user)
+        with scratch_copy(named, keeper) as template:
+            bank = PrivateBank(named, broker_url, keeper, template)
+            if place.is_ours:
+                with bank.server(template).connect() as admin:
+                    prepare_database(admin)
+                    set_up_server(admin)
+            with bank.connect(template) as database:
+                create_schema(database)
+            yield bank
+
+
+@contextmanager
+def _open_servers(state_dir: Path | None, database_url: str | None) -> Iterator[tuple[Place, str]]:
+    """Return where proofs are to run, and the address of a Valkey, for the block."""
+    if database_url is None:
+        with private_postgres(state_dir, SETTINGS, valkey=True) as private:
+            assert private.broker_url is not None
+            yield own_place(private), private.broker_url
+        return
+    place = read_place(database_url)
+    with private_valkey(state_dir) as broker_url:
+        yield place, broker_url
 
 
 def accept_case(admin: Connection, case: Case, strategy: str) -> None:

@@ -21,7 +21,6 @@ from bank.audit import Audit, audit
 from bank.errors import BankError, StrategyFault
 from bank.outside.places import Spot, find_place, folder_of, lies_in, top_of
 from bank.postgres.models import APPLIED, REFUSED, SCHEMA
-from bank.postgres.roles import WORKER_ROLE
 from bank.settings import Settings
 from bank.strategies import STRATEGIES
 from bank.strategies.base import Strategy
@@ -128,6 +127,7 @@ class Courtroom:
                     on_commit=self._look_at_commit,
                 )
             )
+            self._bank.mark_template(name)
             self._database = self._resources.enter_context(self._bank.connect(name))
         except BaseException:
             self._resources.close()
@@ -139,8 +139,9 @@ class Courtroom:
 
     def _describe_instance(self, name: str, variables: Mapping[str, str]) -> Mapping[str, str]:
         """Return the environment of a participant's process: a worker's, with the proof's servers."""
-        url = make_url(variables["DATABASE_URL"]).set(username=WORKER_ROLE).render_as_string(hide_password=False)
-        return {**self._bank.describe_settings(url), "DATABASE_URL": url, "PGUSER": WORKER_ROLE}
+        worker = self._bank.worker
+        url = make_url(variables["DATABASE_URL"]).set(username=worker).render_as_string(hide_password=False)
+        return {**self._bank.describe_settings(url), "DATABASE_URL": url, "PGUSER": worker}
 
     def hear(self, case: Case) -> None:
         """Make a case the beginning of every execution from now on."""
@@ -256,10 +257,14 @@ class Courtroom:
 
 
 class Prover:
-    """Proves strategies on a private bank. Use as a context manager; it keeps the last courtroom open."""
+    """Proves strategies on a private bank. Use as a context manager; it keeps the last courtroom open.
 
-    def __init__(self, settings: Settings, *, transfers: int = 2) -> None:
+    With ``database_url``, in scratch databases of that server.
+    """
+
+    def __init__(self, settings: Settings, *, transfers: int = 2, database_url: str | None = None) -> None:
         self._settings = settings
+        self._database_url = database_url
         self._participants = PARTICIPANTS[:transfers]
         self._resources = ExitStack()
         self._courtroom: Courtroom | None = None
@@ -270,7 +275,7 @@ class Prover:
             for warmed in self._warmed:
                 self._resources.callback(warmed.close)
                 warmed.import_all([PARTICIPANT])  # while the servers start
-            self.bank = self._resources.enter_context(open_private_bank(self._settings.state_dir))
+            self.bank = self._resources.enter_context(open_private_bank(self._settings.state_dir, self._database_url))
             self._resources = self._resources.pop_all()
         return self
 

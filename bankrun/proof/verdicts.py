@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from bank import outside
 from bank.errors import CannotStart
 from bank.outside import user_strategy
 from bank.settings import Settings, read_settings
@@ -68,16 +69,24 @@ class Proof:
 
 @convert_errors()
 def prove(
-    strategy: str | type, *, instances: str = "two", cases: Iterable[str] = (), settings: Settings | None = None
+    strategy: str | type,
+    *,
+    instances: str = "two",
+    cases: Iterable[str] = (),
+    settings: Settings | None = None,
+    database_url: str | None = None,
 ) -> Proof:
     """Run every order in which two transfers can meet, on servers that are started for this call alone.
+
+    With ``database_url``, in scratch databases of that server: Postgres 15 or newer, reached directly.
 
     ``instances`` is "same", "two" or "both"; ``cases`` some of ``bankrun prove --case``, by default all that say
     anything about the strategy. Raises CannotStart for what does not exist or does not fit, StrategyFault for a
     strategy that fails.
     """
     wanted = check_question(strategy, instances, cases)
-    with Prover(settings or read_settings()) as prover:
+    with Prover(settings or read_settings(), database_url=database_url) as prover:
+        outside.leave_out_too_new([wanted.name], prover.bank.keeper.info.server_version)
         return prove_with(prover, wanted, instances=instances, cases=cases)
 
 

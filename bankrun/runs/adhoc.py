@@ -10,6 +10,7 @@ from psycopg.errors import UniqueViolation
 from bank import outside
 from bank.errors import CannotStart
 from bank.outside import user_strategy
+from bank.postgres import versions
 from bank.postgres.schema import open_bank
 from bank.strategies import STRATEGIES
 from bankrun.results.workload import Workload
@@ -44,6 +45,8 @@ def trigger(lab: Lab, workload: Workload, strategy: str, *, seed: int) -> None:
     wanted = user_strategy(strategy)
     name = wanted.name
     if name not in STRATEGIES:
+        with lab.database.transaction() as transaction:
+            outside.leave_out_too_new([name], versions.version_of(transaction.raw))
         outside.install(wanted, lab.database)
         lab.fleet.check_strategy(name, lab.instances)
     run = f"trigger-{secrets.token_hex(4)}"

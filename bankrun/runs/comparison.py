@@ -16,6 +16,7 @@ from bank import outside
 from bank.audit import audit
 from bank.errors import BankError, CannotStart
 from bank.outside import strategy_named
+from bank.postgres import versions
 from bank.postgres.catalog import describe_surroundings, is_as_made
 from bank.postgres.database import Database
 from bank.postgres.schema import open_bank, renew_schema
@@ -276,6 +277,8 @@ class Lab:
         """
         if strategy in STRATEGIES or strategy in self._admitted:
             return
+        with self.database.transaction() as transaction:
+            outside.leave_out_too_new([strategy], versions.version_of(transaction.raw))
         self._is_used = True
         around = describe_surroundings(self.database)
         rehearse(self.database, self._settings, [strategy])

@@ -70,8 +70,11 @@ def _sessions(servers: Servers) -> Iterator[Check]:
             " CASE WHEN current_user <> session_user THEN session_user || ' acts as ' || current_user END,"
             " pg_is_in_recovery()"
         ).one()
+    pooled = "through a pooler that keeps sessions; prove and try need the address of Postgres itself"
+    way = pooled if database.is_pooled else "directly"
+    yield Check("reached", True, way)
     dropped = database.set_after_connecting - {*NOT_AT_STARTUP}
-    taken = "dropped on the way, by a pooler perhaps; each setting was made after connecting" if dropped else "taken"
+    taken = "not taken on the way, by a pooler perhaps; each setting was made after connecting" if dropped else "taken"
     yield Check("start-up options", True, taken)
     pinned = [f"{one.name}={one.value} of {one.whose}" for one in found if one.value != PINNED.get(one.name, one.value)]
     yield Check("session presets", True, f"not for bankrun: {', '.join(pinned)}" if pinned else "none that matter")

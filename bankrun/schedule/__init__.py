@@ -13,7 +13,7 @@ from bankrun.schedule.errors import Diverged, Failed, NotStarted, ScheduleError,
 from bankrun.schedule.observation.footprints import Footprint, depends
 from bankrun.schedule.restore import Rows, digest
 from bankrun.schedule.search import Budget, Exploration, explore, follow, replay, run_serially
-from bankrun.schedule.server import SETTINGS, Server, prepare_database, roll_back_prepared
+from bankrun.schedule.server import SETTINGS, Server, prepare_database
 from bankrun.schedule.trace import CLOCK, Execution, Statement, Step
 
 __all__ = [
@@ -48,6 +48,5 @@ __all__ = [
     "follow",
     "prepare_database",
     "replay",
-    "roll_back_prepared",
     "run_serially",
 ]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Self
 from urllib.parse import quote
 
+from bankrun.prepared import roll_back_prepared
 from bankrun.schedule.cast.participant import Call, Command
 from bankrun.schedule.cast.processes import Crew
 from bankrun.schedule.cast.warmed import Warmed
@@ -16,7 +17,7 @@ from bankrun.schedule.observation.observer import Observer
 from bankrun.schedule.observation.relations import Relations
 from bankrun.schedule.protocol.proxy import Proxy
 from bankrun.schedule.restore import Keeper, Rows
-from bankrun.schedule.server import Connection, Server, ask_capabilities, roll_back_prepared
+from bankrun.schedule.server import Connection, Server, ask_capabilities
 from bankrun.schedule.settling import Settling
 from bankrun.schedule.stepping import Stepper
 from bankrun.schedule.trace import Execution, Step

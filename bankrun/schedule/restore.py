@@ -50,6 +50,11 @@ _SEQUENCES = """
 SELECT schemaname, sequencename, start_value FROM pg_sequences
 WHERE schemaname NOT IN ('pg_catalog', 'information_schema') AND NOT starts_with(schemaname, 'pg_temp_') ORDER BY 1, 2
 """
+_PRESETS = """
+SELECT split_part(setting, '=', 1), substr(setting, strpos(setting, '=') + 1)
+FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase CROSS JOIN unnest(setconfig) setting
+WHERE d.datname = current_database() AND setrole = 0
+"""
 # What a program can define, without what changes by itself (statistics, storage) and without temporary objects, which
 # end with their session.
 _FINGERPRINT = """
@@ -117,6 +122,7 @@ class Keeper:
         self._recreates = recreates
         self.recreated = 0
         self._change: Callable[[Connection], None] | None = None
+        self._presets: list[tuple[str, str]] = []
         if recreates:
             self._make_template(admin)
             admin = server.connect()
@@ -132,6 +138,7 @@ class Keeper:
     def _make_template(self, admin: Connection) -> None:
         """Copy the database. Nobody else may be connected to it."""
         database = self._server.database
+        self._presets = admin.execute(_PRESETS).fetchall()
         admin.close()
         with self._server.connect("postgres") as other:
             other.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(self._template))
@@ -252,12 +259,21 @@ class Keeper:
         with self._server.connect("postgres") as other:
             other.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database))
             other.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(database, self._template))
+            self._preset_again(other, database)
         self.recreated += 1
         self.admin = self._server.connect()
         if self._change is not None:
             self._change(self.admin)
         self._learn()
         return self.admin
+
+    def _preset_again(self, other: Connection, database: sql.Identifier) -> None:
+        """Let the database preset what it did: a copy does not (manual, CREATE DATABASE)."""
+        for name, value in self._presets:
+            with other.transaction():
+                other.execute("SELECT set_config(%s, %s, true)", [name, value])
+                setting = sql.Identifier(*name.split("."))
+                other.execute(sql.SQL("ALTER DATABASE {} SET {} FROM CURRENT").format(database, setting))
 
     def read_rows(self) -> Rows:
         """Return the committed rows of all tables and materialized views."""

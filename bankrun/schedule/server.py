@@ -123,20 +123,27 @@ def ask_capabilities(connection: Connection) -> Capabilities:
     return Capabilities(version, bool(wal), bool(plans), bool(waits), float(seconds), superuser, wrapped)
 
 
+def tune_database(connection: Connection, database: str) -> None:
+    """Give a scratch database on somebody else's server those of our settings that one database can have.
+
+    With them its sessions say that they wait, and look for deadlocks at once. Only a superuser may; for others
+    everything stays as it is.
+    """
+    if not one(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
+        return
+    changeable = "SELECT name FROM pg_settings WHERE name = ANY(%s) AND context IN ('user', 'superuser')"
+    for (name,) in connection.execute(changeable, [list(SETTINGS)]).fetchall():
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} SET {} = {}").format(
+                sql.Identifier(database), sql.Identifier(*name.split(".")), sql.Literal(SETTINGS[name])
+            )
+        )
+
+
 def one(connection: Connection, query: LiteralString, parameters: Any = None) -> Any:
     """Return the first value of the first row."""
     row = connection.execute(query, parameters).fetchone()
     return None if row is None else row[0]
-
-
-def roll_back_prepared(connection: Connection) -> None:
-    """Roll back the prepared transactions of the database that this is a connection to: they outlive their sessions.
-
-    That needs whoever prepared them, or a superuser (manual, ROLLBACK PREPARED).
-    """
-    found = connection.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()").fetchall()
-    for (gid,) in found:
-        connection.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
 
 
 def prepare_database(connection: Connection) -> None:

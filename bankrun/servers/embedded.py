@@ -121,28 +121,72 @@ def embedded_stack(
             shutil.rmtree(sockets, ignore_errors=True)  # the keeper did, unless it was killed
 
 
+@dataclass(frozen=True, slots=True)
+class _Private:
+    """A directory for servers that nobody else uses, and what is needed to start some there."""
+
+    keeper: Keeper
+    state: StateDir
+    binaries: Binaries
+    sockets: Path
+    kept: Path
+
+
 @contextmanager
 def private_postgres(
     state_dir: Path | None, settings: Mapping[str, str], *, valkey: bool = False
 ) -> Iterator[PrivatePostgres]:
-    """Start a Postgres that nobody else uses, in a directory of its own, for the block.
+    """Start a Postgres that nobody else uses, in a directory of its own, for the block. With ``valkey``, one of these.
 
-    The directory is below the state directory; without one that was asked for, in memory where there is room, because
-    it is thousands of files. With ``valkey``, one of these too.
+    Raises CannotStart, with nothing left running, if it does not start.
+    """
+    with _private_directory(state_dir) as private:
+        keeper, state, sockets = private.keeper, private.state, private.sockets
+        with _explained("a private Postgres did not start"):
+            if valkey:
+                _start_valkey(keeper, state, private.binaries, sockets)
+            _copy_cluster(keeper, state, private.binaries, private.kept)
+            _start_postgres(keeper, state, private.binaries, sockets, settings)
+            if valkey:
+                _await_valkey(private)
+            _create_database(sockets, lambda connection: None)
+        broker_url = _broker_url(sockets) if valkey else None
+        log = state.logs / "postgres.log"
+        yield PrivatePostgres(keeper, sockets, programs.PORT, programs.USER, log, broker_url)
 
-    Several at once do not meet. Data, logs and sockets are gone afterwards; what a killed process left is removed by
-    the next one. Raises CannotStart, with nothing left running, if it does not start.
+
+@contextmanager
+def private_valkey(state_dir: Path | None) -> Iterator[str]:
+    """Start a Valkey that nobody else uses for the block, and return its address. Raises as ``private_postgres``."""
+    with _private_directory(state_dir) as private:
+        with _explained("a private Valkey did not start"):
+            _start_valkey(private.keeper, private.state, private.binaries, private.sockets)
+            _await_valkey(private)
+        yield _broker_url(private.sockets)
+
+
+def _await_valkey(private: _Private) -> None:
+    _wait(private.keeper, private.state, "valkey", lambda: programs.valkey_is_ready(private.sockets))
+
+
+@contextmanager
+def _private_directory(state_dir: Path | None) -> Iterator[_Private]:
+    """Make a directory for servers of one process, with a keeper, for the block.
+
+    It is below the state directory; without one that was asked for, in memory where there is room, because a Postgres
+    is thousands of files. Several at once do not meet. Data, logs and sockets are gone afterwards; what a killed
+    process left is removed by the next one.
     """
     _refuse_windows()
     kept = make_root(state_dir or default_state_dir())
     root = (directory_in_memory() if state_dir is None else None) or kept / PRIVATE
-    with _explained("a private Postgres cannot start"):
+    with _explained("a private server cannot start"):
         root.mkdir(mode=0o755, exist_ok=True)
     remove_abandoned(root)
     directory = root / f"{os.getpid()}-{secrets.token_hex(4)}"
     try:
         with own(directory, for_servers=True) as state, programs.without_libpq_defaults():
-            with _explained("a private Postgres cannot start"):
+            with _explained("a private server cannot start"):
                 binaries = programs.find_binaries()
                 if state.servers_user is not None:
                     check_reachable(kept)
@@ -151,18 +195,7 @@ def private_postgres(
             try:
                 keeper = Keeper(state, remove_at_end=[sockets])
                 try:
-                    with _explained("a private Postgres did not start"):
-                        broker_url = None
-                        if valkey:
-                            _start_valkey(keeper, state, binaries, sockets)
-                            broker_url = _broker_url(sockets)
-                        _copy_cluster(keeper, state, binaries, kept)
-                        _start_postgres(keeper, state, binaries, sockets, settings)
-                        if valkey:
-                            _wait(keeper, state, "valkey", lambda: programs.valkey_is_ready(sockets))
-                        _create_database(sockets, lambda connection: None)
-                    log = state.logs / "postgres.log"
-                    yield PrivatePostgres(keeper, sockets, programs.PORT, programs.USER, log, broker_url)
+                    yield _Private(keeper, state, binaries, sockets, kept)
                 finally:
                     keeper.close()
             finally:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from bankrun.errors import BankrunError, CannotStart
 from bankrun.results.models.trial import WORST_FIRST
 from bankrun.schedule import SETTINGS, Budget, Engine, Execution, NotStarted, ScheduleError, Server, prepare_database
+from bankrun.servers import places
 from bankrun.servers.binaries import without_libpq_defaults
 from bankrun.trials.background import tell_schedule
 from bankrun.trials.case import STARTED, Asked, Case, CaseFound, Tell
@@ -191,7 +192,7 @@ def put_on_trial(
     question: Question,
     *,
     state_dir: Path | None = None,
-    place: scratch.Place | None = None,
+    place: places.Place | None = None,
     tell: Tell = lambda what, count: None,
 ) -> Trial:
     """Answer a question, on a server that is there or on one of its own. Raises as ``trial`` does."""
@@ -232,11 +233,11 @@ def replay_schedule(
 
 
 @contextmanager
-def open_server(database_url: str | None = None, state_dir: Path | None = None) -> Iterator[scratch.Place]:
+def open_server(database_url: str | None = None, state_dir: Path | None = None) -> Iterator[places.Place]:
     """Start a server of our own for the block, which serves one trial after the other, or use the given one."""
     asked = os.environ.get("BANKRUN_STATE_DIR")
     directory = state_dir or (Path(asked) if asked else None)
-    given = scratch.read_place(database_url) if database_url else None
+    given = places.read_place(database_url) if database_url else None
     with (
         without_libpq_defaults(),
         scratch.open_place(directory, SETTINGS) if given is None else nullcontext(given) as place,
@@ -245,7 +246,7 @@ def open_server(database_url: str | None = None, state_dir: Path | None = None) 
 
 
 @contextmanager
-def _open_case(question: Question, place: scratch.Place, instances: str) -> Iterator[Case]:
+def _open_case(question: Question, place: places.Place, instances: str) -> Iterator[Case]:
     """Set a database up, and an engine on it, for the block."""
     templates = read_templates(question.env)
     programs = name_programs(question.programs)
@@ -267,7 +268,7 @@ def _open_case(question: Question, place: scratch.Place, instances: str) -> Iter
                 ) as engine:
                     if not place.is_ours:
                         with place.connect() as keeper:
-                            scratch.mark(keeper, address.database + scratch.TEMPLATE_SUFFIX)
+                            places.mark(keeper, address.database + places.TEMPLATE_SUFFIX)
                     asked = Asked(
                         invariant if question.invariant else None,
                         question.judge == "serial",
@@ -283,7 +284,7 @@ def _open_case(question: Question, place: scratch.Place, instances: str) -> Iter
 
 
 def _set_up(
-    question: Question, place: scratch.Place, address: Address, templates: Mapping[str, str]
+    question: Question, place: places.Place, address: Address, templates: Mapping[str, str]
 ) -> tuple[Any, Mapping[str, Sequence[str]], frozenset[str]]:
     if place.is_ours:
         with place.connect(address.database) as connection:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.long
 EXAMPLES = 1_000
 BUSY = {"new", "page"}
 """Right words to these write a file, or serve for ever."""
-STARTERS = {"open_servers", "open_stage", "become_worker", "private_postgres"}
+STARTERS = {"open_servers", "open_stage", "become_worker", "private_postgres", "private_valkey"}
 Try = Callable[[list[str]], int]
 
 

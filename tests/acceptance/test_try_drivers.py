@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bankrun.servers.places import Place
 from bankrun.trials.running.programs import Command
-from bankrun.trials.running.scratch import Place, psql_argv
+from bankrun.trials.running.scratch import psql_argv
 from bankrun.trials.trial import Trial, ask, open_server, put_on_trial
 
 pytestmark = pytest.mark.long

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bankrun.trials.running.scratch import Place
+from bankrun.servers.places import Place
 from bankrun.trials.trial import ask, open_server, put_on_trial
 
 pytestmark = pytest.mark.long

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bankrun.errors import BankrunError
+from bankrun.servers.places import Place
 from bankrun.trials.running.programs import Command
-from bankrun.trials.running.scratch import Place
 from bankrun.trials.trial import Question, ask, open_server, put_on_trial
 
 pytestmark = pytest.mark.long

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bankrun.trials.running.scratch import Place
+from bankrun.servers.places import Place
 from bankrun.trials.trial import ask, open_server, put_on_trial
 
 ROOT = Path(__file__).parents[2]

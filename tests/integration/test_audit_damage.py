@@ -50,6 +50,10 @@ UNCONSTRAINED = """
                   WHERE connamespace = 'bankrun'::regnamespace AND conrelid <> 0 ORDER BY contype = 'n' LOOP
             EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', it.relation, it.conname);
         END LOOP;
+        FOR it IN SELECT attrelid::regclass AS relation, attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+                  WHERE relnamespace = 'bankrun'::regnamespace AND relkind = 'r' AND attnum > 0 AND attnotnull LOOP
+            EXECUTE format('ALTER TABLE %s ALTER %I DROP NOT NULL', it.relation, it.attname);  -- no constraint before 18
+        END LOOP;
     END $$
 """
 ESSENCE = [
@@ -373,6 +377,8 @@ def test_transfers_after_a_sequence_was_set_back_are_told_as_that(mixed_bank: Da
 
 def test_a_sound_bank_is_not_read_for_what_its_constraints_keep_out(bank: Database) -> None:
     with bank.transaction() as transaction:
+        if transaction.raw.info.server_version < 170_000:
+            pytest.skip("Postgres 17 is the first that leaves out a question about NULL that a constraint has answered")
         transaction.execute("SET LOCAL enable_seqscan = off")
         question = ask_unreadable(read_relations(transaction))
         plan = "\n".join(row[0] for row in transaction.execute(f"EXPLAIN {question}").fetchall())

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import make_url
 
 from bank.errors import CannotStart, Conflict, OutcomeUnknown
-from bank.postgres import schema
+from bank.postgres import versions
 from bank.postgres.database import Database
 from bank.postgres.schema import (
     bank_id,
@@ -67,8 +67,8 @@ def test_a_schema_of_ours_is_made_once_keeps_its_identity_and_can_be_dropped(oth
 
 
 def test_a_server_that_is_too_old_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "POSTGRES_MIN", 990_000)
-    with pytest.raises(CannotStart, match=r"is Postgres 18\.\d+: bankrun needs 18 or newer"):
+    monkeypatch.setattr(versions, "OLDEST", 990_000)
+    with pytest.raises(CannotStart, match=r"is Postgres 18\.\d+: bankrun needs 99 or newer"):
         open_for_lab(database.url)
 
 

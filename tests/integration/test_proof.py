@@ -225,7 +225,7 @@ def test_the_script_for_psql_runs_step_by_step_and_loses_the_same_money(prover: 
     file = tmp_path / "script.sql"
     file.write_text(as_two_sessions(script, prover))
     psql = str(find_binaries().postgres / "bin" / "psql")
-    where = ["--host", str(prover.bank.private.host), "--port", prover.bank.private.port]
+    where = ["--host", prover.bank.place.host, "--port", str(prover.bank.place.port)]
     subprocess.run(
         [psql, *where, "-U", "bankrun", "-qX", "-d", "postgres", "-c", "CREATE DATABASE scratch"], check=True
     )

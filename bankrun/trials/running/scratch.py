@@ -1,179 +1,52 @@
 """The database that a trial runs on: made for it, set up by the user's file, and dropped at the end.
 
-By default on a Postgres of its own; on a given server beside the user's databases. There a session holds a lock as long
-as the trial runs: a marked database whose lock is free was left by a trial that was killed, and the next one drops it.
+By default on a Postgres of its own; on a given server beside the user's databases (``bankrun.servers.places``).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import secrets
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
-import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from bankrun.errors import CannotStart
-from bankrun.own_sessions import pin_session
-from bankrun.schedule import roll_back_prepared
+from bankrun.schedule.server import tune_database
 from bankrun.servers import binaries
 from bankrun.servers.embedded import private_postgres
+from bankrun.servers.places import Connection, Place, open_keeper, own_place, scratch_copy
 from bankrun.trials.judging.values import Windows
 from bankrun.trials.running.addresses import Address
 from bankrun.trials.running.programs import Call, Script
 
-Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
-
-PREFIX = "bankrun_trial_"
-TEMPLATE_SUFFIX = "_as_it_was"
-MARKER = "a scratch database of bankrun try"
 SETUP_SECONDS_MAX = 120.0
-VERSION_MIN = 150_000
 WINDOW = 10_000
 """How many ids each sequence may draw in all runs; the second half is for the second run of a serial order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A server that trials may use: ``database`` is where one connects to make another."""
-
-    host: str
-    port: int
-    user: str
-    password: str
-    database: str
-    is_ours: bool
-    log: Path | None = None
-
-    def connect(self, database: str | None = None) -> Connection:
-        """Open a session of ours, in autocommit mode. Raises CannotStart, in a sentence without a password."""
-        try:
-            connection = psycopg.connect(
-                host=self.host,
-                port=self.port,
-                user=self.user or None,
-                password=self.password or None,
-                dbname=database or self.database,
-                autocommit=True,
-                application_name="bankrun try",
-                connect_timeout=10,
-            )
-            pin_session(connection)
-            return connection
-        except psycopg.Error as error:
-            raise CannotStart(f"{self.host}:{self.port} cannot be used: {_first_line(error)}") from error
 
 
 @contextmanager
 def open_place(state_dir: Path | None, settings: Mapping[str, str]) -> Iterator[Place]:
     """Start a server of our own with these settings for the block."""
     with private_postgres(state_dir, settings) as server:
-        yield Place(str(server.host), int(server.port), server.user, "", "postgres", is_ours=True, log=server.log)
-
-
-def read_place(url: str) -> Place:
-    """Return the server that a URL names. Raises CannotStart for what is no URL of a Postgres, or needs TLS."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
-        raise CannotStart("--database-url is postgresql://user@host:port/database")
-    try:
-        given = conninfo_to_dict(f"postgresql://{rest}")
-    except psycopg.Error as error:
-        raise CannotStart(f"--database-url cannot be read: {_first_line(error)}") from error
-    if str(given.get("sslmode", "")) in ("require", "verify-ca", "verify-full"):
-        raise CannotStart(
-            "--database-url asks for TLS: steps are read from the connection, so it must be plain; "
-            "leave --database-url out (a private server is started), or reach the server through a tunnel"
-        )
-    port = str(given.get("port") or os.environ.get("PGPORT") or 5432)
-    if not re.fullmatch("[0-9]{1,5}", port):
-        raise CannotStart(f"--database-url names the port {port!r}, which is no number of one")
-    host = str(given.get("host") or os.environ.get("PGHOST") or "127.0.0.1")
-    user = str(given.get("user") or os.environ.get("PGUSER") or "")
-    return Place(
-        host,
-        int(port),
-        user,
-        str(given.get("password") or os.environ.get("PGPASSWORD") or ""),
-        str(given.get("dbname") or user or "postgres"),
-        is_ours=False,
-    )
+        yield own_place(server)
 
 
 @contextmanager
 def scratch_database(place: Place) -> Iterator[Address]:
     """Make an empty, marked database for the block, and drop it after it. Drops what killed trials left.
 
-    Raises CannotStart if the server is too old, or the role may not create databases.
+    Raises CannotStart if the server is too old, or a pooler, or if the role may not create databases.
     """
-    with place.connect() as keeper:
-        if keeper.info.server_version < VERSION_MIN:
-            raise CannotStart(
-                f"this server is Postgres {keeper.info.server_version // 10_000}: trials need 15 or newer"
-            )
-        sweep(place, keeper)
-        name = PREFIX + secrets.token_hex(6)
-        _lock(keeper, name)
-        try:
-            keeper.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
-            mark(keeper, name)
-        except psycopg.Error as error:
-            raise CannotStart(f"no database can be made for the trial: {_first_line(error)}") from error
-        try:
-            yield Address(place.host, place.port, place.user or keeper.info.user, name, place.password)
-        finally:
-            if keeper.closed:
-                with place.connect() as another:
-                    drop(another, name)
-            else:
-                drop(keeper, name)
-
-
-def mark(keeper: Connection, name: str) -> None:
-    """Say of a database that it is ours to drop."""
-    keeper.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(MARKER)))
-
-
-def drop(keeper: Connection, name: str) -> None:
-    """Drop a database and the template that was made of it."""
-    for one in (name + TEMPLATE_SUFFIX, name):
-        keeper.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(one)))
-
-
-def sweep(place: Place, keeper: Connection) -> list[str]:
-    """Drop what trials that were killed left, and return its names; what is in use, or has no marker, stays."""
-    marked = {
-        name.removesuffix(TEMPLATE_SUFFIX)
-        for (name,) in keeper.execute(
-            "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
-            " AND shobj_description(oid, 'pg_database') = %s AND pg_has_role(datdba, 'USAGE')",
-            [PREFIX, MARKER],
-        )
-    }
-    left = []
-    for name in sorted(marked):
-        if keeper.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [name]).fetchone() == (True,):
-            if keeper.execute("SELECT 1 FROM pg_prepared_xacts WHERE database = %s", [name]).fetchone():
-                with place.connect(name) as inside:
-                    roll_back_prepared(inside)
-            drop(keeper, name)
-            keeper.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [name])
-            left.append(name)
-    return left
-
-
-def _lock(keeper: Connection, name: str) -> None:
-    keeper.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])
+    with open_keeper(place) as keeper, scratch_copy(place, keeper) as name:
+        if not place.is_ours:
+            tune_database(keeper, name)
+        yield Address(place.host, place.port, place.user or keeper.info.user, name, place.password)
 
 
 def set_up(address: Address, setup: Call | Script | None, templates: Mapping[str, str]) -> None:
@@ -307,7 +180,3 @@ def set_isolation(connection: Connection, database: str, isolation: str) -> None
             sql.Identifier(database), sql.Literal(isolation)
         )
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bankrun.errors import CannotStart
+from bankrun.servers.places import read_place
 from bankrun.trials.running.addresses import Address, read_templates
-from bankrun.trials.running.scratch import read_place
 
 SOCKET = Address("/run/x y", 5432, "ann", "shop")
 PORT = Address("127.0.0.1", 6000, "ann", "shop", "s/e:c@ret")
