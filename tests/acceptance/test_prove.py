@@ -7,10 +7,12 @@ import signal
 import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from bankrun.results import store
 from bankrun.results.models.proof import ProofResult
+from bankrun.servers.embedded import private_postgres
 from tests.acceptance.conftest import Bankrun, command, environment, processes_of
 from tests.waiting import wait_until
 
@@ -102,3 +104,35 @@ def test_a_wrong_command_is_one_sentence_and_exit_code_2(typed: Bankrun, words: 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("bankrun: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+# Without a superuser's rights the database is copied anew for each interleaving: one strategy, of few steps, will do.
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [("owner", {"single-statement": "safe", "check-then-debit": "broken"}), ("plain", {"single-statement": "safe"})],
+)
+def test_on_a_given_server_a_proof_comes_to_the_same_and_leaves_nothing(
+    bankrun: Bankrun, cli_state: Path, tmp_path: Path, user: str, expected: dict[str, str]
+) -> None:
+    with private_postgres(cli_state, {}) as server:
+        address = {"host": str(server.host), "port": server.port, "user": server.user, "dbname": "postgres"}
+        with psycopg.connect(**address, autocommit=True) as connection:
+            connection.execute("CREATE ROLE plain LOGIN CREATEDB")
+            connection.execute("CREATE ROLE owner LOGIN SUPERUSER")
+            before = connection.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall()
+        given = ("--database-url", f"postgresql://{user}@/postgres?host={server.host}&port={server.port}")
+        strategies = [word for name in expected for word in ("--strategy", name)]
+        done = bankrun("prove", *strategies, "--case", "drain", "--instances", "two", "--export-json", "p.json", *given)
+        assert done.returncode == 0, done.stderr
+        found = store.read_as(ProofResult, tmp_path / "p.json")
+        assert found.provenance.environment["servers"] == "given"
+        assert {case.strategy: case.verdict for case in found.cases} == expected
+        for case in found.cases:
+            if case.shortest_broken is not None:
+                again = bankrun("replay", case.shortest_broken, *given)
+                assert again.returncode == 0, again.stderr
+                assert "overdraft" in again.stdout
+        with psycopg.connect(**address, autocommit=True) as connection:
+            assert connection.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall() == before
+            roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'bankrun_%'").fetchall()
+    assert roles == []

@@ -50,9 +50,10 @@ UNCONSTRAINED = """
                   WHERE connamespace = 'bankrun'::regnamespace AND conrelid <> 0 ORDER BY contype = 'n' LOOP
             EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', it.relation, it.conname);
         END LOOP;
+        -- Before 18, what must not be NULL has no constraint by name.
         FOR it IN SELECT attrelid::regclass AS relation, attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
                   WHERE relnamespace = 'bankrun'::regnamespace AND relkind = 'r' AND attnum > 0 AND attnotnull LOOP
-            EXECUTE format('ALTER TABLE %s ALTER %I DROP NOT NULL', it.relation, it.attname);  -- no constraint before 18
+            EXECUTE format('ALTER TABLE %s ALTER %I DROP NOT NULL', it.relation, it.attname);
         END LOOP;
     END $$
 """

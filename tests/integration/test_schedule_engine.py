@@ -38,6 +38,8 @@ from bankrun.schedule import (  # noqa: E402
     follow,
     replay,
 )
+from bankrun.schedule.restore import Keeper  # noqa: E402
+from bankrun.schedule.server import tune_database  # noqa: E402
 
 RC, RR, SER, AUTOCOMMIT = 2, 3, 4, 0
 UPDATE = "UPDATE account SET balance = balance - 10 WHERE id = {}"
@@ -512,3 +514,41 @@ def test_a_process_that_cannot_be_prepared_is_one_sentence(database: Server) -> 
 def balances(execution: Execution) -> dict[int, int]:
     rows = [json.loads(row) for row in execution.rows["public.account"]]
     return {row["id"]: row["balance"] for row in rows if row["id"] <= 3}
+
+
+PRESET = (
+    "SELECT setting FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase"
+    " CROSS JOIN unnest(setconfig) setting WHERE datname = current_database() ORDER BY 1"
+)
+
+
+def test_a_database_that_is_copied_anew_presets_what_it_did(server: Server) -> None:
+    preset = make_database(server, "preset", programs.SETUP)
+    with server.connect("postgres") as connection:
+        for setting in (
+            "default_transaction_isolation = serializable",
+            "default_transaction_read_only = on",
+            'search_path = "$user", public, "a, b"',
+            "auto_explain.log_format = yaml",
+        ):
+            connection.execute(f"ALTER DATABASE preset SET {setting}")  # type: ignore[call-overload]
+    admin = preset.connect()
+    before = admin.execute(PRESET).fetchall()
+    keeper = Keeper(preset, admin, recreates=True)
+    try:
+        assert keeper.recreate().execute(PRESET).fetchall() == before != []
+    finally:
+        keeper.admin.close()
+        keeper.drop_template()
+
+
+def test_a_scratch_database_gets_what_one_database_can_have_from_a_superuser(server: Server) -> None:
+    tuned = make_database(server, "tuned", "CREATE ROLE plain LOGIN", prepare=False)
+    with replace(tuned, user="plain").connect() as connection:
+        tune_database(connection, "tuned")
+    with tuned.connect() as connection:
+        assert connection.execute(PRESET).fetchall() == []
+        tune_database(connection, "tuned")
+        found = {setting for (setting,) in connection.execute(PRESET).fetchall()}
+    assert {"deadlock_timeout=1ms", "log_lock_waits=on", "client_min_messages=log"} <= found
+    assert not {one for one in found if one.startswith(("fsync", "full_page_writes", "shared_preload"))}

@@ -26,7 +26,7 @@ BUDGET = Budget(executions=20_000, seconds=600.0)
 
 def test_the_headline_is_the_same(bankrun: Bankrun, server_url: str, broker_url: str) -> None:
     given = {"BANKRUN_DATABASE_URL": server_url, "BANKRUN_BROKER_URL": broker_url}
-    done = bankrun("compare", "--seed", "7", "--export-json", "-", **given)
+    done = bankrun("compare", "--transfers", "800", "--seed", "7", "--export-json", "-", **given)
     assert done.returncode == 0, done.stderr
     verdicts = {(cell["strategy"], cell["topology"]): cell["verdict"] for cell in json.loads(done.stdout)["cells"]}
     assert verdicts == {
