@@ -72,7 +72,7 @@ def servers(pooler: str, stack: tuple[Keeper, Endpoints], pool: str = "sessions"
 
 @as_debian_has_it
 def test_a_comparison_an_audit_and_the_doctor_work_by_session(
-    bankrun: Bankrun, pooler: str, stack: tuple[Keeper, Endpoints]
+    bankrun: Bankrun, typed: Bankrun, pooler: str, stack: tuple[Keeper, Endpoints]
 ) -> None:
     given = servers(pooler, stack)
     words = ["--topology", "1x4", "--topology", "2x4", "--transfers", "400", "--accounts", "4", "--seed", "7"]
@@ -85,13 +85,14 @@ def test_a_comparison_an_audit_and_the_doctor_work_by_session(
         ("thread-lock", "1x4"): "safe",
         ("thread-lock", "2x4"): "broken",
     }
-    audited = bankrun("audit", **given)
+    audited = typed("audit", **given)
     assert audited.returncode == 0, audited.stderr
-    examined = bankrun("doctor", **given)
+    examined = typed("doctor", **given)
     assert "reached: through a pooler that keeps sessions" in examined.stdout
     assert "start-up options: not taken on the way" in examined.stdout
 
 
+@pytest.mark.long
 @as_debian_has_it
 def test_the_script_sends_transfers_and_audits_by_session(
     cli_state: Path, tmp_path: Path, pooler: str, stack: tuple[Keeper, Endpoints]
@@ -188,11 +189,11 @@ def test_what_an_address_asks_for_is_not_dropped_without_a_word(pooler: str) -> 
 
 
 @as_debian_has_it
-def test_interleavings_need_the_server_itself(bankrun: Bankrun, pooler: str, tmp_path: Path) -> None:
+def test_interleavings_need_the_server_itself(typed: Bankrun, pooler: str, tmp_path: Path) -> None:
     url = pooler.format(pool="sessions")
     (tmp_path / "one.sql").write_text("SELECT 1;\n")
     for command in (["prove", "--strategy", "row-lock"], ["try", "one.sql"]):
-        done = bankrun(*command, "--database-url", url)
+        done = typed(*command, "--database-url", url)
         assert done.returncode == 2, done.stderr
         assert "is a pooler: who waits for whom is told by the backend" in done.stderr
         assert "give the address of Postgres itself" in done.stderr

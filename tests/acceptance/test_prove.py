@@ -109,7 +109,11 @@ def test_a_wrong_command_is_one_sentence_and_exit_code_2(typed: Bankrun, words: 
 # Without a superuser's rights the database is copied anew for each interleaving: one strategy, of few steps, will do.
 @pytest.mark.parametrize(
     ("user", "expected"),
-    [("owner", {"single-statement": "safe", "check-then-debit": "broken"}), ("plain", {"single-statement": "safe"})],
+    [
+        ("owner", {"single-statement": "safe", "check-then-debit": "broken"}),
+        pytest.param("plain", {"single-statement": "safe"}, marks=pytest.mark.long),
+    ],
+    ids=["owner", "plain"],
 )
 def test_on_a_given_server_a_proof_comes_to_the_same_and_leaves_nothing(
     bankrun: Bankrun, cli_state: Path, tmp_path: Path, user: str, expected: dict[str, str]

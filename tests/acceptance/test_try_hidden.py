@@ -10,8 +10,8 @@ import pytest
 
 from bankrun.errors import BankrunError
 from bankrun.servers.embedded import private_postgres
+from bankrun.servers.places import Place
 from bankrun.servers.state_dir import default_state_dir
-from bankrun.trials.running.scratch import Place
 from bankrun.trials.trial import Question, ask, open_server, put_on_trial
 
 pytestmark = pytest.mark.long
