@@ -208,3 +208,17 @@ def test_the_plugin_costs_other_suites_one_small_import() -> None:
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["bankrun", "bankrun.pytest_plugin"]
+
+
+def test_one_that_needs_a_newer_postgres_is_left_out_in_words(bankrun: Bankrun, tmp_path: Path) -> None:
+    (tmp_path / "newer.py").write_text(
+        "from bankrun import RowLock\n\n\nclass Newer(RowLock):\n    postgres_min = 99\n"
+    )
+    sentence = "newer:Newer is left out: it needs Postgres 99, and this is 18."
+    alone = bankrun("compare", "--strategy", "newer:Newer", "--dry-run")
+    assert (alone.returncode, alone.stderr.count(sentence)) == (2, 1), alone.stderr
+    beside = bankrun("compare", "--strategy", "newer:Newer", "--strategy", "row-lock", "--dry-run")
+    assert (beside.returncode, beside.stderr.count(sentence)) == (0, 1), beside.stderr
+    assert "newer:Newer" not in beside.stdout
+    proved = bankrun("prove", "--strategy", "newer:Newer", "--case", "drain")
+    assert (proved.returncode, proved.stderr.count(sentence)) == (2, 1), proved.stderr

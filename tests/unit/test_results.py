@@ -310,6 +310,7 @@ NOT_REPEATED = {
     "wide",
     "strict",
     "dry_run",
+    "database_url",  # no address is in what is saved
     "report",
     "junitxml",
     "show",
