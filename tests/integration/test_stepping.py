@@ -49,7 +49,7 @@ def test_what_is_no_interleaving_ends_in_a_sentence(prover: Prover, text: str) -
 
 def test_an_address_from_anywhere_imports_nothing(prover: Prover) -> None:
     sys.modules.pop("this", None)
-    with pytest.raises(CannotStart, match="none of bankrun's own strategies"):
+    with pytest.raises(CannotStart, match="not one of the strategies of this page"):
         step(prover, Position.parse("this:x/two/same-pair/A"))
     assert "this" not in sys.modules
 
