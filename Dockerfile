@@ -27,7 +27,7 @@ RUN python3 -m pip --python /opt/bankrun/bin/python uninstall -y hatchling paths
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin bankrun \
- && install -d -o bankrun -g bankrun /run/secrets /secrets/postgres /secrets/redis /secrets/lab /secrets/worker \
+ && install -d -o bankrun -g bankrun /run/secrets /secrets/postgres /secrets/redis /secrets/rabbitmq /secrets/lab /secrets/worker \
     /var/lib/bankrun
 COPY --from=runtime /opt/bankrun /opt/bankrun
 COPY --from=wheel /dist /tmp/dist

@@ -6,7 +6,7 @@ SHELL = /bin/sh
 py = .venv/bin/python -P
 
 .PHONY: help setup demo bench soak benchmarks distances recording pictures test test-long test-pythons test-servers \
-	soundness test-compose check lock clean venv-run venv-dev
+	soundness test-compose test-rabbitmq check lock clean venv-run venv-dev
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,9 @@ soundness: venv-dev ## prove the prover: every pruned search against the full on
 
 test-compose: venv-dev ## run the tests of the compose stack, with a Docker engine that is up
 	@$(py) -m pytest tests/compose
+
+test-rabbitmq: venv-dev ## run the tests over RabbitMQ, where it is installed; five minutes
+	@$(py) -m pytest tests/rabbitmq
 
 check: venv-dev ## formatting, lint, types, import layers, no machine's address in the tree
 	$(py) -m ruff format --check

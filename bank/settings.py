@@ -25,7 +25,11 @@ WAITS = ("lease_ttl_ms", "lock_timeout_ms", "idle_timeout_ms", "attempt_timeout_
 """From the shortest to the longest: the holder of a lock gives up before a waiter for it is cut off."""
 PATHS = ("state_dir", "heartbeat_file")
 OF_COMPOSE = frozenset(
-    PREFIX + name for name in ("IMAGE", "MAX_CONNECTIONS", "PAGE_PORT", "POSTGRES_PORT", "REDIS_PORT", "WORKERS")
+    PREFIX + name
+    for name in (
+        *("COMPOSE_BROKER", "IMAGE", "MAX_CONNECTIONS", "WORKERS"),
+        *("PAGE_PORT", "POSTGRES_PORT", "RABBITMQ_PORT", "REDIS_PORT"),
+    )
 )
 """Read by compose.yaml alone. A user who has exported them for it may start a script of ours in the same shell."""
 SECRETS_DIR = Path("/run/secrets")
@@ -43,7 +47,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
     database_url: SecretStr | None = Field(None, description="Postgres 15 or newer; without it, an embedded one")
-    broker_url: SecretStr | None = Field(None, description="Redis or Valkey; without it, an embedded one")
+    broker_url: SecretStr | None = Field(None, description="Redis, Valkey or RabbitMQ; without it, an embedded Valkey")
     state_dir: Path | None = Field(None, description="where the embedded servers keep their data and logs")
     instance: str | None = Field(None, pattern=INSTANCE_PATTERN, description="this worker's name")
     threads: int = Field(8, ge=1, le=512, description="threads in each instance's pool")
@@ -69,7 +73,10 @@ class Settings(BaseSettings):
         2, ge=1, le=100, description="messages held for each thread, as long as others find some in the queue; 1: none"
     )
     visibility_timeout_ms: int = Field(
-        60_000, ge=1_000, le=2**40, description="Redis: an unacknowledged message comes back"
+        60_000,
+        ge=1_000,
+        le=2**40,
+        description="a message comes back that was not acknowledged (RabbitMQ: by an instance that says nothing)",
     )
     patience_ms: int = Field(30_000, ge=100, le=2**31 - 1, description="a worker retries one delivery for this long")
     reconcile_ms: int = Field(2_000, ge=50, le=2**31 - 1, description="forgotten transfers are published after this")
@@ -119,13 +126,20 @@ class Settings(BaseSettings):
 
     @field_validator("broker_url", mode="after")
     @classmethod
-    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+    def _is_broker(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        scheme = value.get_secret_value().partition("://")[0]
-        if scheme not in ("redis", "rediss", "redis+socket"):
-            raise ValueError(f"{scheme!r} is not a Redis address; it should look like redis://host:6379/0")
-        _check_redis_parts(value.get_secret_value())
+        address = value.get_secret_value()
+        scheme = address.partition("://")[0]
+        if is_rabbitmq(address):
+            _check_rabbitmq_parts(address)
+        elif scheme in ("redis", "rediss", "redis+socket"):
+            _check_redis_parts(address)
+        else:
+            raise ValueError(
+                f"{_short(scheme)!r} is not an address of Redis or RabbitMQ; it should look like "
+                "redis://host:6379/0 or amqp://user:password@host:5672/"
+            )
         return value
 
     @model_validator(mode="after")
@@ -149,6 +163,8 @@ def _is_unicode(text: str) -> bool:
 
 NO_POSTGRES = "not an address; it should look like postgresql://user:password@host:5432/database"
 NO_REDIS = "not an address; it should look like redis://:password@host:6379/0"
+NO_RABBITMQ = "not an address; it should look like amqp://user:password@host:5672/"
+OF_TLS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"})
 NO_SPACES = "there is a space in the host's name"
 
 
@@ -200,6 +216,30 @@ def _check_redis_parts(address: str) -> None:
     for name in names:
         if not name.startswith("ssl_") and not (is_socket and name == "virtual_host"):
             raise ValueError(f"{_short(name)!r} is no parameter of a Redis address")
+
+
+def is_rabbitmq(address: str) -> bool:
+    """Whether a broker's address is RabbitMQ's."""
+    return address.startswith(("amqp://", "amqps://"))
+
+
+def _check_rabbitmq_parts(address: str) -> None:
+    """Raise ValueError for what Kombu or py-amqp would stumble over."""
+    try:
+        url = urlsplit(address)
+        query = dict(parse_qsl(url.query, keep_blank_values=True))
+        host, _ = url.hostname or "", url.port
+    except ValueError:
+        raise ValueError(NO_RABBITMQ) from None
+    if " " in host:
+        raise ValueError(NO_SPACES)
+    if "/" in url.path[1:].lstrip("/"):
+        raise ValueError(f"{_short(url.path[1:])!r} is no name of a virtual host: a slash in it is %2F")
+    for name in query:
+        if name not in OF_TLS or url.scheme != "amqps":
+            raise ValueError(f"{_short(name)!r} is no parameter of an address of RabbitMQ")
+    if query.get("ssl_cert_reqs", "none") not in ("none", "required"):
+        raise ValueError("ssl_cert_reqs is none or required")
 
 
 def _short(text: str) -> str:

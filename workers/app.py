@@ -5,19 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
 
 from bank.errors import CannotStart
 from bank.settings import Settings, read_settings
-from workers.broker import transport
+from workers.broker.brokers import Broker, broker_at
+from workers.broker.messages import NOOP_TASK, QUEUE, TASK
 from workers.process.heartbeat import Heartbeat
 
-TASK = "bankrun.apply"
-NOOP_TASK = "bankrun.noop"
-"""Does nothing: what is left when it is measured is the price of a message."""
-TRANSPORT = transport.Transport
-"""Imported so that it takes the place of Kombu's own."""
-QUEUE = "transfers"
-"""The queue that every instance consumes: for jobs that scripts trigger."""
+__all__ = ["NOOP_TASK", "QUEUE", "TASK", "Application", "app", "broker_of", "configuration", "create_app"]
+
+
+class Messaging(AMQP):  # type: ignore[misc]
+    """Celery's view of the broker, with the queues that ours has."""
+
+    @property
+    def queues_cls(self) -> Any:
+        """The kind of table that queues are in."""
+        return broker_of(self.app).queues
 
 
 class Application(Celery):  # type: ignore[misc]
@@ -25,6 +30,8 @@ class Application(Celery):  # type: ignore[misc]
 
     Celery prefers CELERY_BROKER_URL, and its siblings for reading and writing, to an application's configuration.
     """
+
+    amqp_cls = Messaging
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
         """Return a connection for a consumer."""
@@ -39,21 +46,12 @@ def configuration(settings: Settings) -> dict[str, Any]:
     """Return Celery's configuration for a broker that may lose and repeat messages."""
     if settings.broker_url is None:
         raise CannotStart("BANKRUN_BROKER_URL is not set: a worker needs to know where its jobs come from")
+    url = settings.broker_url.get_secret_value()
     return {
-        "broker_url": settings.broker_url.get_secret_value(),
+        "broker_url": url,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # an outage may last as long as it likes
-        "broker_transport_options": {
-            "visibility_timeout": settings.visibility_timeout_ms / 1000,
-            # Messages of a killed instance come back when their time is over, not minutes later.
-            "unacked_restore_interval": 1,
-            "unacked_restore_throttle": 1,
-            "reuse_client": settings.reuse_client,
-            "receive_many": settings.receive_many,
-            "prefetch": settings.prefetch,
-            "socket_timeout": 10,
-            "health_check_interval": 25,
-        },
+        **broker_at(url).configuration(settings),
         # JSON and nothing else: a pickle from the broker would be code.
         "task_serializer": "json",
         "accept_content": ["json"],
@@ -61,12 +59,16 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_default_queue": QUEUE,
         # A message is acknowledged after COMMIT, and each thread works at one at a time.
         "task_acks_late": True,
-        "worker_prefetch_multiplier": settings.prefetch if settings.receive_many else 1,
         "task_ignore_result": True,
         "worker_send_task_events": False,
         "worker_hijack_root_logger": False,
         "enable_utc": True,
     }
+
+
+def broker_of(app: Celery) -> Broker:
+    """Return the kind of broker that an application works on."""
+    return broker_at(app.conf["broker_url"])
 
 
 def create_app(settings: Settings) -> Application:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import psycopg
+from amqp.exceptions import AMQPError
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
 from bank.errors import BankError
 
-LOST_SERVER = (BankError, DBAPIError, psycopg.Error, KombuError, RedisError, OSError)
+LOST_SERVER = (BankError, DBAPIError, psycopg.Error, KombuError, RedisError, AMQPError, OSError)

@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from amqp.exceptions import AMQPError
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
-from redis.exceptions import AuthenticationError
 
 from bank import outside
 from bank.errors import BankError, CannotStart, NotReady
 from bank.settings import without_password
 from workers.app import QUEUE
+from workers.broker.brokers import broker_at
 from workers.control.failpoints import Failpoint
 from workers.process.meter import Readings
 
@@ -107,17 +108,20 @@ class Fleet:
 
     def __init__(self, app: Celery, broker_url: str) -> None:
         self._app = app
-        self._broker_url = broker_url
+        self._broker = broker_at(broker_url)
+        self._place = f"{self._broker.name} at {without_password(broker_url)}"
 
     def check_broker(self) -> None:
         """Raise CannotStart, in one sentence, unless the broker can be used; NotReady if it may only be starting."""
         try:
             with self._app.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
-                connection.default_channel.client.ping()
+                self._broker.check(connection.default_channel)
         except Exception as error:  # the transport's errors have no common base but this one
-            kind = CannotStart if _is_refusal(error) else NotReady
-            raise kind(f"no Redis at {without_password(self._broker_url)}: {_why(error)}") from error
+            refusal = self._find_refusal(error)
+            if refusal is not None:
+                raise CannotStart(f"cannot use {self._place}: {_why(refusal)}") from error
+            raise NotReady(f"no {self._place}: {_why(error)}") from error
 
     def discover(self, expected: int | None = None, timeout_seconds: float = 1.0) -> list[InstanceInfo]:
         """Return the instances that answer in time, by name; at once if ``expected`` of them have."""
@@ -200,8 +204,7 @@ class Fleet:
 
     def queue_length(self, queue: str) -> int:
         """Return how many messages wait in a queue. Those that an instance has taken already are not among them."""
-        with self._app.connection_for_write() as connection:
-            return int(connection.default_channel.client.llen(queue))
+        return self._broker.queue_length(self._app, queue)
 
     def check_strategy(self, strategy: str, instances: Sequence[InstanceInfo]) -> None:
         """Let every instance load a strategy. Raises CannotStart, in one sentence, if one of them cannot use it."""
@@ -257,13 +260,19 @@ class Fleet:
         """Have an instance end with SIGKILL. Raises BankError if it does not answer, or refuses."""
         self._tell(node, "bankrun_kill", {"key": key})
 
+    def _find_refusal(self, error: BaseException | None) -> BaseException | None:
+        """Return what the broker answered, if it has refused us: waiting would not help."""
+        while error is not None and not isinstance(error, self._broker.refusals):
+            error = error.__cause__
+        return error
+
     def _tell(self, node: str, command: str, arguments: dict[str, Any]) -> None:
         try:
             replies = self._app.control.broadcast(
                 command, arguments=arguments, destination=[node], reply=True, timeout=REPLY_SECONDS, limit=1
             )
-        except (BrokerError, OSError) as error:
-            raise BankError(f"no Redis at {without_password(self._broker_url)}: {_why(error)}") from error
+        except (BrokerError, AMQPError, OSError) as error:
+            raise BankError(f"no {self._place}: {_why(error)}") from error
         said = next((reply[node] for reply in replies or [] if node in reply), None)
         if said is None:
             raise BankError(f"{node.partition('@')[0]} does not answer: it may be paused, or gone")
@@ -283,8 +292,8 @@ class Fleet:
             replies = self._app.control.broadcast(
                 command, arguments=arguments, destination=nodes, reply=True, timeout=timeout_seconds, limit=limit
             )
-        except (BrokerError, OSError) as error:
-            raise BankError(f"no Redis at {without_password(self._broker_url)}: {_why(error)}") from error
+        except (BrokerError, AMQPError, OSError) as error:
+            raise BankError(f"no {self._place}: {_why(error)}") from error
         return {
             node: said
             for reply in replies or []
@@ -293,17 +302,9 @@ class Fleet:
         }
 
 
-def _is_refusal(error: BaseException | None) -> bool:
-    """Whether the broker answered, and refused us: waiting would not help."""
-    while error is not None:
-        if isinstance(error, AuthenticationError):
-            return True
-        error = error.__cause__
-    return False
-
-
 def _why(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    said = str(getattr(error, "reply_text", None) or error)  # AMQP's errors say numbers, too
+    return said.strip().partition("\n")[0] or type(error).__name__
 
 
 def last_line(log: Path) -> str:

@@ -98,8 +98,10 @@ def publish(
     published so far.
     """
     chunk = submission.chunk
+    queue = app.amqp.queues[submission.queue]
     messages = max(1, min(PUBLISH_MESSAGES, PUBLISH_ORDERS // chunk))
     with app.producer_or_acquire() as producer:
+        producer.maybe_declare(queue)  # once, and not for each message
         for begin in range(0, len(orders), messages * chunk):
             end = min(begin + messages * chunk, len(orders))
             with producer.batch(max_size=messages):
@@ -112,5 +114,5 @@ def publish(
                         threads=submission.threads,
                         again=again,
                     )
-                    app.send_task(task, args=(body,), queue=submission.queue, producer=producer, retry=False)
+                    app.send_task(task, args=(body,), queue=queue, declare=[], producer=producer, retry=False)
             progress(end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bank.settings import Settings
 from bank.strategies.advisory_lock import AdvisoryLock
 from bank.strategies.advisory_lock_early import AdvisoryLockEarly
 from bank.strategies.atomic_update import AtomicUpdate
@@ -97,3 +98,9 @@ STRATEGIES: dict[str, type[Strategy]] = {
 
 CONTROL = NoLock.name
 """The strategy that must lose money for any other to have proved something."""
+
+
+def check_settings(name: str, settings: Settings) -> None:
+    """Raise CannotStart, in one sentence, if a strategy of ours cannot be opened with these settings."""
+    if name in STRATEGIES:
+        STRATEGIES[name].open(settings).close()

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from bank.errors import CannotStart, NotAcquired
 from bank.orders import Order
-from bank.settings import Settings
+from bank.settings import Settings, is_rabbitmq
 from bank.strategies.base import Claim, Lease, Strategy
 
 KEY = "bankrun:transfers-lock"
@@ -86,8 +86,11 @@ class RedisLock(Strategy):
         """Make a pool with a connection for each thread; the first guard connects."""
         if settings.broker_url is None:
             raise CannotStart(f"{cls.name} needs BANKRUN_BROKER_URL: the lock is kept in the broker's Redis")
+        url = settings.broker_url.get_secret_value()
+        if is_rabbitmq(url):
+            raise CannotStart(f"{cls.name} needs Redis: the lock is kept in the broker, and RabbitMQ has no such thing")
         pool = redis.BlockingConnectionPool.from_url(
-            redis_url(settings.broker_url.get_secret_value()),
+            redis_url(url),
             max_connections=settings.threads,
             socket_timeout=ANSWER_SECONDS,
             socket_connect_timeout=ANSWER_SECONDS,

@@ -11,7 +11,16 @@ from bank.strategies.single_statement import SingleStatement
 from bankrun.bench import costmap, peers, scale
 from bankrun.bench.rates import Contestant, measure
 from bankrun.results.distance import Distance
-from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, PGBENCH_SINGLE, QUEUE_ROWS, Bench, FirstCell
+from bankrun.results.models.bench import (
+    NOOP,
+    PGBENCH,
+    PGBENCH_ACCEPTED,
+    PGBENCH_SINGLE,
+    QUEUE_ROWS,
+    RABBITMQ_ROWS,
+    Bench,
+    FirstCell,
+)
 from bankrun.results.provenance import Provenance, check_seed, write_command
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
@@ -43,6 +52,8 @@ class BenchPlan:
     quick: bool = False
     full: bool = False
     distances: tuple[Distance, ...] = ()
+    rabbitmq_url: str = ""
+    """A RabbitMQ to measure beside the embedded broker."""
 
     def __post_init__(self) -> None:
         Workload(accounts=self.accounts, transfers=self.transfers, chunk=self.chunk)  # which refuses what makes no bank
@@ -134,6 +145,12 @@ class BenchPlan:
                 for name, (queue, _) in QUEUE_ROWS.items()
                 if queue not in missing
             ]
+        if self.rabbitmq_url:
+            found += [
+                Contestant(row, self.topology, 1, self.accounts)
+                for row, name in RABBITMQ_ROWS.items()
+                if name in (NOOP, *self.strategies)
+            ]
         if self.full:
             found += self.around()
             found.sort(key=lambda one: (one.topology != self.topology, one.topology))
@@ -156,6 +173,7 @@ def run_benchmark(
         seed=plan.seed,
         rounds=plan.rounds,
         tell=tell,
+        rabbitmq_url=plan.rabbitmq_url,
     )
     result.rows = measured.summarize()
     result.bounds = {

@@ -16,10 +16,20 @@ from bank.postgres.schema import open_bank
 from bank.strategies import Claim, takes_chunks
 from bankrun.bench import peers
 from bankrun.bench.pgbench import SCRIPTS, pgbench_rate
+from bankrun.bench.rabbitmq import lab_on_rabbitmq
 from bankrun.bench.rules import PATIENCE, check_kept
 from bankrun.errors import BankrunError
 from bankrun.results.distance import NEAR
-from bankrun.results.models.bench import NOOP, PGBENCH, PGBENCH_ACCEPTED, QUEUE_ROWS, BenchRow, MeasuredFrom, RateSpread
+from bankrun.results.models.bench import (
+    NOOP,
+    PGBENCH,
+    PGBENCH_ACCEPTED,
+    QUEUE_ROWS,
+    RABBITMQ_ROWS,
+    BenchRow,
+    MeasuredFrom,
+    RateSpread,
+)
 from bankrun.results.models.comparison import Run
 from bankrun.results.topology import Topology
 from bankrun.results.workload import Workload
@@ -138,7 +148,7 @@ class Rates:
 
 def measured_from(name: str) -> MeasuredFrom:
     """Return what a contestant's rate includes: all from the acceptance on, or from the claim on, or no transfer."""
-    if name == NOOP:
+    if RABBITMQ_ROWS.get(name, name) == NOOP:
         return "message"
     return "acceptance" if name == PGBENCH or is_chunk_strategy(name) else "claim"
 
@@ -157,6 +167,7 @@ def measure(
     seed: int,
     rounds: int,
     tell: Callable[[str], None],
+    rabbitmq_url: str = "",
 ) -> Rates:
     """Run every contestant once a round. Each topology gets a fleet that is exactly so large, anew in each round.
 
@@ -175,7 +186,7 @@ def measure(
                         one = row.contestant
                         tell(f"round {number + 1} of {rounds}: {one.name} on {topology}, chunk {one.chunk}")
                         try:
-                            rate = _rate(servers, lab, one, one.workload(transfers), seed + number)
+                            rate = _rate(servers, lab, one, one.workload(transfers), seed + number, rabbitmq_url)
                         except (BankError, BankrunError) as fault:
                             tell(f"not measured: {fault}")
                             row.faults.append(f"round {number + 1}: {fault}")
@@ -185,7 +196,12 @@ def measure(
     return Rates(list(rows.values()))
 
 
-def _rate(servers: Servers, lab: Lab, one: Contestant, workload: Workload, seed: int) -> float | None:
+def _rate(
+    servers: Servers, lab: Lab, one: Contestant, workload: Workload, seed: int, rabbitmq_url: str = ""
+) -> float | None:
+    if one.name in RABBITMQ_ROWS:
+        with lab_on_rabbitmq(servers, lab, rabbitmq_url, one.topology) as other:
+            return _rate(servers, other, one._replace(name=RABBITMQ_ROWS[one.name]), workload, seed)
     if one.name in SCRIPTS:
         clients = one.topology.instances * one.topology.threads
         return pgbench_rate(lab.database, one.name, workload, clients=clients, seed=seed)

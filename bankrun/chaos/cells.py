@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from bank.errors import CannotStart
 from bank.outside import strategy_named
 from bank.postgres.database import Database
 from bank.postgres.schema import open_bank
-from bankrun.chaos.faults import FAULTS, Fault, Scene, fault_named
-from bankrun.chaos.targets import STEP_SECONDS_MAX, Missed, Targets
+from bankrun.chaos.faults import FAULTS, RABBITMQ, REDIS, Fault, Scene, fault_named, faults_with
+from bankrun.chaos.targets import STEP_SECONDS_MAX, Missed, Targets, can_be_cut
 from bankrun.results.models.chaos import Chaos, ChaosCell
 from bankrun.results.provenance import Expected, Verdict, check_seed, write_command
 from bankrun.results.topology import Topology
@@ -43,6 +44,9 @@ class ChaosPlan:
     workload: Workload
     seed: int
     rounds: int = 1
+    broker_url: str = ""
+    """A RabbitMQ that is given; without it, a Redis of our own."""
+    restart_broker: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.faults or not self.strategies:
@@ -70,7 +74,23 @@ class ChaosPlan:
 
     def missing(self) -> dict[str, str]:
         """Return the faults that cannot be had on this machine, and why."""
-        return {name: why for name in self.faults if (why := FAULTS[name].missing())}
+        return {
+            name: why for name in self.faults if (why := FAULTS[name].missing() or self._find_missing(FAULTS[name]))
+        }
+
+    def _find_missing(self, fault: Fault) -> str:
+        if fault.needs not in ("", self.broker):
+            return f"needs {fault.needs}"
+        if fault.name == "rabbitmq-restart" and not self.restart_broker:
+            return "needs --restart-broker, the command that restarts your RabbitMQ"
+        if fault.needs == RABBITMQ and fault.name != "rabbitmq-restart" and not can_be_cut(self.broker_url):
+            return "needs an address with amqp://: nothing can stand before TLS"
+        return ""
+
+    @property
+    def broker(self) -> str:
+        """The kind of broker."""
+        return RABBITMQ if self.broker_url else REDIS
 
     def cells(self) -> list[tuple[Fault, str]]:
         """Return what is run: each fault with each strategy."""
@@ -79,17 +99,19 @@ class ChaosPlan:
 
     def command(self) -> str:
         """Return the command that repeats it."""
-        quick = set(self.faults) == {name for name, fault in FAULTS.items() if fault.quick}
+        every = faults_with(self.broker)
+        quick = set(self.faults) == {name for name in every if FAULTS[name].quick}
         return write_command(
             "chaos",
             quick=quick,
-            fault=None if quick or self.faults == tuple(FAULTS) else self.faults,
+            fault=None if quick or self.faults == every else self.faults,
             strategy=self.strategies,
             topology=str(self.topology),
             transfers=self.workload.transfers,
             accounts=self.workload.accounts,
             rounds=self.rounds,
             seed=self.seed,
+            restart_broker=shlex.join(self.restart_broker) or None,
         )
 
 

@@ -14,7 +14,6 @@ from uuid import uuid4
 
 from bank.errors import unknown
 from bank.orders import Order
-from bankrun.chaos.poison import GARBAGE, GARBLED, poison
 from bankrun.chaos.targets import STEP_SECONDS_MAX, Missed, Targets, faketime_library
 from bankrun.runs.boundary import LOST_SERVER
 from bankrun.runs.delivery import Delivery
@@ -23,7 +22,7 @@ from workers.process.reconciler import Reconciler
 from workers.submission import Submission
 
 OUTAGE_SECONDS = 1.0
-MESSAGES_HURT = 20
+REDIS, RABBITMQ = "Redis", "RabbitMQ"
 
 
 @dataclass(slots=True)
@@ -75,7 +74,8 @@ class Fault:
     ``point`` is where it strikes inside a transaction: that is armed before the first transfer comes by, since they are
     soon gone. ``quick`` ones need no wait for a timeout; a few that others resemble are left out. ``breaks_leases``
     says that a strategy which does not survive a paused holder claims nothing under it. ``starts_one`` says that a new
-    instance has to start, which is most of what it takes. ``missing`` says why the fault cannot be had on this machine.
+    instance has to start, which is most of what it takes. ``needs`` is the only kind of broker that it can be had with,
+    and ``missing`` says why it cannot be had on this machine.
     """
 
     name: str
@@ -87,6 +87,7 @@ class Fault:
     needs_network: bool = False
     breaks_leases: bool = False
     starts_one: bool = False
+    needs: str = ""
     missing: Callable[[], str] = lambda: ""
 
 
@@ -244,30 +245,34 @@ def _restart_redis(scene: Scene) -> None:
     scene.targets.restart_redis(kept=True)
 
 
+def _restart_rabbitmq(scene: Scene) -> None:
+    scene.targets.restart_rabbitmq()
+
+
+def _cut_rabbitmq(scene: Scene) -> None:
+    scene.targets.broker_proxy.cut()
+
+
+def _silence_rabbitmq(scene: Scene) -> None:
+    scene.targets.broker_proxy.silence()
+    try:
+        time.sleep(scene.targets.settings.visibility_timeout_ms / 1000)
+    finally:
+        scene.targets.broker_proxy.speak()
+
+
 def _delete_messages(scene: Scene) -> None:
-    for _ in range(MESSAGES_HURT):
-        message = scene.targets.redis.lindex(scene.submission.queue, scene.chance.randint(0, MESSAGES_HURT))
-        if message is not None:
-            scene.targets.redis.lrem(scene.submission.queue, 1, str(message))
+    scene.targets.messages.delete_some(scene.submission.queue, scene.chance)
 
 
 def _repeat_messages(scene: Scene) -> None:
-    for message in scene.targets.redis.lrange(scene.submission.queue, 0, MESSAGES_HURT):
-        scene.targets.redis.lpush(scene.submission.queue, message)
-        scene.targets.redis.rpush(scene.submission.queue, message)
+    scene.targets.messages.repeat_some(scene.submission.queue)
 
 
 def _poison_messages(scene: Scene) -> None:
     """Change some messages to nonsense, add others, and accept a transfer for a strategy that does not exist."""
-    client, queue = scene.targets.redis, scene.submission.queue
-    # From the end at which messages are put: they keep their places while others are taken from the other end.
-    for index in scene.chance.sample(range(2 * MESSAGES_HURT), MESSAGES_HURT):
-        message = client.lindex(queue, index)
-        if message is not None:
-            with suppress(*LOST_SERVER, *GARBLED):  # the queue is shorter by now
-                client.lset(queue, index, poison(str(message), scene.chance))
-    for garbage in GARBAGE:
-        client.rpush(queue, garbage)
+    queue = scene.submission.queue
+    scene.targets.messages.poison_some(queue, scene.chance)
     unknown = f"no-such-lock-{uuid4().hex[:8]}"
     first = scene.orders[0]
     stranger = Delivery(scene.targets, Submission(unknown, unknown, queue))
@@ -293,7 +298,7 @@ def _submitter_dies(scene: Scene) -> None:
 def _two_reconcilers(scene: Scene) -> None:
     """Lose what is in the queue, and let two reconcilers that know nothing of each other publish it again."""
     targets = scene.targets
-    targets.redis.delete(scene.submission.queue)
+    targets.messages.delete_all(scene.submission.queue)
     published: list[int] = []
 
     def look() -> None:
@@ -394,8 +399,17 @@ FAULTS = {
         ),
         Fault("no-connections", "Postgres has no connection left", _take_all_connections),
         Fault("disk-full", "Postgres cannot write: 53100", _fill_disk),
-        Fault("redis-restart", "Redis is killed and restarted with its log", _restart_redis, quick=False),
-        Fault("redis-emptied", "Redis is killed and restarted empty", _empty_redis),
+        Fault("redis-restart", "Redis is killed and restarted with its log", _restart_redis, quick=False, needs=REDIS),
+        Fault("redis-emptied", "Redis is killed and restarted empty", _empty_redis, needs=REDIS),
+        Fault("rabbitmq-restart", "RabbitMQ is restarted", _restart_rabbitmq, quick=False, needs=RABBITMQ),
+        Fault("rabbitmq-cut", "all connections to RabbitMQ are cut", _cut_rabbitmq, needs=RABBITMQ),
+        Fault(
+            "rabbitmq-silent",
+            "every byte to and from RabbitMQ is dropped",
+            _silence_rabbitmq,
+            quick=False,
+            needs=RABBITMQ,
+        ),
         Fault("messages-lost", "messages are deleted from the broker", _delete_messages),
         Fault("messages-repeated", "messages are duplicated in the broker", _repeat_messages),
         Fault("messages-poisoned", "messages are nonsense, or say what was not accepted", _poison_messages),
@@ -411,3 +425,8 @@ def fault_named(name: str) -> Fault:
     if name in FAULTS:
         return FAULTS[name]
     raise unknown("fault", name, FAULTS)
+
+
+def faults_with(broker: str) -> tuple[str, ...]:
+    """Return the names of all faults for a kind of broker: on RabbitMQ, those that need Redis are there to be named."""
+    return tuple(name for name, fault in FAULTS.items() if broker == RABBITMQ or fault.needs != RABBITMQ)

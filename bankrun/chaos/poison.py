@@ -35,11 +35,20 @@ GARBLED = (ValueError, TypeError, KeyError, IndexError)
 def poison(message: str, chance: random.Random) -> str:
     """Return a message with something wrong in it."""
     envelope = json.loads(message)
-    arguments, options, embed = json.loads(base64.b64decode(envelope["body"]))
+    body = poison_body(base64.b64decode(envelope["body"]), chance)
+    if not body:
+        return message[: len(message) // 2]
+    envelope["body"] = base64.b64encode(body.encode()).decode()
+    return json.dumps(envelope)
+
+
+def poison_body(body: str | bytes, chance: random.Random) -> str:
+    """Return what a message says, with something wrong in it; sometimes nothing."""
+    arguments, options, embed = json.loads(body)
     job = arguments[0]
     wrong = chance.randrange(5)
     if wrong == 0:
-        return message[: len(message) // 2]
+        return ""
     if wrong == 1:
         job["strategy"] = "no-such-lock"
     elif wrong == 2:
@@ -48,5 +57,4 @@ def poison(message: str, chance: random.Random) -> str:
         job["orders"][0][3] += 1  # not what was accepted
     else:
         job["run"] = {"$": 1}
-    envelope["body"] = base64.b64encode(json.dumps([arguments, options, embed]).encode()).decode()
-    return json.dumps(envelope)
+    return json.dumps([arguments, options, embed])

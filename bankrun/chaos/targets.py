@@ -17,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import LiteralString, TypeVar
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
@@ -33,15 +34,15 @@ from bank.errors import BankError, CannotStart
 from bank.postgres.database import psql_url
 from bank.postgres.presets import as_options
 from bank.postgres.schema import check_connection_budget
-from bank.settings import Settings
-from bank.strategies.redis_lock import redis_url
+from bank.settings import Settings, is_rabbitmq
+from bankrun.chaos.messages import Messages, RabbitMQMessages, RedisMessages
 from bankrun.errors import BankrunError
 from bankrun.runs.boundary import LOST_SERVER
 from bankrun.runs.delivery import Delivery, insist
 from bankrun.runs.session import Servers, cores_of, hold_bank, open_servers, worker_environment
 from bankrun.servers import binaries as embedded
 from bankrun.servers.keeper_client import Keeper
-from bankrun.servers.network import Proxy
+from bankrun.servers.network import Proxy, TcpProxy
 from workers.control.failpoints import Action, Failpoint, Point
 from workers.fleet import InstanceInfo, start_instances
 
@@ -60,6 +61,8 @@ MAX_CONNECTIONS = 80
 STEP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.02
 FREEZE_SECONDS_MAX = 20
+RESTART_SECONDS_MAX = 120.0
+AMQP_PORT = 5672
 FULL_DISK_LOCK_KEY = 0x66756C6C  # "full", 1718971500 below
 FILL_DISK: tuple[LiteralString, ...] = (
     """
@@ -92,7 +95,16 @@ class Targets:
     """
 
     def __init__(
-        self, servers: Servers, keeper: Keeper, proxy: Proxy | None, instances: Servers, key: str, threads: int
+        self,
+        servers: Servers,
+        keeper: Keeper,
+        instances: Servers,
+        key: str,
+        threads: int,
+        *,
+        proxy: Proxy | None = None,
+        broker_proxy: TcpProxy | None = None,
+        restart_broker: Sequence[str] = (),
     ) -> None:
         self.servers = servers
         self.database, self.fleet, self.app = servers.database, servers.fleet, servers.app
@@ -106,16 +118,29 @@ class Targets:
         self.delivery: Delivery | None = None
         self.log_path = servers.state_dir / "logs"
         self._proxy = proxy
+        self._broker_proxy = broker_proxy
+        self._restart_broker = list(restart_broker)
         self._key = key
-        assert servers.settings.broker_url is not None
-        url = redis_url(servers.settings.broker_url.get_secret_value())
-        self.redis = redis.Redis.from_url(url, socket_timeout=5, decode_responses=True, encoding_errors="replace")
+        url = servers.endpoints.broker_url
+        self.messages: Messages = RabbitMQMessages(servers.app) if is_rabbitmq(url) else RedisMessages(url)
 
     @property
     def proxy(self) -> Proxy:
         """The network between the instances and Postgres."""
         assert self._proxy is not None, "these were opened without a network that can fail"
         return self._proxy
+
+    @property
+    def broker_proxy(self) -> TcpProxy:
+        """The network between the instances and RabbitMQ."""
+        assert self._broker_proxy is not None, "these were opened without a broker that can be cut off"
+        return self._broker_proxy
+
+    @property
+    def redis(self) -> redis.Redis:
+        """The Redis that can be killed."""
+        assert isinstance(self.messages, RedisMessages), "another broker takes its place"
+        return self.messages.client
 
     # Waiting: what is away may come back.
 
@@ -253,6 +278,21 @@ class Targets:
         self.keeper.start_again("valkey", *(("--appendonly", "yes") if kept else ()))
         self.until(self.redis.ping, "Valkey is back")
 
+    def restart_rabbitmq(self) -> None:
+        """Run the command that restarts RabbitMQ. Raises Missed if it fails."""
+        done = subprocess.run(
+            self._restart_broker,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=RESTART_SECONDS_MAX,
+            check=False,
+        )
+        if done.returncode:
+            said = done.stdout.decode(errors="replace").strip().splitlines() or ["nothing"]
+            raise Missed(f"{self._restart_broker[0]} ended with code {done.returncode}, and said {said[-1]}")
+        self.until(lambda: self.fleet.check_broker() is None, "RabbitMQ is back", RESTART_SECONDS_MAX)
+
     def freeze_postgres(self, seconds: float) -> None:
         """Stop Postgres and all of its sessions for a time."""
         postmaster = psutil.Process(self.keeper.process_id("postgres"))
@@ -358,13 +398,21 @@ class Targets:
 
 @contextmanager
 def open_targets(
-    settings: Settings, *, instances: int, threads: int, with_network: bool = True, waits: Mapping[str, int] = WAITS
+    settings: Settings,
+    *,
+    instances: int,
+    threads: int,
+    with_network: bool = True,
+    waits: Mapping[str, int] = WAITS,
+    restart_broker: Sequence[str] = (),
 ) -> Iterator[Targets]:
     """Start servers and instances for the block, with waits that are short except where the environment sets them.
 
-    Raises CannotStart where servers are given: they are not ours to break.
+    A RabbitMQ may be given: it is cut off from the instances, and ``restart_broker`` is the command that restarts it.
+    Raises CannotStart where other servers are given: they are not ours to break.
     """
-    if settings.database_url is not None or settings.broker_url is not None:
+    broker_url = "" if settings.broker_url is None else settings.broker_url.get_secret_value()
+    if settings.database_url is not None or (broker_url and not is_rabbitmq(broker_url)):
         raise CannotStart("faults need servers that may be broken: unset BANKRUN_DATABASE_URL and BANKRUN_BROKER_URL")
     shorter = {name: value for name, value in waits.items() if name not in settings.model_fields_set}
     try:
@@ -388,12 +436,35 @@ def open_targets(
             proxy = stack.enter_context(Proxy(directory / name, Path(str(url.query["host"])) / name))
             proxied = url.update_query_dict({"host": str(directory)}).render_as_string(hide_password=False)
             seen = replace(seen, endpoints=replace(servers.endpoints, worker_database_url=proxied))
-        targets = Targets(servers, servers.keeper, proxy, seen, key, threads)
-        stack.callback(targets.redis.close)
+        broker_proxy: TcpProxy | None = None
+        if can_be_cut(broker_url):
+            broker_proxy, proxied = stack.enter_context(_between_broker(broker_url))
+            seen = replace(seen, settings=seen.settings.model_copy(update={"broker_url": SecretStr(proxied)}))
+        targets = Targets(
+            *(servers, servers.keeper, seen, key, threads),
+            proxy=proxy,
+            broker_proxy=broker_proxy,
+            restart_broker=restart_broker,
+        )
+        stack.callback(targets.messages.close)
         names = [f"w{number}" for number in range(1, instances + 1)]
         stack.callback(_stop, servers.keeper, names)
         targets.start(names)
         yield targets
+
+
+def can_be_cut(broker_url: str) -> bool:
+    """Whether a network of ours can stand before a broker: a RabbitMQ whose certificate nobody has to verify."""
+    return broker_url.startswith("amqp://")
+
+
+@contextmanager
+def _between_broker(broker_url: str) -> Iterator[tuple[TcpProxy, str]]:
+    """Stand between the instances and their broker; yield the network, and the address that they are given."""
+    url = urlsplit(broker_url)
+    user, at, _ = url.netloc.rpartition("@")
+    with TcpProxy(url.hostname or "127.0.0.1", url.port or AMQP_PORT) as proxy:
+        yield proxy, url._replace(netloc=f"{user}{at}127.0.0.1:{proxy.port}").geturl()
 
 
 def _stop(keeper: Keeper, names: list[str]) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bank.errors import CannotStart
 from bank.outside import strategy_named
-from bank.settings import read_settings
+from bank.settings import Settings, is_rabbitmq, read_settings
 from bank.strategies.single_statement import SingleStatement
 from bankrun.bench.benchmark import BenchPlan, run_benchmark
 from bankrun.bench.pgbench import find_pgbench
@@ -59,10 +59,14 @@ def bench(
         str | None, typer.Option(metavar="FILE", help="Write a page, with its pictures beside it.")
     ] = None,
 ) -> None:
-    """Measure transfers a second beside pgbench, messages that do nothing, and other queues, in one run."""
+    """Measure transfers a second beside pgbench, messages that do nothing, and other queues, in one run.
+
+    With a RabbitMQ in BANKRUN_BROKER_URL, and no BANKRUN_DATABASE_URL, also what it costs beside the embedded Valkey.
+    """
     reserve_stdout(export_json)
     strategies = _choose_measured(strategy, quick=quick, full=full or bool(distance_ms))
     pictures = _name_pictures(export_markdown)
+    settings, rabbitmq_url = _split_off_rabbitmq(read_settings())
     console = open_console(export_json, export_markdown, *pictures.values(), inputs=find_files(strategies))
     plan = BenchPlan(
         strategies,
@@ -75,13 +79,13 @@ def bench(
         quick,
         full,
         tuple(dict.fromkeys(Distance.parse(text) for text in distance_ms)),
+        rabbitmq_url,
     )
     if not plan.distances:
         find_pgbench()
     notes = Terminal(stderr=True)
     load = os.getloadavg()[0]
     first_cell = first_cell_seconds(notes.print) if full else None
-    settings = read_settings()
     with open_servers(settings) as servers:
         result = run_benchmark(servers, plan, notes.print, first_cell=first_cell, load_before=load)
     if plan.distances:
@@ -94,6 +98,14 @@ def bench(
     _show(console, result)
     if result.faults:
         raise typer.Exit(FAILED)
+
+
+def _split_off_rabbitmq(settings: Settings) -> tuple[Settings, str]:
+    """Return settings for the embedded servers, and the RabbitMQ that is given for a row of its own, if one is."""
+    url = "" if settings.broker_url is None else settings.broker_url.get_secret_value()
+    if settings.database_url is not None or not is_rabbitmq(url):
+        return settings, ""
+    return settings.model_copy(update={"broker_url": None}), url
 
 
 def _choose_measured(names: list[str], *, quick: bool, full: bool) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+import shlex
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -17,10 +18,18 @@ from bank.errors import CannotStart
 from bank.settings import read_settings
 from bank.strategies import STRATEGIES
 from bankrun.chaos.cells import CHAOS_LOAD, ChaosPlan, begin_chaos, run_chaos
-from bankrun.chaos.faults import FAULTS
+from bankrun.chaos.faults import FAULTS, RABBITMQ, REDIS, faults_with
 from bankrun.chaos.targets import open_targets
 from bankrun.cli.app import CONTRADICTED, open_console, reserve_stdout, told_if_cut
-from bankrun.cli.options import ALL, ExportJson, Strategies, choose_strategies, find_files, takes_workload
+from bankrun.cli.options import (
+    ALL,
+    ExportJson,
+    Strategies,
+    choose_strategies,
+    find_files,
+    leave_out_unusable,
+    takes_workload,
+)
 from bankrun.render import fault_tables as tables
 from bankrun.results import store
 from bankrun.results.models.chaos import Chaos
@@ -59,35 +68,49 @@ def chaos(
     quick: Annotated[
         bool, typer.Option("--quick", help="Only faults that need no long wait; at most a minute for a strategy.")
     ] = False,
+    restart_broker: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="Restarts the RabbitMQ that BANKRUN_BROKER_URL names: no shell reads it."),
+    ] = None,
     list_faults: Annotated[bool, typer.Option("--list", help="Tell the faults, and run nothing.")] = False,
     export_json: ExportJson = None,
     export_markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the matrix.")] = None,
 ) -> None:
     """Kill, stop, cut and restart everything while transfers flow; let it recover; audit what is left.
 
-    On servers of its own, never on given ones. Exits with 3 if a promise was not kept.
+    On servers of its own, never on given ones; except on a RabbitMQ, which nothing here can start. Exits with 3 if a
+    promise was not kept.
     """
     began = time.monotonic()
     reserve_stdout(export_json, export_markdown)
-    strategies = choose_survivors(strategy)
+    settings = read_settings()
+    broker_url = "" if settings.broker_url is None else settings.broker_url.get_secret_value()
+    asked = [] if strategy == STRATEGIES_SHOWN else strategy
+    strategies = leave_out_unusable(choose_survivors(strategy), asked, settings)
     console = open_console(export_json, export_markdown, inputs=find_files(strategies))
     if list_faults:
         _list_faults(console)
         return
     plan = ChaosPlan(
-        faults=_choose_faults(fault, quick=quick),
+        faults=_choose_faults(fault, broker=RABBITMQ if broker_url else REDIS, quick=quick),
         strategies=strategies,
         topology=Topology.parse(topology),
         workload=workload,
         seed=secrets.randbelow(2**31) if seed is None else seed,
         rounds=rounds,
+        broker_url=broker_url,
+        restart_broker=tuple(_split(restart_broker)),
     )
     plan.check_strategies()
     until = began + QUICK_SECONDS * len(plan.strategies) if quick else math.inf
     shape = plan.topology
     logging.getLogger("bankrun").addHandler(logging.NullHandler())  # what our own reconcilers say is in no table
     with open_targets(
-        read_settings(), instances=shape.instances, threads=shape.threads, with_network=plan.needs_network
+        settings,
+        instances=shape.instances,
+        threads=shape.threads,
+        with_network=plan.needs_network,
+        restart_broker=plan.restart_broker,
     ) as targets:
         rehearse(targets.database, targets.servers.settings, plan.strategies)
         result = begin_chaos(targets, plan)
@@ -109,8 +132,18 @@ def _list_faults(console: Console) -> None:
     console.print(table)
 
 
-def _choose_faults(names: Sequence[str], *, quick: bool) -> tuple[str, ...]:
-    wanted = dict.fromkeys(name for given in names for name in (FAULTS if given == "all" else [given]))
+def _split(command: str | None) -> list[str]:
+    try:
+        words = shlex.split(command or "")
+    except ValueError as error:
+        raise CannotStart(f"--restart-broker: {error}") from None
+    if command is not None and not words:
+        raise CannotStart("--restart-broker is empty: give the command that restarts your RabbitMQ")
+    return words
+
+
+def _choose_faults(names: Sequence[str], *, broker: str, quick: bool) -> tuple[str, ...]:
+    wanted = dict.fromkeys(name for given in names for name in (faults_with(broker) if given == "all" else [given]))
     chosen = tuple(name for name in wanted if not quick or name not in FAULTS or FAULTS[name].quick)
     if wanted and not chosen:
         raise CannotStart(f"{', '.join(wanted)}: no fault for --quick; `bankrun chaos --list` says which are")

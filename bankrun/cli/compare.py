@@ -18,7 +18,14 @@ from bank.postgres import versions
 from bank.postgres.schema import check_connection_budget
 from bank.settings import read_settings
 from bankrun.cli.app import CONTRADICTED, FAILED, open_console, reserve_stdout, told_if_cut
-from bankrun.cli.options import ExportJson, Strategies, choose_strategies, find_files, takes_workload
+from bankrun.cli.options import (
+    ExportJson,
+    Strategies,
+    choose_strategies,
+    find_files,
+    leave_out_unusable,
+    takes_workload,
+)
 from bankrun.render import tables
 from bankrun.render.story import explain
 from bankrun.render.terminal import Terminal
@@ -73,7 +80,8 @@ def compare(
     """
     exports = (export_json, export_csv, export_markdown, export_svg, report, junitxml)
     reserve_stdout(*exports)
-    strategies = choose_strategies(strategy)
+    settings = read_settings()
+    strategies = leave_out_unusable(choose_strategies(strategy), strategy, settings)
     console = open_console(*exports, inputs=find_files(strategies))
     plan = Plan(
         strategies=strategies,
@@ -85,7 +93,6 @@ def compare(
         cell_seconds_max=cell_timeout,
         seconds=seconds,
     ).within_reason()
-    settings = read_settings()
     if workload.think_ms >= settings.idle_timeout_ms:
         raise CannotStart(
             f"think-ms={workload.think_ms} is as long as Postgres lets a transaction idle: {settings.idle_timeout_ms}"

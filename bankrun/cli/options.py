@@ -12,9 +12,12 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from bank.errors import CannotStart
 from bank.outside import user_strategy
-from bank.strategies import STRATEGIES
+from bank.settings import Settings
+from bank.strategies import STRATEGIES, check_settings
 from bankrun.results.workload import OPTIONS, Workload
+from bankrun.runs.session import tell
 
 ALL = ["all"]
 DEFAULT = Workload()
@@ -29,6 +32,26 @@ def choose_strategies(names: Sequence[str]) -> tuple[str, ...]:
     """Return the strategies' names, each once. Raises CannotStart for one that does not exist, or that is none."""
     wanted = [name for given in names for name in (STRATEGIES if given == "all" else [given])]
     return tuple(dict.fromkeys(user_strategy(name).name for name in wanted))
+
+
+def leave_out_unusable(names: Sequence[str], asked: Sequence[str], settings: Settings) -> tuple[str, ...]:
+    """Return the strategies without those of `all` that cannot run with these settings, and say why on stderr.
+
+    What was asked for by its own name stays: it is refused when it is to run.
+    """
+    if settings.broker_url is None:  # the embedded servers are all that ours need
+        return tuple(names)
+    kept = []
+    for name in names:
+        try:
+            check_settings(name, settings)
+        except CannotStart as error:
+            if name in asked:
+                raise
+            tell(f"left out: {error}")
+        else:
+            kept.append(name)
+    return tuple(kept)
 
 
 def find_files(names: Sequence[str]) -> list[Path]:

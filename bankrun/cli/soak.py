@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from bank.errors import CannotStart
 from bank.outside import user_strategy
-from bank.settings import read_settings
+from bank.settings import is_rabbitmq, read_settings
 from bankrun.chaos.soak import SoakPlan, begin_soak, run_soak
 from bankrun.chaos.targets import open_targets
 from bankrun.cli.app import CONTRADICTED, open_console, reserve_stdout, told_if_cut
@@ -61,7 +62,10 @@ def soak(
     )
     plan.check_strategy()
     logging.getLogger("bankrun").addHandler(logging.NullHandler())
-    with open_targets(read_settings(), instances=shape.instances, threads=shape.threads, with_network=False) as targets:
+    settings = read_settings()
+    if settings.broker_url is not None and is_rabbitmq(settings.broker_url.get_secret_value()):
+        raise CannotStart("soak kills and empties a Redis of its own: unset BANKRUN_BROKER_URL")
+    with open_targets(settings, instances=shape.instances, threads=shape.threads, with_network=False) as targets:
         rehearse(targets.database, targets.servers.settings, [plan.strategy])
         result = begin_soak(targets, plan, shape)
 

@@ -25,11 +25,12 @@ from bank.settings import PREFIX
 from bank.strategies.base import Strategy
 from bank.strategies.redis_lock import redis_url
 from bankrun.proof.cases import ACCOUNTS, OPENING, Case
-from bankrun.runs.environment import describe_redis, describe_servers
+from bankrun.runs.environment import describe_servers
 from bankrun.schedule import SETTINGS, Server, prepare_database
 from bankrun.schedule.server import Connection, tune_database
 from bankrun.servers.embedded import private_postgres, private_valkey
 from bankrun.servers.places import TEMPLATE_SUFFIX, Place, mark, open_keeper, own_place, read_place, scratch_copy
+from workers.broker.brokers import describe_redis
 
 ACCEPT = f"INSERT INTO {SCHEMA}.transfers (id, debit, credit, amount, strategy) VALUES (%s, %s, %s, %s, %s)".encode()  # noqa: S608 - our own schema
 WAITS_MS = {

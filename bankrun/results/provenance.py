@@ -76,9 +76,10 @@ class Provenance:
 
     def servers(self) -> str:
         """Return the servers and the machine in a few words. Raises CannotStart where they are not told."""
+        broker = "rabbitmq" if "rabbitmq" in self.environment else "redis"
         return (
-            f"Postgres {self.told('postgres.server_version')}, {self.told('redis.server')} "
-            f"{self.told('redis.version')}, {self.told('cores')} cores"
+            f"Postgres {self.told('postgres.server_version')}, {self.told(f'{broker}.server')} "
+            f"{self.told(f'{broker}.version')}, {self.told('cores')} cores"
         )
 
     def told(self, name: str) -> str:

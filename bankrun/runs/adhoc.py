@@ -44,6 +44,7 @@ def trigger(lab: Lab, workload: Workload, strategy: str, *, seed: int) -> None:
     """
     wanted = user_strategy(strategy)
     name = wanted.name
+    lab.check_ours(name)
     if name not in STRATEGIES:
         with lab.database.transaction() as transaction:
             outside.leave_out_too_new([name], versions.version_of(transaction.raw))

@@ -21,7 +21,7 @@ from bank.postgres.catalog import describe_surroundings, is_as_made
 from bank.postgres.database import Database
 from bank.postgres.schema import open_bank, renew_schema
 from bank.settings import Settings
-from bank.strategies import CONTROL, STRATEGIES
+from bank.strategies import CONTROL, STRATEGIES, check_settings
 from bankrun.results.models.comparison import Cell, Run
 from bankrun.results.provenance import check_seed
 from bankrun.results.timeline import read_history, read_scene, read_seconds
@@ -157,6 +157,7 @@ class Lab:
         self._network = network
         self._settings = settings or Settings()
         self._restart = restart
+        self._checked: set[str] = set()
         self._admitted: set[str] = set()
         self._is_used = False
         self._changed: dict[str, frozenset[str]] = {}
@@ -273,8 +274,10 @@ class Lab:
         """Try out, once and before anything is sent, whether a strategy from outside can be used at all.
 
         Two of its transfers are run here, one after the other, on the bank, which is emptied; then every instance
-        loads it. Raises StrategyFault, or CannotStart, that says what is wrong with it. Our own always can.
+        loads it. Raises StrategyFault, or CannotStart, that says what is wrong with it. Our own can, if these servers
+        have what they need.
         """
+        self.check_ours(strategy)
         if strategy in STRATEGIES or strategy in self._admitted:
             return
         with self.database.transaction() as transaction:
@@ -285,6 +288,12 @@ class Lab:
         self._changed[strategy] = around ^ describe_surroundings(self.database)
         self.fleet.check_strategy(strategy, self.instances)
         self._admitted.add(strategy)
+
+    def check_ours(self, strategy: str) -> None:
+        """Raise CannotStart if this is a strategy of ours, and needs what is not here: a Redis, say."""
+        if strategy not in self._checked:
+            check_settings(strategy, self._settings)
+            self._checked.add(strategy)
 
     def _renew(self, strategy: str) -> frozenset[str] | None:
         """Give a strategy from outside, and the one after it, a bank and sessions that nobody used before.

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import platform
+import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from kombu.utils.text import version_string_as_tuple
 from sqlalchemy import make_url
 
 from bank.postgres.presets import NOT_AT_STARTUP, PINNED, UNPINNED, find_presets
 from bank.postgres.roles import excess, missing, workers_now
 from bank.postgres.schema import LAB_CONNECTIONS, bank_id, server_settings
 from bank.settings import WAITS
-from bankrun.runs.environment import POSTGRES_SETTINGS, redis_info
+from bankrun.runs.environment import POSTGRES_SETTINGS
 from bankrun.runs.session import Servers
+from workers.app import broker_of
+from workers.broker.brokers import RABBITMQ
+from workers.broker.rabbitmq import DAY_MS, make_queue
+from workers.errors import LOST_SERVER
+
+PROBE_SECONDS = 5.0
+PROBE_DELIVERIES = 25
+"""RabbitMQ 4 drops what it has delivered 20 times, unless a queue says otherwise."""
+BY_QUEUE_SINCE = (3, 12)
+CONSUMER_TIMEOUT_SECONDS = 1_800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +45,7 @@ def examine(servers: Servers) -> list[Check]:
     return [
         *_postgres(servers),
         *_sessions(servers),
-        *_redis(servers),
+        *(_rabbitmq(servers) if broker_of(servers.app) is RABBITMQ else _redis(servers)),
         *_waits(servers),
         *_fleet(servers),
         *_roles(servers),
@@ -93,12 +107,67 @@ def _sessions(servers: Servers) -> Iterator[Check]:
 
 
 def _redis(servers: Servers) -> Iterator[Check]:
-    found = redis_info(servers.app)
+    found = broker_of(servers.app).describe(servers.app)
     yield Check(found["server"].capitalize(), True, found["version"])
     policy = found["maxmemory_policy"]
     yield Check("maxmemory-policy", policy == "noeviction", policy, "jobs could be evicted; it should be noeviction")
     kept = "on" if found["appendonly"] == "1" else "off: after a crash jobs come back from Postgres only"
     yield Check("appendonly", True, kept)
+
+
+def _rabbitmq(servers: Servers) -> Iterator[Check]:
+    """Look at RabbitMQ by using it as workers do: its settings cannot be asked for in AMQP.
+
+    That the shared queue is a durable quorum queue was found before: nothing starts where it is another.
+    """
+    version = broker_of(servers.app).describe(servers.app)["version"]
+    yield Check("RabbitMQ", True, version)
+    yield Check("queue type", True, "quorum, and durable")
+    name = f"doctor.{secrets.token_hex(4)}"
+    with servers.app.connection_for_write() as connection:
+        channel = connection.default_channel
+        channel.confirm_seconds = PROBE_SECONDS
+        try:
+            make_queue(name)(channel).declare()
+            try:
+                began = time.perf_counter()
+                channel.basic_publish(channel.prepare_message(b"doctor"), routing_key=name)
+                yield Check("publisher confirms", True, f"the first took {1000 * (time.perf_counter() - began):.0f} ms")
+                left = _redeliver(channel, name)
+            finally:
+                channel.queue_delete(name)
+        except LOST_SERVER as error:
+            said = str(getattr(error, "reply_text", None) or error)
+            yield Check("queues can be used", False, said, "messages could not be sent, or not be taken")
+        else:
+            yield Check(
+                "delivery limit",
+                left,
+                f"none within {PROBE_DELIVERIES} deliveries" if left else f"less than {PROBE_DELIVERIES}",
+                "a policy drops messages that were delivered again; Postgres counts deliveries here",
+            )
+    yield from _consumer_timeout(servers, version)
+
+
+def _redeliver(channel: Any, queue: str) -> bool:
+    """Take a message and give it back, more often than RabbitMQ's default limit; return whether it is still there."""
+    for _ in range(PROBE_DELIVERIES):
+        message = channel.basic_get(queue)
+        if message is None:
+            return False
+        channel.basic_reject(message.delivery_tag, requeue=True)
+    return channel.basic_get(queue) is not None
+
+
+def _consumer_timeout(servers: Servers, version: str) -> Iterator[Check]:
+    settings = servers.settings
+    longest = settings.prefetch * (settings.patience_ms + settings.attempt_timeout_ms) / 1000
+    if version_string_as_tuple(version) >= BY_QUEUE_SINCE:
+        found, limit = f"{DAY_MS // 3_600_000} hours, as our queues say", DAY_MS / 1000
+    else:
+        found, limit = "cannot be asked for; 30 minutes unless rabbitmq.conf says otherwise", CONSUMER_TIMEOUT_SECONDS
+    why = "RabbitMQ would close the channel of a worker that holds a message for longer"
+    yield Check("consumer_timeout", limit > longest, f"{found}; a message is held for up to {longest:g} s", why)
 
 
 def _waits(servers: Servers) -> Iterator[Check]:

@@ -21,7 +21,7 @@ from bank.errors import BankError, CannotStart, NotReady
 from bank.postgres.database import Database
 from bank.postgres.roles import WORKER_ROLE, check_worker_roles, set_up_server
 from bank.postgres.schema import bank_id, check_connection_budget, create_schema, only_lab, open_for_lab
-from bank.settings import Settings
+from bank.settings import Settings, is_rabbitmq
 from bankrun.quoting import printable
 from bankrun.runs.comparison import InstanceEnded, Lab
 from bankrun.runs.far import Network
@@ -54,25 +54,28 @@ class Servers:
 def open_servers(settings: Settings, *, max_connections: int = 200) -> Iterator[Servers]:
     """Start the embedded servers, or reach the given ones, for the block. ``max_connections`` is the embedded one's.
 
+    A RabbitMQ may be given alone: the bank is then in the embedded Postgres.
+
     Given servers that are still starting are waited for, as long as the settings say. Raises CannotStart, with nothing
     left running, if one of them will not do.
     """
-    given = (settings.database_url, settings.broker_url)
+    broker_url = None if settings.broker_url is None else settings.broker_url.get_secret_value()
     state_dir = settings.state_dir or default_state_dir()
     with ExitStack() as stack:
         keeper: Keeper | None = None
-        if given == (None, None):
+        if settings.database_url is None and (broker_url is None or is_rabbitmq(broker_url)):
             keeper, endpoints = stack.enter_context(
                 embedded_stack(
                     state_dir, max_connections=max_connections, worker_user=WORKER_ROLE, set_up=set_up_server
                 )
             )
-        elif settings.database_url is None or settings.broker_url is None:
+            endpoints = replace(endpoints, broker_url=broker_url or endpoints.broker_url)
+        elif settings.database_url is None or broker_url is None:
             missing = "BANKRUN_DATABASE_URL" if settings.database_url is None else "BANKRUN_BROKER_URL"
             raise CannotStart(f"{missing} is not set: give both addresses, or neither for the embedded servers")
         else:
             url = settings.database_url.get_secret_value()
-            endpoints = Endpoints(url, url, settings.broker_url.get_secret_value(), embedded=False)
+            endpoints = Endpoints(url, url, broker_url, embedded=False)
         reached = settings.model_copy(
             update={"database_url": SecretStr(endpoints.database_url), "broker_url": SecretStr(endpoints.broker_url)}
         )
@@ -80,10 +83,23 @@ def open_servers(settings: Settings, *, max_connections: int = 200) -> Iterator[
         database = _once_ready(lambda: open_for_lab(endpoints.database_url), deadline)
         stack.callback(database.close)
         app = create_app(reached)
-        stack.callback(_forget_connections, app)
+        stack.callback(forget_connections, app)
         fleet = Fleet(app, endpoints.broker_url)
         _once_ready(fleet.check_broker, deadline)
+        if endpoints.embedded and broker_url is not None:
+            _check_nobody_is_on(fleet)
         yield Servers(reached, endpoints, keeper, state_dir, database, app, fleet)
+
+
+def _check_nobody_is_on(fleet: Fleet) -> None:
+    """Raise CannotStart if instances work on this broker already: they would take what is meant for our own."""
+    found = fleet.discover()
+    if found:
+        names = ", ".join(info.instance for info in found)
+        raise CannotStart(
+            f"{names}: these instances work on this RabbitMQ already, for another bank; "
+            "give BANKRUN_DATABASE_URL too, or use a virtual host of its own"
+        )
 
 
 def _once_ready(reach: Callable[[], T], deadline: float) -> T:
@@ -102,7 +118,7 @@ def _once_ready(reach: Callable[[], T], deadline: float) -> T:
             time.sleep(min(RETRY_SECONDS, left))
 
 
-def _forget_connections(app: Celery) -> None:
+def forget_connections(app: Celery) -> None:
     """Close an application and its connections to the broker.
 
     Kombu keeps them for the whole process, by address: another lab in this process, with servers of its own in the same

@@ -65,7 +65,7 @@ class Proxy:
     def __enter__(self) -> Self:
         self._thread.start()
         self._open.set()
-        self._server = self._run(asyncio.start_unix_server(self._serve, str(self._listen)))
+        self._server = self._run(self._begin_to_listen())
         return self
 
     def __exit__(
@@ -75,6 +75,12 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(ANSWER_SECONDS)
         self._loop.close()
+
+    async def _begin_to_listen(self) -> asyncio.Server:
+        return await asyncio.start_unix_server(self._serve, str(self._listen))
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(str(self._target))
 
     def cut(self) -> int:
         """Close every connection, also in the middle of a transaction. Returns how many there were."""
@@ -136,7 +142,7 @@ class Proxy:
         try:
             await self._open.wait()
             try:
-                answers, server = await asyncio.open_unix_connection(str(self._target))
+                answers, server = await self._connect()
             except OSError:  # Postgres is down: the client is told as it would be without us
                 writer.transport.abort()
                 return
@@ -185,3 +191,22 @@ class Proxy:
             await asyncio.sleep(self.delay_seconds)
         if not link.silent:
             link.client.transport.abort()
+
+
+class TcpProxy(Proxy):
+    """The same before a server that is reached by TCP: it listens on a port of this machine's own."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(Path(), Path())
+        self._address = (host, port)
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def _begin_to_listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self._serve, "127.0.0.1", 0)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self._address)

@@ -104,7 +104,7 @@ def compose() -> Iterator[Compose]:
     if reason is not None:
         pytest.skip(f"the compose stack is not tested: {reason}")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BANKRUN_", "COMPOSE_"))}
-    ports = {f"BANKRUN_{name}_PORT": str(free_port()) for name in ("POSTGRES", "REDIS", "PAGE")}
+    ports = {f"BANKRUN_{name}_PORT": str(free_port()) for name in ("POSTGRES", "REDIS", "RABBITMQ", "PAGE")}
     client = docker.from_env()
     project = Compose(f"bankrun-test-{secrets.token_hex(4)}", clean | ports, client)
     try:

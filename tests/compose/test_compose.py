@@ -257,7 +257,7 @@ def test_nothing_listens_outside_the_loopback_interface(stack: Compose) -> None:
         for bindings in container.attrs["NetworkSettings"]["Ports"].values()
         for binding in bindings or ()
     }
-    ports = {stack.environment["BANKRUN_POSTGRES_PORT"], stack.environment["BANKRUN_REDIS_PORT"]}
+    ports = {stack.environment[f"BANKRUN_{name}_PORT"] for name in ("POSTGRES", "REDIS", "RABBITMQ")}
     page = stack.environment["BANKRUN_PAGE_PORT"]
     assert published == {("page", "127.0.0.1", page), *(("ports", "127.0.0.1", port) for port in ports)}
     table = Path("/proc/net/tcp")

@@ -13,7 +13,7 @@ MAKE_SECRETS = Path(__file__).parents[2] / "tools" / "make-secrets"
 @pytest.fixture
 def volumes(tmp_path: Path) -> Path:
     """The directories that are volumes in the stack."""
-    for name in ("postgres", "redis", "lab", "worker"):
+    for name in ("postgres", "rabbitmq", "redis", "lab", "worker"):
         (tmp_path / name).mkdir()
     return tmp_path
 
@@ -35,13 +35,15 @@ def test_secrets_are_made_once_and_a_missing_one_is_made_again(volumes: Path) ->
         "postgres/lab_password",
         "postgres/postgres_password",
         "postgres/worker_password",
+        "rabbitmq/rabbitmq.conf",
+        "rabbitmq/rabbitmq_password",
         "redis/redis.conf",
         "redis/redis_password",
         "worker/bankrun_broker_url",
         "worker/bankrun_control_key",
         "worker/bankrun_database_url",
     ]
-    assert len({text for name, text in first.items() if name.endswith("_password")}) == 4
+    assert len({text for name, text in first.items() if name.endswith("_password")}) == 5
     assert made(volumes) == first
     (volumes / "worker" / "bankrun_database_url").unlink()
     assert made(volumes) == first

@@ -11,6 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 from bank.errors import Rejected, one_line
 from bank.orders import ACCOUNT_MAX, AMOUNT_MAX, Order
 
+TASK = "bankrun.apply"
+NOOP_TASK = "bankrun.noop"
+"""Does nothing: what is left when it is measured is the price of a message."""
+QUEUE = "transfers"
+"""The queue that every instance consumes: for jobs that scripts trigger."""
 ORDERS_MAX = 10_000
 THINK_MS_MAX = 60_000.0
 REASON_MAX = 500

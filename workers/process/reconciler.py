@@ -11,6 +11,7 @@ from celery import Celery
 
 from bank.orders import Order
 from bank.postgres.database import Database, Transaction
+from workers.app import broker_of
 from workers.errors import LOST_SERVER
 from workers.submission import Submission, publish
 
@@ -130,5 +131,4 @@ class Reconciler:
         transaction.execute(NOTE, values)
 
     def _queue_length(self, queue: str) -> int:
-        with self._app.connection_for_write() as connection:
-            return int(connection.default_channel.client.llen(queue))
+        return broker_of(self._app).queue_length(self._app, queue)

@@ -14,8 +14,8 @@ from celery.signals import celeryd_init, worker_init, worker_shutdown
 
 from bank.errors import BankError, CannotStart, Rejected, one_line
 from bank.settings import read_settings
-from workers.app import NOOP_TASK, TASK
-from workers.broker import gate
+from workers.app import NOOP_TASK, TASK, broker_of
+from workers.broker.brokers import broker_at
 from workers.broker.messages import REASON_MAX, Job
 from workers.process.affinity import stay_on
 from workers.process.instance import Instance
@@ -42,7 +42,9 @@ def current_instance() -> Instance:
 @celeryd_init.connect  # type: ignore[untyped-decorator]
 def _take_only_what_is_ours(**_: Any) -> None:
     """Put the gate between this worker and its broker; first of all, since Kombu keeps the transport of a scheme."""
-    gate.take_place()
+    url = read_settings().broker_url
+    if url is not None:
+        broker_at(url.get_secret_value()).close_gate()
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
@@ -53,7 +55,7 @@ def _open(sender: Any, **_: Any) -> None:
         stay_on(settings.core)
     _instance = Instance(settings)
     if _instance.failpoints is not None:
-        gate.Transport.received = partial(_instance.failpoints.reach, "receive")
+        broker_of(sender.app).tell_of_jobs(partial(_instance.failpoints.reach, "receive"))
     # A connection of its own: one of the pool's would be missing to a thread.
     database = _instance.open_database(f"{_instance.name} reconciler", threads=1)
     _reconciler = Reconciler(database, sender.app, wait_seconds=settings.reconcile_ms / 1000)

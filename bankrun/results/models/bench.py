@@ -23,6 +23,8 @@ QUEUE_ROWS = {
     for queue in QUEUES
 }
 """Each queue with each strategy, by the name of its row: that of the first strategy is the queue's own."""
+RABBITMQ_ROWS = {f"rabbitmq {name}": name for name in (NOOP, *QUEUE_STRATEGIES)}
+"""The same contestants with RabbitMQ in Redis' place, by the name of their row."""
 
 MeasuredFrom = Literal["acceptance", "claim", "message"]
 Rate = Annotated[float, Field(gt=0)]

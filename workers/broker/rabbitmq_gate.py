@@ -1,0 +1,111 @@
+"""The transport of workers on RabbitMQ: what lies in a queue may be anything, and no worker ends of it.
+
+As in ``gate``: what is no message of ours is dropped, with its reason in the log, and goes where the queue's policy
+sends what is dropped (a dead-letter exchange), if it has one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from amqp.method_framing import frame_handler
+from amqp.serialization import decode_properties_basic
+from kombu.transport import TRANSPORT_ALIASES, pyamqp
+
+from bank.errors import Rejected, one_line
+from workers.broker import envelope, rabbitmq
+from workers.broker.messages import REASON_MAX
+
+HEADER = 2
+"""The kind of frame that holds a message's properties, from this byte on (AMQP 0-9-1, section 4.2.6)."""
+PROPERTIES_AT = 12
+NO_PROPERTIES = b"\0\0"
+Frame = tuple[int, int, bytes]
+
+logger = logging.getLogger("bankrun")
+
+
+class Message(pyamqp.Message):
+    """A message that was opened when it came."""
+
+    def __init__(self, raw: Any, channel: Any = None, **options: Any) -> None:
+        super().__init__(raw, channel, **options)  # type: ignore[no-untyped-call]
+        self._decoded_cache = getattr(raw, "opened", None)
+
+
+class Channel(rabbitmq.Channel):
+    """Lets jobs and remote-control commands pass, and nothing else."""
+
+    Message = Message
+    received: Callable[[], None] | None = None
+    """A failpoint: reached with each job that has just come."""
+
+    def basic_consume(self, queue: str = "", *, callback: Any = None, no_ack: bool = False, **options: Any) -> Any:
+        """Consume from a queue. Commands are those that need no acknowledgement."""
+
+        def receive(raw: Any) -> None:
+            try:
+                if no_ack:
+                    envelope.check_delivered_command(raw.body, raw.properties)
+                else:
+                    self._write_anew(raw, queue)
+            except Exception as error:  # noqa: BLE001 - whatever a decoder raises, it is the message's fault
+                said = str(error) if isinstance(error, Rejected) else f"{type(error).__name__}: {error}"
+                logger.warning("rejected: %s", one_line(said, REASON_MAX))
+                if not no_ack:
+                    self.basic_reject(raw.delivery_tag, requeue=False)  # type: ignore[no-untyped-call]
+                return
+            reach = type(self).received
+            if reach is not None and not no_ack:
+                reach()
+            callback(raw)
+
+        return super().basic_consume(queue, callback=receive, no_ack=no_ack, **options)  # type: ignore[no-untyped-call]
+
+    def _write_anew(self, raw: Any, queue: str) -> None:
+        raw.properties, raw.opened = envelope.open_delivery(raw.body, raw.properties)
+        raw.delivery_info |= {"exchange": "", "routing_key": queue}  # where it goes if it is sent again
+
+
+class Connection(rabbitmq.Connection):
+    """A connection with these channels, which properties that py-amqp cannot read do not end."""
+
+    Channel = Channel
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, frame_handler=_handle_frames, **options)  # type: ignore[no-untyped-call]
+
+
+def _handle_frames(connection: Any, callback: Any) -> Callable[[Frame], Any]:
+    """Return py-amqp's own handler of what comes; properties that it cannot read are as none."""
+    handle = frame_handler(connection, callback)  # type: ignore[no-untyped-call]
+
+    def on_frame(frame: Frame) -> Any:
+        kind, channel, content = frame
+        if kind == HEADER:
+            try:
+                decode_properties_basic(content, PROPERTIES_AT)  # type: ignore[no-untyped-call]
+            except Exception:  # noqa: BLE001 - a time that is none, a table in a table in a table
+                frame = (kind, channel, bytes(content[:PROPERTIES_AT]) + NO_PROPERTIES)
+        return handle(frame)
+
+    return on_frame
+
+
+class Transport(rabbitmq.Transport):
+    """The transport of these connections."""
+
+    Connection = Connection
+
+
+class TlsTransport(rabbitmq.TlsTransport):
+    """The same with TLS."""
+
+    Connection = Connection
+
+
+def take_place() -> None:
+    """Be the transport of every connection that this process makes from now on."""
+    TRANSPORT_ALIASES.update(amqp=f"{__name__}:Transport", amqps=f"{__name__}:TlsTransport")
