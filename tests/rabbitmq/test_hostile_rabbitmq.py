@@ -85,7 +85,7 @@ HOSTILE: dict[str, tuple[bytes | str, dict[str, object]]] = {
     "waits for a time": (BODY, {**JSON, "application_headers": headers(eta="2999-01-01T00:00:00")}),
     "has expired": (BODY, {**JSON, "application_headers": headers(expires="1999-01-01T00:00:00")}),
     "compressed": (BODY, {**JSON, "application_headers": headers(compression="application/x-gzip", retries="x")}),
-    "a time": (BODY, {**JSON, "application_headers": headers(retries=datetime(1, 1, 1, tzinfo=UTC))}),
+    "a time": (BODY, {**JSON, "application_headers": headers(retries=datetime(2000, 1, 1, tzinfo=UTC))}),
     "callbacks": (
         BODY.replace(", {}]", ', {"callbacks": [{"task": "x"}]}]'),
         {**JSON, "application_headers": headers()},
@@ -94,7 +94,7 @@ HOSTILE: dict[str, tuple[bytes | str, dict[str, object]]] = {
     "deep": ("[" * 100_000, {**JSON, "application_headers": headers()}),
     "no job": (json.dumps([["x"], {}, {}]), {**JSON, "application_headers": headers()}),
     "not accepted": (BODY, {**JSON, "application_headers": headers()}),
-    "late": (BODY, {**JSON, "application_headers": headers(), "timestamp": datetime(9999, 1, 1, tzinfo=UTC)}),
+    "late": (BODY, {**JSON, "application_headers": headers(), "timestamp": 2**63}),
 }
 
 

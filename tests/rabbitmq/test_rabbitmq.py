@@ -144,11 +144,15 @@ def test_nothing_is_published_that_is_not_confirmed(settings_here: Settings, emp
             channel.basic_publish(channel.prepare_message(b"lost"), routing_key="nowhere")
         arguments = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish", "x-expires": 60_000}
         empty.queue_declare("short", durable=True, auto_delete=False, arguments=arguments)
-        batch = channel.create_publish_batch(1_000)
-        for _ in range(50):
-            batch.publish(channel.prepare_message(b"one"), routing_key="short")
-        with pytest.raises(OperationalError, match="it could not keep them"):
+        batch = channel.create_publish_batch(10)
+
+        def fill() -> None:
+            for _ in range(200):
+                batch.publish(channel.prepare_message(b"one"), routing_key="short")
             batch.flush()
+
+        with pytest.raises(OperationalError, match="it could not keep them"):
+            fill()
         empty.queue_delete("short")
     app.close()
 

@@ -75,7 +75,15 @@ class PublishBatch:
         """Leave the channel as it is."""
 
 
-class Channel(pyamqp.Channel):
+class Bounded:
+    """Waits for an answer no longer than for a confirmation: while an alarm is on, RabbitMQ answers nothing at all."""
+
+    def wait(self, method: Any, callback: Any = None, timeout: float | None = None, **options: Any) -> Any:
+        """Wait for an answer. Raises TimeoutError."""
+        return super().wait(method, callback, timeout or CONFIRM_SECONDS, **options)  # type: ignore[misc]
+
+
+class Channel(Bounded, pyamqp.Channel):
     """A channel on which everything that is published is confirmed.
 
     A job for which there is no queue is refused, where RabbitMQ confirms it and drops it.
@@ -119,7 +127,9 @@ class Channel(pyamqp.Channel):
                 self.connection.drain_events(timeout=max(0.001, deadline - time.monotonic()))
             refused = self._refused
         except TimeoutError:
-            alarm = self.connection is not None and self.connection.is_blocked
+            assert self.connection is not None
+            alarm = self.connection.is_blocked
+            self.connection.collect()  # RabbitMQ reads no more from it, not even that it is to be closed
             why = "an alarm is on: it is short of memory or disk" if alarm else "it says nothing"
             raise OperationalError(
                 f"RabbitMQ has not confirmed {len(self._unconfirmed)} messages in {self.confirm_seconds:g} s: {why}"
@@ -143,7 +153,7 @@ class Channel(pyamqp.Channel):
         self._refused.append(f"{text}: {routing_key}")  # a confirmation follows
 
 
-class Connection(pyamqp.Connection):
+class Connection(Bounded, pyamqp.Connection):
     """A connection that knows whether RabbitMQ blocks those who publish."""
 
     Channel = Channel
