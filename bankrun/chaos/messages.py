@@ -14,7 +14,7 @@ from celery import Celery
 from bank.strategies.redis_lock import redis_url
 from bankrun.chaos.poison import GARBAGE, GARBLED, poison, poison_body
 from bankrun.runs.boundary import LOST_SERVER
-from workers.broker.rabbitmq import make_queue
+from workers.broker.rabbitmq import declare_queue
 
 MESSAGES_HURT = 20
 
@@ -89,7 +89,7 @@ class RabbitMQMessages:
         """Take some messages for the block; what it does not acknowledge goes back."""
         with self._app.connection_for_write() as connection:
             channel = connection.default_channel
-            make_queue(queue)(channel).declare()
+            declare_queue(channel, queue)
             found = (channel.basic_get(queue) for _ in range(MESSAGES_HURT))
             yield channel, [message for message in found if message is not None]
 

@@ -291,7 +291,12 @@ class Targets:
         if done.returncode:
             said = done.stdout.decode(errors="replace").strip().splitlines() or ["nothing"]
             raise Missed(f"{self._restart_broker[0]} ended with code {done.returncode}, and said {said[-1]}")
-        self.until(lambda: self.fleet.check_broker() is None, "RabbitMQ is back", RESTART_SECONDS_MAX)
+
+        def is_back() -> bool:
+            self.fleet.check_broker()
+            return True
+
+        self.until(is_back, "RabbitMQ is back", RESTART_SECONDS_MAX)
 
     def freeze_postgres(self, seconds: float) -> None:
         """Stop Postgres and all of its sessions for a time."""

@@ -20,7 +20,7 @@ from bankrun.runs.environment import POSTGRES_SETTINGS
 from bankrun.runs.session import Servers
 from workers.app import broker_of
 from workers.broker.brokers import RABBITMQ
-from workers.broker.rabbitmq import DAY_MS, make_queue
+from workers.broker.rabbitmq import DAY_MS, declare_queue
 from workers.errors import LOST_SERVER
 
 PROBE_SECONDS = 5.0
@@ -128,7 +128,7 @@ def _rabbitmq(servers: Servers) -> Iterator[Check]:
         channel = connection.default_channel
         channel.confirm_seconds = PROBE_SECONDS
         try:
-            make_queue(name)(channel).declare()
+            declare_queue(channel, name)
             try:
                 began = time.perf_counter()
                 channel.basic_publish(channel.prepare_message(b"doctor"), routing_key=name)

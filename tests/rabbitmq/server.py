@@ -204,11 +204,12 @@ class Server:
         for process in told if signum == signal.SIGTERM else processes:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signum)
-        _, left = psutil.wait_procs(processes, timeout=STOP_SECONDS)
-        left = [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left, timeout=STOP_SECONDS)
+        deadline = time.monotonic() + STOP_SECONDS
+        while left := [one for one in processes if is_alive(one)]:
+            if time.monotonic() > deadline:
+                for process in left:
+                    process.kill()
+            time.sleep(0.05)
         self._started = [one for one in self._started if one.poll() is None]
 
 
@@ -221,6 +222,14 @@ def running_server(directory: Path, **settings: str) -> Iterator[Server]:
         yield server
     finally:
         server.end()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs: a zombie is its parent's business, and that may be another process than this one."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def free_port() -> int:

@@ -125,7 +125,7 @@ class RabbitMQ:
 
     def check(self, channel: Any) -> None:
         """Declare the queue that all instances share: it says so if there is another one of its name."""
-        rabbitmq.make_queue(QUEUE)(channel).declare()
+        rabbitmq.declare_queue(channel, QUEUE)
 
     def queue_length(self, app: Celery, queue: str) -> int:
         """Ask for the queue: those that are held by instances are not counted."""

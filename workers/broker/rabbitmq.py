@@ -12,7 +12,7 @@ from typing import Any
 
 import amqp
 from celery.app.amqp import Queues
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 from kombu.transport import TRANSPORT_ALIASES, pyamqp
 
@@ -37,7 +37,13 @@ def queue_arguments(name: str) -> dict[str, Any]:
 
 def make_queue(name: str) -> Queue:
     """Return a queue of ours. Its messages go by the default exchange: none is made for each queue, as Celery does."""
-    return Queue(name, Exchange("", type="direct"), routing_key=name, queue_arguments=queue_arguments(name))
+    exchange = Exchange("", type="direct")  # type: ignore[no-untyped-call]
+    return Queue(name, exchange, routing_key=name, queue_arguments=queue_arguments(name))  # type: ignore[no-untyped-call]
+
+
+def declare_queue(channel: Any, name: str) -> None:
+    """Declare a queue of ours. Raises PreconditionFailed where there is another one of its name."""
+    make_queue(name)(channel).declare()  # type: ignore[no-untyped-call]
 
 
 class QuorumQueues(Queues):  # type: ignore[misc]
@@ -95,7 +101,7 @@ class Channel(Bounded, pyamqp.Channel):
         self._sent = 0
         self._unconfirmed: set[int] = set()
         self._refused: list[str] = []
-        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+        super().__init__(*arguments, **options)
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """Return a batch, as Kombu asks for it."""
@@ -109,11 +115,11 @@ class Channel(Bounded, pyamqp.Channel):
     def send(self, message: Any, *, exchange: str = "", mandatory: bool = False, **options: Any) -> None:
         """Send a message, which is not confirmed yet."""
         if not self._confirm_selected:
-            self.confirm_select()  # type: ignore[no-untyped-call]
-            self._confirm_selected = True
+            self.confirm_select()
+            self._confirm_selected: bool = True
             self._sent = 0
             self._unconfirmed.clear()
-        self._basic_publish(message, exchange=exchange, mandatory=mandatory or not exchange, **options)  # type: ignore[no-untyped-call]
+        self._basic_publish(message, exchange=exchange, mandatory=mandatory or not exchange, **options)
         self._sent += 1
         self._unconfirmed.add(self._sent)
 
@@ -181,12 +187,13 @@ class Transport(pyamqp.Transport):
 
         ``ssl_cert_reqs=none`` in the address verifies nothing. py-amqp has other names for what the address says.
         """
-        if self.client.ssl:
-            given = self.client.ssl if isinstance(self.client.ssl, dict) else {}
+        client: Any = self.client
+        if client.ssl:
+            given = client.ssl if isinstance(client.ssl, dict) else {}
             options = {name.removeprefix("ssl_"): value for name, value in given.items()}
             if options.get("cert_reqs") != ssl.CERT_NONE:
-                options["server_hostname"] = self.client.hostname
-            self.client.ssl = options
+                options["server_hostname"] = client.hostname
+            client.ssl = options
         return super().establish_connection()  # type: ignore[no-untyped-call]
 
     def verify_connection(self, connection: Any) -> bool:
@@ -201,8 +208,11 @@ class Transport(pyamqp.Transport):
             except TimeoutError:
                 pass  # there is nothing more to read
             except (*self.connection_errors, *self.channel_errors):
-                return False
-        return bool(connection.connected)
+                connection.transport.connected = False
+        if connection.connected:
+            return True
+        connection.collect()  # another will take its place, and nobody else closes this one's socket
+        return False
 
     def qos_semantics_matches_spec(self, connection: Any) -> bool:
         """Yes: quorum queues count what is taken ahead by consumer, in every version."""

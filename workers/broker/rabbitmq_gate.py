@@ -38,7 +38,7 @@ class Message(pyamqp.Message):
 class Channel(rabbitmq.Channel):
     """Lets jobs and remote-control commands pass, and nothing else."""
 
-    Message = Message
+    Message = Message  # type: ignore[assignment]
     received: Callable[[], None] | None = None
     """A failpoint: reached with each job that has just come."""
 
@@ -55,14 +55,14 @@ class Channel(rabbitmq.Channel):
                 said = str(error) if isinstance(error, Rejected) else f"{type(error).__name__}: {error}"
                 logger.warning("rejected: %s", one_line(said, REASON_MAX))
                 if not no_ack:
-                    self.basic_reject(raw.delivery_tag, requeue=False)  # type: ignore[no-untyped-call]
+                    self.basic_reject(raw.delivery_tag, requeue=False)
                 return
             reach = type(self).received
             if reach is not None and not no_ack:
                 reach()
             callback(raw)
 
-        return super().basic_consume(queue, callback=receive, no_ack=no_ack, **options)  # type: ignore[no-untyped-call]
+        return super().basic_consume(queue, callback=receive, no_ack=no_ack, **options)
 
     def _write_anew(self, raw: Any, queue: str) -> None:
         raw.properties, raw.opened = envelope.open_delivery(raw.body, raw.properties)
@@ -75,18 +75,18 @@ class Connection(rabbitmq.Connection):
     Channel = Channel
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, frame_handler=_handle_frames, **options)  # type: ignore[no-untyped-call]
+        super().__init__(*arguments, frame_handler=_handle_frames, **options)
 
 
 def _handle_frames(connection: Any, callback: Any) -> Callable[[Frame], Any]:
     """Return py-amqp's own handler of what comes; properties that it cannot read are as none."""
-    handle = frame_handler(connection, callback)  # type: ignore[no-untyped-call]
+    handle = frame_handler(connection, callback)
 
     def on_frame(frame: Frame) -> Any:
         kind, channel, content = frame
         if kind == HEADER:
             try:
-                decode_properties_basic(content, PROPERTIES_AT)  # type: ignore[no-untyped-call]
+                decode_properties_basic(content, PROPERTIES_AT)
             except Exception:  # noqa: BLE001 - a time that is none, a table in a table in a table
                 frame = (kind, channel, bytes(content[:PROPERTIES_AT]) + NO_PROPERTIES)
         return handle(frame)
