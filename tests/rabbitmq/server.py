@@ -51,14 +51,13 @@ class Server:
     def make(cls, directory: Path, settings: Mapping[str, str]) -> Server:
         """Set a server up; ``settings`` go into its configuration."""
         server = cls(directory)
-        plan = {
+        plan: dict[str, int | str | None] = {
             "port": free_port(),
             "epmd_port": free_port(),
             "dist_port": free_port(),
             "password": secrets.token_hex(8),
             "user": NOBODY if os.geteuid() == 0 else None,
         }
-        (directory / "plan.json").write_text(json.dumps(plan))
         lines = {
             "listeners.tcp.1": f"127.0.0.1:{plan['port']}",
             "default_user": "bankrun",
@@ -67,6 +66,10 @@ class Server:
             "log.file": "false",
             **settings,
         }
+        if shutil.which("openssl"):
+            plan["tls_port"] = free_port()
+            lines |= make_certificate(directory, int(plan["tls_port"] or 0))
+        (directory / "plan.json").write_text(json.dumps(plan))
         (directory / "rabbitmq.conf").write_text("".join(f"{name} = {value}\n" for name, value in lines.items()))
         (directory / "enabled_plugins").write_text("[].\n")
         if plan["user"] is not None:
@@ -211,6 +214,21 @@ class Server:
                     process.kill()
             time.sleep(0.05)
         self._started = [one for one in self._started if one.poll() is None]
+
+
+def make_certificate(directory: Path, port: int) -> dict[str, str]:
+    """Make a certificate for `localhost` that is its own authority; return the settings for a listener with it."""
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make.split(), *files], check=True, capture_output=True)
+    return {
+        "listeners.ssl.1": f"127.0.0.1:{port}",
+        "ssl_options.cacertfile": str(certificate),
+        "ssl_options.certfile": str(certificate),
+        "ssl_options.keyfile": str(key),
+        "ssl_options.verify": "verify_none",
+    }
 
 
 @contextmanager

@@ -187,6 +187,7 @@ def test_a_wrong_password_and_a_missing_host_are_told_apart(run: Run, rabbitmq: 
     assert "vhost nowhere not found" in host.stderr
 
 
+@LONG
 def test_doctor_is_content_and_names_what_breaks_a_promise(run: Run, rabbitmq: Server, empty: amqp.Channel) -> None:
     well = run("doctor")
     assert well.returncode == 0, well.stdout + well.stderr
@@ -219,3 +220,24 @@ def test_soak_needs_redis(run: Run) -> None:
     done = run("soak")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "unset BANKRUN_BROKER_URL" in done.stderr
+
+
+@LONG
+def test_tls_verifies_the_certificate_and_the_name_unless_it_is_told_not_to(run: Run, rabbitmq: Server) -> None:
+    port = rabbitmq.plan.get("tls_port")
+    if port is None:
+        pytest.skip("openssl is not installed: no certificate")
+
+    def ask(host: str, query: str) -> subprocess.CompletedProcess[str]:
+        url = f"amqps://bankrun:{rabbitmq.plan['password']}@{host}:{port}/?{query}"
+        return run(
+            "compare", "--topology", "1x4", "--transfers", "200", "--strategy", "row-lock", BANKRUN_BROKER_URL=url
+        )
+
+    authority = f"ssl_ca_certs={rabbitmq.directory / 'certificate.pem'}"
+    assert ask("localhost", authority).returncode == 0
+    assert ask("127.0.0.1", "ssl_cert_reqs=none").returncode == 0
+    for host, query in (("localhost", ""), ("127.0.0.1", authority)):
+        refused = ask(host, query)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert "certificate" in refused.stderr.lower()

@@ -164,7 +164,7 @@ def test_what_is_for_compose_alone_is_passed_over() -> None:
         {"BANKRUN_THREADS": "many"},
         {"BANKRUN_DATABASE_URL": "mysql://u:secret@h/d"},
         {"BANKRUN_DATABASE_URL": "not an address, but secret"},
-        {"BANKRUN_BROKER_URL": "amqp://u:secret@h"},
+        {"BANKRUN_BROKER_URL": "amqp://u:secret@h/a/b"},
         {"BANKRUN_LOCK_TIMEOUT_MS": "99999999"},
         {"BANKRUN_INSTANCE": "a b"},
     ],
