@@ -29,7 +29,7 @@ def on_rabbitmq(compose: Compose) -> Iterator[Compose]:
         compose, project=f"bankrun-test-{secrets.token_hex(4)}", environment=compose.environment | choice | ports
     )
     try:
-        done = project("up", "--build", "--detach", "worker", seconds=280)
+        done = project("up", "--build", "--detach", "worker", seconds=580)
         assert done.returncode == 0, done.stderr
         yield project
     finally:
