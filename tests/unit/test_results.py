@@ -301,7 +301,9 @@ COMMANDS: dict[str, Callable[[], str]] = {
         )
     ),
     "prove": lambda: ProofPlan(("none", "row-lock"), "two", ("drain",)).command(),
-    "chaos": lambda: ChaosPlan(tuple(FAULTS)[:2], ("row-lock",), Topology(2, 4), CHAOS_LOAD, 3).command(),
+    "chaos": lambda: ChaosPlan(
+        tuple(FAULTS)[:2], ("row-lock",), Topology(2, 4), CHAOS_LOAD, 3, restart_broker=("restart-it",)
+    ).command(),
     "soak": lambda: write_command("soak", topology="3x4", **plan_values(SoakPlan(kills=30))),
     "bench": lambda: BenchPlan(("row-lock",), Topology(2, 2), 600, 50, 10, 2, 9).command(),
 }
