@@ -165,6 +165,10 @@ class Fleet:
         if silent:
             raise BankError(f"no answer from {', '.join(silent)} within {REPLY_SECONDS:g} s")
 
+    def call(self, queue: str, instances: Sequence[InstanceInfo]) -> None:
+        """Tell instances to consume a queue, and wait for no answer: they may end, or stop, before they gave one."""
+        self._app.control.add_consumer(queue, destination=[info.node for info in instances])
+
     def join_again(self, queue: str, instances: Sequence[InstanceInfo], timeout_seconds: float) -> set[str]:
         """Let those of them consume a queue that have been started again meanwhile; return the names that answer."""
         replies = self._app.control.add_consumer(

@@ -229,9 +229,9 @@ def _begin_round(scene: Scene, fault: Fault) -> None:
         scene.delivery.publish(scene.orders)
     if scene.armed:  # the others might be done before it has begun
         before = targets.count_by(scene.armed)
-        targets.join(scene.armed)
+        targets.call(scene.armed)
         targets.until(
-            lambda: targets.count_by(scene.armed) > before or not targets.is_alive(scene.armed), "it has begun", 10
+            lambda: targets.count_by(scene.armed) > before or not targets.is_at_work(scene.armed), "it has begun", 10
         )
     for one in scene.names:
         if one != scene.armed:

@@ -158,7 +158,7 @@ def _revive_until_failed(scene: Scene) -> None:
             if not targets.is_alive(name):
                 targets.revive(name, join=False)
                 targets.arm(name, "claim", "exit", transfer)  # before it takes part
-                targets.join(name)
+                targets.call(name)
         time.sleep(0.1)
     scene.over()
     for name in scene.names:

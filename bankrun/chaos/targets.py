@@ -200,6 +200,11 @@ class Targets:
         if self.delivery is not None:
             self.delivery.join([self.infos[name]])
 
+    def call(self, name: str) -> None:
+        """The same for one in which a failpoint is armed: it may not come to an answer."""
+        if self.delivery is not None:
+            self.delivery.call([self.infos[name]])
+
     def kill(self, name: str) -> None:
         """End an instance with SIGKILL."""
         self.keeper.signal(name, signal.SIGKILL)
@@ -212,6 +217,13 @@ class Targets:
     def is_alive(self, name: str) -> bool:
         """Whether an instance's process runs."""
         return self.keeper.returncode(name) is None
+
+    def is_at_work(self, name: str) -> bool:
+        """Whether an instance's process runs, and is not stopped."""
+        try:
+            return psutil.Process(self.infos[name].pid).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
 
     def pause(self, name: str, seconds: float) -> None:
         """Stop an instance for a time, wherever it is."""

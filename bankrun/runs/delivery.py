@@ -114,6 +114,11 @@ class Delivery:
             meanwhile,
         )
 
+    def call(self, instances: Sequence[InstanceInfo]) -> None:
+        """Let instances take from the run's queue, and wait for no answer: one may end or stop at its first message."""
+        self._joined |= {info.node: info for info in instances}
+        insist(lambda: self._site.fleet.call(self.submission.queue, instances), self._insist_seconds)
+
     def join_again(self, timeout_seconds: float) -> set[str]:
         """Let those that have been started again meanwhile take part; return the names of all that answer."""
         return self._site.fleet.join_again(self.submission.queue, list(self._joined.values()), timeout_seconds)

@@ -48,6 +48,7 @@ def strike(targets: Targets, rabbitmq: Server, fault: str, transfers: int = 240)
     [
         *("rabbitmq-restart", "rabbitmq-cut", "rabbitmq-silent"),
         *("kill", "kill-while-receiving", "kill-while-waiting", "kill-after-commit", "pause-holder", "cut"),
+        "killer-transfer",
         *("messages-lost", "messages-repeated", "messages-poisoned", "two-reconcilers", "submitter-dies"),
     ],
 )
