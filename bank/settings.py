@@ -140,7 +140,7 @@ class Settings(BaseSettings):
                 f"{_short(scheme)!r} is not an address of Redis or RabbitMQ; it should look like "
                 "redis://host:6379/0 or amqp://user:password@host:5672/"
             )
-        return value
+        return SecretStr(require_certificate(address))
 
     @model_validator(mode="after")
     def _waits_are_in_order(self) -> Settings:
@@ -166,6 +166,8 @@ NO_REDIS = "not an address; it should look like redis://:password@host:6379/0"
 NO_RABBITMQ = "not an address; it should look like amqp://user:password@host:5672/"
 OF_TLS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"})
 NO_SPACES = "there is a space in the host's name"
+CERTIFICATE_CHECKS = ("required", "optional", "none", "CERT_REQUIRED", "CERT_OPTIONAL", "CERT_NONE")
+"""What Kombu knows; redis-py knows the first three."""
 
 
 def _parse(value: SecretStr) -> URL:
@@ -214,6 +216,8 @@ def _check_redis_parts(address: str) -> None:
             f"{_short(url.path[1:])!r} is no number of a database; it should look like redis://host:6379/0"
         )
     for name in names:
+        if name.startswith("ssl_") and url.scheme != "rediss":
+            raise ValueError(f"{_short(name)!r} is about TLS: such an address begins with rediss://")
         if not name.startswith("ssl_") and not (is_socket and name == "virtual_host"):
             raise ValueError(f"{_short(name)!r} is no parameter of a Redis address")
 
@@ -240,6 +244,23 @@ def _check_rabbitmq_parts(address: str) -> None:
             raise ValueError(f"{_short(name)!r} is no parameter of an address of RabbitMQ")
     if query.get("ssl_cert_reqs", "none") not in ("none", "required"):
         raise ValueError("ssl_cert_reqs is none or required")
+
+
+def require_certificate(address: str) -> str:
+    """Return a broker's address that says how far its certificate is checked: fully, if it says nothing.
+
+    Kombu takes any certificate where ``rediss://`` says no more, and the password goes to whoever answers. Raises
+    ValueError for a word that means nothing.
+    """
+    url = urlsplit(address)
+    if url.scheme != "rediss":
+        return address
+    for name, wanted in parse_qsl(url.query, keep_blank_values=True):
+        if name == "ssl_cert_reqs":
+            if wanted not in CERTIFICATE_CHECKS:
+                raise ValueError(f"ssl_cert_reqs={_short(wanted)}: it is one of {', '.join(CERTIFICATE_CHECKS[:3])}")
+            return address
+    return url._replace(query="&".join(filter(None, (url.query, "ssl_cert_reqs=required")))).geturl()
 
 
 def _short(text: str) -> str:
