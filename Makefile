@@ -6,7 +6,7 @@ SHELL = /bin/sh
 py = .venv/bin/python -P
 
 .PHONY: help setup demo bench soak benchmarks distances recording pictures test test-long test-pythons test-servers \
-	soundness test-compose test-rabbitmq check lock clean venv-run venv-dev
+	soundness test-compose test-rabbitmq test-hosts check lock clean venv-run venv-dev
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -69,12 +69,17 @@ test-compose: venv-dev ## run the tests of the compose stack, with a Docker engi
 test-rabbitmq: venv-dev ## run the tests over RabbitMQ, where it is installed; five minutes
 	@$(py) -m pytest tests/rabbitmq
 
-check: venv-dev ## formatting, lint, types, import layers, no machine's address in the tree
+test-hosts: venv-dev ## run the tests of many hosts, which are network namespaces: Linux, root, four minutes
+	@tools/private-network --if-allowed $(py) -m pytest -rs tests/hosts
+
+check: venv-dev ## formatting, lint, types, import layers, Kubernetes' schemas, no machine's address in the tree
 	$(py) -m ruff format --check
 	$(py) -m ruff check
 	$(py) -m mypy
 	$(py) -m mypy lessons
 	.venv/bin/lint-imports
+	$(py) -m kubernetes_validate --strict --quiet --kubernetes-version 1.31 \
+		$(filter-out %/kustomization.yaml,$(wildcard deploy/kubernetes/*/*.yaml))
 	tools/check-tree.sh
 
 lock: .venv/bin/uv ## write the lock files anew from pyproject.toml, keeping pins that still fit

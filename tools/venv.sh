@@ -136,7 +136,7 @@ pip() { .venv/bin/python -I -m pip install --quiet "$@"; }
 
 case ${1:-} in
     run) what="what bankrun needs: about 95 packages, 60 MB to download, 340 MB on disk, some 30 s" ;;
-    dev) what="what bankrun and its tests need: about 115 packages, 190 MB to download, 660 MB on disk, some 45 s" ;;
+    dev) what="what bankrun and its tests need: about 125 packages, 215 MB to download, 740 MB on disk, some 50 s" ;;
     python)
         find_python
         exit ;;

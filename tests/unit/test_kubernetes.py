@@ -242,11 +242,11 @@ def test_commands_and_their_options_exist(monkeypatch: pytest.MonkeyPatch) -> No
 # --- Rolling out -----------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_ends_has_the_time_for_what_it_has_begun() -> None:
+def test_a_worker_that_ends_has_the_time_for_what_it_holds() -> None:
     pod = PODS["base/workers.yaml"]
     settings = read_settings(environment(pod))
-    longest = (settings.patience_ms + settings.attempt_timeout_ms) / 1000
-    assert pod["terminationGracePeriodSeconds"] > longest
+    one_delivery = (settings.patience_ms + settings.attempt_timeout_ms) / 1000
+    assert pod["terminationGracePeriodSeconds"] > settings.prefetch * one_delivery
 
 
 def test_as_many_workers_as_are_asked_for_fit_into_postgres_also_while_they_are_replaced() -> None:
