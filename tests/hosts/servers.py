@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -89,8 +90,8 @@ class Passwords:
 
     def settings(self, who: str) -> dict[str, str]:
         """Return the environment of the lab's or of a worker's host."""
-        lines = fill_in(f"{who}.env", self.by_word).splitlines()
-        return dict(line.split("=", 1) for line in lines)
+        words = shlex.split(fill_in(f"{who}.env", self.by_word))  # as a shell reads it
+        return dict(word.split("=", 1) for word in words)
 
 
 def make_certificates(directory: Path = CERTIFICATES) -> None:
