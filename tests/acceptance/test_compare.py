@@ -194,6 +194,25 @@ def test_far_away_a_lock_is_held_for_round_trips_and_a_cell_ends_in_time(bankrun
 
 
 @pytest.mark.long
+def test_the_same_strategies_lose_money_at_every_distance(bankrun: Bankrun, tmp_path: Path) -> None:
+    done = bankrun(
+        *("compare", "--topology", "1x4", "--topology", "2x4", "--distance-ms", "0", "--distance-ms", "10"),
+        *("--transfers", "600", "--seconds", "4", "--accounts", "4", "--seed", "5", "--export-json", "r.json"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lost: dict[str, dict[tuple[str, str], bool]] = {"": {}, "10ms": {}}
+    for (strategy, topology), cell in cells(json.loads((tmp_path / "r.json").read_text())).items():
+        shape, _, distance = topology.partition("@")
+        lost[distance][strategy, shape] = cell["lost_postings"] > 0
+    assert lost[""] == lost["10ms"]
+    assert {cell for cell, loses in lost[""].items() if loses} == {
+        ("none", "1x4"),
+        ("none", "2x4"),
+        ("thread-lock", "2x4"),
+    }
+
+
+@pytest.mark.long
 def test_what_an_unfinished_cell_left_behind_does_not_touch_the_next_one(bankrun: Bankrun, tmp_path: Path) -> None:
     # A thread still works on its chunk of thread-lock's transfers when row-lock's turn comes.
     done = bankrun(
