@@ -98,7 +98,7 @@ export class Stage {
     const live = this.now && this.now.live;
     const opening = live ? live.opening : this.cell.opening;
     const drift = live ? live.drift : this.cell.drift;
-    write(this.total, opening === undefined ? "" : `total ${number(opening + drift)}${drift ? ` (${signed(drift)})` : ""}`);
+    write(this.total, opening === undefined ? "" : `total${live ? "" : " in the end"} ${number(opening + drift)}${drift ? ` (${signed(drift)})` : ""}`);
     set(this.total, "class", drift ? "small broken-text" : "small");
   }
 
@@ -288,7 +288,8 @@ export class Stage {
     for (const [name, place] of places.accounts) {
       const hit = incident && incident.leg.account === name;
       set(place.cellBox, "class", hit ? "account hit" : "account");
-      write(place.balance, film.accounts.has(name) ? number(film.balance(place.account, at)) : "");
+      const after = hit && incident.its.before + incident.its.delta; // the one that stays
+      write(place.balance, hit ? number(after) : film.accounts.has(name) ? number(film.balance(place.account, at)) : "");
       if (place.lock) set(place.lock, "class", held.has(name) ? "lock held" : "lock free");
     }
     for (const { lock, box } of places.locks) {
