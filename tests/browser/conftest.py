@@ -15,9 +15,9 @@ from tests.places import make_place
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it lives, an event loop runs: tests that run one of their own come after it
 def browser() -> Iterator[Browser]:
-    """Start the browser once. As root it runs without its sandbox, which it refuses to set up then."""
+    """Start the browser. As root it runs without its sandbox, which it refuses to set up then."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip(f"no browser: install one of {', '.join(NAMES)} (Debian: apt-get install chromium)")
