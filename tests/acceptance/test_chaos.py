@@ -371,7 +371,8 @@ def test_an_interrupted_chaos_tells_what_it_has_and_leaves_no_process_not_even_a
         text=True,
     )
     try:
-        assert wait_until(lambda: any(_is_stopped(pid) for pid in _pids_of(state)), 60)
+        wait_until(lambda: process.poll() is not None or any(_is_stopped(pid) for pid in _pids_of(state)), 90)
+        assert process.poll() is None, process.communicate()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=15)
         assert process.returncode == 130
