@@ -46,7 +46,7 @@ pictures: venv-dev ## write anew the frames of that recording in docs/; needs a 
 test: venv-dev ## test what is claimed; seven minutes
 	@$(py) -m pytest --numprocesses=auto --dist=loadgroup -m "not long"
 
-test-long: venv-dev ## the long tests: corpora of programs and faults, whole benchmarks; five minutes
+test-long: venv-dev ## the long tests: corpora of programs and faults, whole benchmarks; seven minutes
 	@$(py) -m pytest --numprocesses=auto --dist=loadgroup -m long
 
 test-pythons: ## unit tests, lessons and a comparison on Python 3.12 to 3.14, as far as they are here; or on PYTHONS="..."
