@@ -26,7 +26,7 @@ DEAR = {"comparison", "lab", "browser"}
 
 
 def pytest_configure() -> None:
-    """Let interruptions reach what the tests start: a shell's background jobs, and nohup's, ignore them; so would ours."""
+    """Let interruptions reach what tests start: a shell's background jobs, and nohup's, ignore them; so would ours."""
     for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, handler)
