@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,6 +124,23 @@ def test_5000_triggered_jobs_survive_a_killed_worker_and_a_killed_broker(
     assert found.passed, found.findings
     assert found.transfers["applied"] + found.transfers["refused"] == 5_000
     assert (found.transfers["pending"], found.lost_postings, found.duplicates) == (0, 0, 0)
+
+
+def test_a_queue_that_is_gone_when_it_is_consumed_ends_no_worker(
+    settings_here: Settings, database: Database, empty: amqp.Channel
+) -> None:
+    """A queue of another kind, that cannot be declared, stands for it: what the broker says ends the channel, too."""
+    with open_servers(settings_here) as servers, open_lab(servers, instances=1, threads=4) as lab:
+        (instance,) = lab.instances
+        empty.queue_declare("foreign", durable=True, auto_delete=False)
+        lab.fleet.join("foreign", [instance])  # it is answered before it is done
+        time.sleep(1)
+        empty.queue_delete("foreign")
+        deadline = time.monotonic() + 60
+        while not lab.fleet.is_running("w1", timeout_seconds=2):
+            lab.check_processes()
+            assert time.monotonic() < deadline, "it answers no more"
+        lab.fleet.leave("foreign", [instance])
 
 
 def test_a_strategy_that_needs_redis_is_refused_in_a_sentence_and_left_out_of_all(run: Run) -> None:
