@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from bankrun.servers.keeper_client import Keeper
 from tests.places import make_place
 from tests.rabbitmq.server import Server
 from workers.app import QUEUE, create_app
-from workers.broker.rabbitmq import make_queue
+from workers.broker.rabbitmq import declare_queue, make_queue
 
 SECONDS_MAX = 280
 LONG = pytest.mark.timeout(400)
@@ -123,6 +124,41 @@ def test_5000_triggered_jobs_survive_a_killed_worker_and_a_killed_broker(
     assert found.passed, found.findings
     assert found.transfers["applied"] + found.transfers["refused"] == 5_000
     assert (found.transfers["pending"], found.lost_postings, found.duplicates) == (0, 0, 0)
+
+
+def test_a_queue_that_is_gone_when_it_is_consumed_ends_no_worker(
+    settings_here: Settings, database: Database, empty: amqp.Channel
+) -> None:
+    """A queue of another kind, that cannot be declared, stands for it: what the broker says ends the channel, too."""
+    with open_servers(settings_here) as servers, open_lab(servers, instances=1, threads=4) as lab:
+        (instance,) = lab.instances
+        empty.queue_declare("foreign", durable=True, auto_delete=False)
+        lab.fleet.join("foreign", [instance])  # it is answered before it is done
+        time.sleep(1)
+        empty.queue_delete("foreign")
+        deadline = time.monotonic() + 60
+        while not lab.fleet.is_running("w1", timeout_seconds=2):
+            lab.check_processes()
+            assert time.monotonic() < deadline, "it answers no more"
+        lab.fleet.leave("foreign", [instance])
+
+
+def test_a_damaged_queue_takes_no_worker_from_the_others(
+    settings_here: Settings, rabbitmq: Server, database: Database
+) -> None:
+    """As RabbitMQ has them after it was killed while they were made: whoever consumes one loses the connection."""
+    with open_servers(settings_here) as servers, open_lab(servers, instances=1, threads=4) as lab:
+        (instance,) = lab.instances
+        with lab.app.connection_for_write() as connection:
+            declare_queue(connection.default_channel, "damaged")
+        rabbitmq.control("eval", "ra:stop_server(quorum_queues, {'%2F_damaged', node()}).")
+        lab.fleet.call("damaged", [instance])
+        time.sleep(1)
+        deadline = time.monotonic() + 60
+        while not lab.fleet.is_running("w1", timeout_seconds=2):
+            lab.look_after()
+            assert time.monotonic() < deadline, "it answers no more"
+        lab.fleet.leave("damaged", [instance])
 
 
 def test_a_strategy_that_needs_redis_is_refused_in_a_sentence_and_left_out_of_all(run: Run) -> None:

@@ -113,6 +113,8 @@ class RabbitMQ:
             # One connection's own, a queue of commands would be locked to an instance that was cut off and is back.
             "control_queue_exclusive": False,
             "control_queue_durable": True,
+            # What ends a channel ends no worker: a run's queue may be removed between declaring and consuming it.
+            "broker_channel_error_retry": True,
         }
 
     def close_gate(self) -> None:

@@ -7,11 +7,15 @@ sends what is dropped (a dead-letter exchange), if it has one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import amqp
 from amqp.method_framing import frame_handler
 from amqp.serialization import decode_properties_basic
+from kombu.exceptions import OperationalError
 from kombu.transport import TRANSPORT_ALIASES, pyamqp
 
 from bank.errors import Rejected, one_line
@@ -23,6 +27,11 @@ HEADER = 2
 PROPERTIES_AT = 12
 NO_PROPERTIES = b"\0\0"
 Frame = tuple[int, int, bytes]
+LOSSES_MAX = 3
+"""So many connections are lost over one queue, one after the other, before it is taken for damaged."""
+CONNECT_SECONDS = 5
+
+_losses: Counter[tuple[str, str]] = Counter()
 
 logger = logging.getLogger("bankrun")
 
@@ -62,7 +71,32 @@ class Channel(rabbitmq.Channel):
                 reach()
             callback(raw)
 
-        return super().basic_consume(queue, callback=receive, no_ack=no_ack, **options)
+        with self._watch("consume", queue):
+            return super().basic_consume(queue, callback=receive, no_ack=no_ack, **options)
+
+    def queue_declare(self, queue: str = "", *arguments: Any, **options: Any) -> Any:
+        """Declare a queue."""
+        with self._watch("declare", queue):
+            return super().queue_declare(queue, *arguments, **options)
+
+    @contextmanager
+    def _watch(self, act: str, queue: str) -> Iterator[None]:
+        """Remove a queue over which every connection is lost: no other queue, and no command, would be served again.
+
+        RabbitMQ has such queues after it was killed just as they were made. What was in one is pending in Postgres.
+        """
+        client = getattr(self.connection, "client", None)
+        try:
+            yield
+        except (amqp.ConnectionError, OSError):
+            _losses[act, queue] += 1
+            if client is not None and _losses[act, queue] % LOSSES_MAX == 0:
+                logger.warning("%d connections were lost over %s: it is removed, and made anew", LOSSES_MAX, queue)
+                with suppress(amqp.AMQPError, OperationalError, OSError), client.clone() as other:
+                    other.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
+                    other.default_channel.queue_delete(queue)
+            raise
+        del _losses[act, queue]
 
     def _write_anew(self, raw: Any, queue: str) -> None:
         raw.properties, raw.opened = envelope.open_delivery(raw.body, raw.properties)
