@@ -8,6 +8,7 @@ import pytest
 
 from bank.orders import Order
 from bank.postgres.database import Database
+from bankrun.runs import film as film_module
 from bankrun.runs.film import shoot
 from bankrun.runs.sampling import LOOK_SECONDS, Watch
 from tests.integration.conftest import BranchMaker
@@ -62,8 +63,9 @@ def test_samples_are_thinned_out_and_keep_the_first_and_the_last(watch: Watch) -
 
 
 def test_a_film_has_each_transfer_and_what_was_written_over_by_whom(
-    watch: Watch, branch: BranchMaker, bank: Database, accepted: Accepted
+    watch: Watch, branch: BranchMaker, bank: Database, accepted: Accepted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(film_module, "SPAN_MS_MAX", 60_000.0)  # however slow this machine is
     one = branch("none")
     one.apply(accepted(1, 1, 2, 10))
     with bank.engine.begin() as connection:
