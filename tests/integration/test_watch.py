@@ -16,6 +16,12 @@ from tests.integration.conftest import BranchMaker
 Accepted = Callable[..., Order]
 
 
+@pytest.fixture(autouse=True)
+def _as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a film be as long as this machine needs for a few transfers."""
+    monkeypatch.setattr(film_module, "SPAN_MS_MAX", 60_000.0)
+
+
 @pytest.fixture
 def watch(bank: Database) -> Watch:
     """A watch over a bank of three accounts that has just been opened."""
@@ -63,9 +69,8 @@ def test_samples_are_thinned_out_and_keep_the_first_and_the_last(watch: Watch) -
 
 
 def test_a_film_has_each_transfer_and_what_was_written_over_by_whom(
-    watch: Watch, branch: BranchMaker, bank: Database, accepted: Accepted, monkeypatch: pytest.MonkeyPatch
+    watch: Watch, branch: BranchMaker, bank: Database, accepted: Accepted
 ) -> None:
-    monkeypatch.setattr(film_module, "SPAN_MS_MAX", 60_000.0)  # however slow this machine is
     one = branch("none")
     one.apply(accepted(1, 1, 2, 10))
     with bank.engine.begin() as connection:
