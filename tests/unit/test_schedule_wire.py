@@ -318,3 +318,11 @@ def test_a_client_that_vanishes_leaves_by_a_request_of_its_own() -> None:
     conversation.client_left()
     assert conversation.pending is not None
     assert conversation.pending.kind is Kind.LEAVE
+
+
+def test_a_parameter_more_is_read_behind_the_others() -> None:
+    body = struct.pack("!I", 3 << 16) + b"user\0ann\0client_min_messages\0error\0\0"
+    more = wire.with_parameter(body, "client_min_messages", "debug5")
+    assert wire.read_startup(more).parameters == {"user": "ann", "client_min_messages": "debug5"}
+    assert more.startswith(body[:-1])
+    assert more.endswith(b"debug5\0\0")

@@ -54,11 +54,11 @@ WHERE c.relkind = 'p' AND t.isleaf GROUP BY 1, 2
 MUTES, TRIES = HIDES = ("client_min_messages", "advisory")
 """What hides from us, in whatever text: a session that is told to tell less; locks whose functions are not wrapped."""
 _HIDES = """
-SELECT word FROM unnest(%s::text[]) word, pg_proc p WHERE p.oid >= 16384
+SELECT word FROM unnest(%(words)s::text[]) word, pg_proc p WHERE p.oid >= 16384
   AND p.pronamespace <> 'pg_catalog'::regnamespace AND strpos(lower(concat(p.prosrc, p.proconfig)), word) > 0
-UNION SELECT word FROM unnest(%s::text[]) word, pg_views v
+UNION SELECT word FROM unnest(%(words)s::text[]) word, pg_views v
   WHERE v.schemaname NOT IN ('pg_catalog', 'information_schema') AND strpos(lower(v.definition), word) > 0
-UNION SELECT word FROM unnest(%s::text[]) word, pg_trigger t
+UNION SELECT word FROM unnest(%(words)s::text[]) word, pg_trigger t
   WHERE NOT t.tgisinternal AND strpos(lower(pg_get_triggerdef(t.oid)), word) > 0
 """
 _SYSTEM = ("pg_catalog", "information_schema", "pg_toast")
@@ -143,7 +143,7 @@ class Relations:
     def _load(self) -> None:
         rows = self._admin.execute(_RELATIONS, [_BYTEWISE]).fetchall()
         self._by_oid = {row[0]: Relation(*row) for row in rows}
-        self.hides = frozenset(word for (word,) in self._admin.execute(_HIDES, [[*HIDES], [*HIDES], [*HIDES]]))
+        self.hides = frozenset(word for (word,) in self._admin.execute(_HIDES, {"words": [*HIDES]}))
         self.partitions = {
             f"{schema}.{name}": frozenset(leaves) for schema, name, leaves in self._admin.execute(_PARTITIONS)
         }

@@ -120,7 +120,7 @@ def read_startup(body: bytes) -> Startup:
 
 
 def with_parameter(body: bytes, name: str, value: str) -> bytes:
-    """Return a start-up packet's body with one more parameter: what comes last holds (manual, section 54.7)."""
+    """Return a start-up packet's body with one more parameter, behind all others."""
     return body.removesuffix(b"\0") + name.encode() + b"\0" + value.encode() + b"\0\0"
 
 
