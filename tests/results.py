@@ -137,7 +137,7 @@ def soak() -> Soak:
         FOUND,
         SoakLoad(),
         "3x4",
-        [Strike("kill", 10, 0.5)],
+        [Strike("kill", 10, 0.5, pending=0)],
         {"kill": Recovery(0.5, 0.5)},
         9.5,
         {"applied": 99, "refused": 1, "failed": 0, "pending": 0},

@@ -60,7 +60,7 @@ class SoakPlan(SoakLoad):
     @property
     def workload(self) -> Workload:
         """Return the bank, and the transfers that it gets."""
-        return Workload(accounts=self.accounts, transfers=self.transfers)
+        return Workload(accounts=self.accounts, transfers=self.transfers, think_ms=self.think_ms)
 
     def schedule(self, chance: random.Random) -> list[str]:
         """Return what strikes, in the order in which it does. The seed decides; one restart empties Redis."""
@@ -72,7 +72,8 @@ class SoakPlan(SoakLoad):
 
 
 def begin_soak(targets: Targets, plan: SoakPlan, topology: Topology) -> Soak:
-    """Return a result that begins now, in which nothing has happened yet."""
+    """Return a result that begins now, in which nothing has happened yet. Raises CannotStart if it thinks too long."""
+    plan.workload.check_idle_timeout(targets.settings.idle_timeout_ms)
     # The names of a plan's values are those of the command's options.
     command = write_command("soak", topology=str(topology), **asdict(plan))
     instances = list(targets.infos.values())
@@ -107,7 +108,8 @@ def _let_flow(targets: Targets, plan: SoakPlan, result: Soak, name: str, tell: C
     chance = random.Random(plan.seed)
     kinds = plan.schedule(chance)
     orders = list(plan.workload.orders(plan.seed))
-    with Delivery(targets, Submission(name, plan.strategy, name), insist_seconds=STEP_SECONDS_MAX) as delivery:
+    submission = Submission(name, plan.strategy, name, think_ms=plan.think_ms)
+    with Delivery(targets, submission, insist_seconds=STEP_SECONDS_MAX) as delivery:
         delivery.accept(orders)
         threading.Thread(target=_publish, args=(delivery, orders), daemon=True).start()
         targets.delivery = delivery
@@ -115,9 +117,9 @@ def _let_flow(targets: Targets, plan: SoakPlan, result: Soak, name: str, tell: C
             targets.join(one)
         for number, kind in enumerate(kinds):
             due = int(plan.transfers * (1 - QUIET_FRACTION) * (number + chance.random()) / len(kinds))
-            _await(targets, plan, due, lambda decided, kind=kind: tell(decided, f"next: {kind}"))  # type: ignore[misc]
+            left = _await(targets, plan, due, lambda decided, kind=kind: tell(decided, f"next: {kind}"))  # type: ignore[misc]
             seconds = _strike(targets, kind, chance)
-            result.struck.append(Strike(kind, due, round(seconds, 3)))
+            result.struck.append(Strike(kind, due, round(seconds, 3), left))
             tell(due, kind)
         _await(targets, plan, plan.transfers, lambda decided: tell(decided, "no more faults"))
         targets.delivery = None
@@ -137,15 +139,18 @@ def _add_up(targets: Targets, result: Soak, name: str, started: float, *, insist
 
 
 def _publish(delivery: Delivery, orders: Sequence[Order]) -> None:
-    """Publish until Redis goes away for the first time: the reconcilers will find the rest."""
+    """Publish, and go on once Redis is back: what it has forgotten the reconcilers find."""
     with suppress(*LOST_SERVER):
         delivery.publish(orders)
 
 
-def _await(targets: Targets, plan: SoakPlan, due: int, tell: Callable[[int], None]) -> None:
-    """Wait until so many transfers are decided. Raises Stalled where nothing moves for three minutes."""
+def _await(targets: Targets, plan: SoakPlan, due: int, tell: Callable[[int], None]) -> int:
+    """Wait until so many transfers are decided, and return how many are left.
+
+    Raises Stalled where nothing moves for three minutes.
+    """
     try:
-        wait(
+        return wait(
             lambda: count_pending(targets.database),
             Patience(stalled_seconds=STALLED_SECONDS, outage_seconds=STALLED_SECONDS),
             most=plan.transfers - due,

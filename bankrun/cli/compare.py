@@ -93,10 +93,7 @@ def compare(
         cell_seconds_max=cell_timeout,
         seconds=seconds,
     ).within_reason()
-    if workload.think_ms >= settings.idle_timeout_ms:
-        raise CannotStart(
-            f"think-ms={workload.think_ms} is as long as Postgres lets a transaction idle: {settings.idle_timeout_ms}"
-        )
+    workload.check_idle_timeout(settings.idle_timeout_ms)
     notes = Terminal(stderr=True)
     for topology_idle in _find_idle_threads(plan):
         notes.print(f"warning: {topology_idle}", style="yellow", soft_wrap=True)

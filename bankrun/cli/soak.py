@@ -30,6 +30,9 @@ def soak(
     topology: Annotated[str, typer.Option(help="Instances x threads.")] = "3x4",
     transfers: Annotated[int, typer.Option(help="Transfers in all.")] = DEFAULT.transfers,
     accounts: Annotated[int, typer.Option(help="Accounts in the bank.")] = DEFAULT.accounts,
+    think_ms: Annotated[
+        float, typer.Option(help="Milliseconds between a transfer's read and its write.")
+    ] = DEFAULT.think_ms,
     kills: Annotated[int, typer.Option(help="How often an instance is killed.")] = DEFAULT.kills,
     pauses: Annotated[int, typer.Option(help="How often one is paused.")] = DEFAULT.pauses,
     postgres_restarts: Annotated[
@@ -54,6 +57,7 @@ def soak(
         strategy=name,
         transfers=transfers,
         accounts=accounts,
+        think_ms=think_ms,
         kills=kills,
         pauses=pauses,
         postgres_restarts=postgres_restarts,

@@ -114,14 +114,20 @@ def _soak_figures(result: Soak) -> list[tuple[str, str]]:
     plan, counts = result.plan, result.transfers
     decided = sum(count for status, count in counts.items() if status != "pending")
     rate = decided / result.seconds if result.seconds else 0.0
-    return [
+    figures = [
         ("transfers", f"{plan.transfers:,} over {plan.accounts:,} accounts, {plan.strategy} on {result.topology}"),
+        ("think time", f"{plan.think_ms:g} ms between a transfer's read and its write"),
         ("took", f"{result.seconds:,.0f} s, {rate:,.0f} a second with everything that struck"),
         ("applied, refused", f"{counts['applied']:,}, {counts['refused']:,}"),
         ("failed, pending", f"{counts['failed']:,}, {counts['pending']:,}"),
         ("lost, applied twice", f"{result.lost_postings:,}, {result.duplicates:,}"),
         ("published again", f"{result.republished:,} by the reconcilers"),
     ]
+    if result.idle_strikes:
+        figures.append(
+            ("struck in vain", f"{result.idle_strikes} faults, with nothing left to do: give more transfers")
+        )
+    return figures
 
 
 def soak_table(result: Soak) -> Table:

@@ -81,6 +81,13 @@ class Workload:
         if self.accounts * self.opening + self.transfers * self.amount_max > BALANCE_MAX:
             raise CannotStart("so much money does not fit a bigint: use a smaller opening, or smaller amounts")
 
+    def check_idle_timeout(self, idle_timeout_ms: int) -> None:
+        """Raise CannotStart if Postgres ends a transaction while it thinks."""
+        if self.think_ms >= idle_timeout_ms:
+            raise CannotStart(
+                f"think-ms={self.think_ms} is as long as Postgres lets a transaction idle: {idle_timeout_ms}"
+            )
+
     def options(self) -> dict[str, Any]:
         """Return the value of each parameter, by its name."""
         return {name: getattr(self, name) for name in OPTIONS}

@@ -14,6 +14,7 @@ from bank.postgres import versions
 from bank.postgres.schema import open_bank
 from bank.strategies import STRATEGIES
 from bankrun.results.workload import Workload
+from bankrun.runs.boundary import name_lost_server
 from bankrun.runs.comparison import Lab
 from bankrun.runs.delivery import Delivery, Patience, count_pending, follow
 from workers.app import QUEUE
@@ -29,18 +30,24 @@ def accounts_in(lab: Lab) -> int:
     return int(row[0]) if row is not None else 0
 
 
+@name_lost_server()
 def open_fresh_bank(lab: Lab, workload: Workload) -> None:
-    """Empty the bank and open its accounts anew; jobs that still wait for a worker are forgotten with it."""
+    """Empty the bank and open its accounts anew; jobs that still wait for a worker are forgotten with it.
+
+    Raises BankError if a server is away.
+    """
     with lab.app.connection_for_write() as connection:
         connection.default_channel.queue_purge(QUEUE)
     open_bank(lab.database, accounts=workload.accounts, opening=workload.opening, constraint=workload.constraint)
 
 
+@name_lost_server()
 def trigger(lab: Lab, workload: Workload, strategy: str, *, seed: int) -> None:
     """Accept a workload's transfers, and tell the workers. Returns when all messages are sent, not when they are done.
 
     Raises CannotStart for a strategy that does not exist, must not use this queue or cannot be used by a worker, and
-    for transfers that were accepted before.
+    for transfers that were accepted before; BankError if a server is away, which for the broker means for two minutes:
+    what was accepted stays in the bank, and the workers are told of it again.
     """
     wanted = user_strategy(strategy)
     name = wanted.name
@@ -51,7 +58,8 @@ def trigger(lab: Lab, workload: Workload, strategy: str, *, seed: int) -> None:
         outside.install(wanted, lab.database)
         lab.fleet.check_strategy(name, lab.instances)
     run = f"trigger-{secrets.token_hex(4)}"
-    delivery = Delivery(lab, Submission(run, name, QUEUE, workload.chunk, workload.think_ms))
+    submission = Submission(run, name, QUEUE, workload.chunk, workload.think_ms)
+    delivery = Delivery(lab, submission, insist_seconds=STALLED_SECONDS)
     orders = list(workload.orders(seed))
     try:
         delivery.accept(orders)
@@ -64,9 +72,12 @@ def watch(lab: Lab) -> Iterator[int]:
     """Yield how many transfers are pending, every now and then, until none is.
 
     A worker that is killed takes the jobs it was at with it, and Redis may lose others: the workers' reconcilers
-    publish again what stays pending. Raises BankError when nothing has moved for two minutes.
+    publish again what stays pending. Raises BankError when nothing has moved for two minutes, or Postgres was away for
+    as long.
     """
-    return follow(lambda: count_pending(lab.database), Patience(stalled_seconds=STALLED_SECONDS))
+    patience = Patience(stalled_seconds=STALLED_SECONDS, outage_seconds=STALLED_SECONDS)
+    with name_lost_server():
+        yield from follow(lambda: count_pending(lab.database), patience)
 
 
 def failures(lab: Lab) -> dict[str, int]:

@@ -60,7 +60,7 @@ class Delivery:
 
     After the block no instance takes from the run's queue, the queue is gone, and no reconciler publishes the transfers
     again. Without a block all of that stays as it is: the transfers are on their way for as long as it takes.
-    ``insist_seconds`` is how long joining and leaving are tried again while a server is away.
+    ``insist_seconds`` is how long publishing, joining and leaving are tried again while a server is away.
     """
 
     def __init__(self, site: Site, submission: Submission, *, insist_seconds: float = 0.0) -> None:
@@ -92,8 +92,24 @@ class Delivery:
         task: str = TASK,
         progress: Callable[[int], None] = lambda published: None,
     ) -> None:
-        """Tell the workers of accepted orders."""
-        publish(self._site.app, orders, self.submission, task=task, progress=progress)
+        """Tell the workers of accepted orders.
+
+        Where the broker goes away meanwhile, it goes on from the last round trip that was answered, for as long as this
+        delivery insists: what had arrived all the same is delivered twice, and decided once.
+        """
+        sent = 0
+
+        def go_on() -> None:
+            begin = sent
+
+            def count(published: int) -> None:
+                nonlocal sent
+                sent = begin + published
+                progress(sent)
+
+            publish(self._site.app, orders[begin:], self.submission, task=task, progress=count)
+
+        insist(go_on, self._insist_seconds)
 
     def join(
         self,

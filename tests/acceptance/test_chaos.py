@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from bank.audit import audit
 from bank.errors import BankError, CannotStart
 from bank.outside import make_importable, user_strategy
+from bank.postgres.schema import open_bank
 from bank.settings import Settings
 from bank.strategies import STRATEGIES
 from bankrun.chaos import cells as chaos
@@ -29,12 +33,14 @@ from bankrun.results import store
 from bankrun.results.models.chaos import Chaos
 from bankrun.results.models.soak import Soak
 from bankrun.results.topology import Topology
+from bankrun.results.workload import Workload
 from bankrun.runs.delivery import Delivery
 from bankrun.runs.progress import Steps
 from tests.acceptance.conftest import Bankrun, processes_of
 from tests.places import make_place
 from tests.waiting import wait_until
 from workers.control.failpoints import Failpoint
+from workers.submission import Submission
 
 SEED = 3
 HANGING = """
@@ -247,11 +253,6 @@ def test_a_failpoint_needs_the_key_that_its_instance_was_started_with(targets: T
 
 
 def test_an_instance_that_is_asked_to_end_finishes_what_it_has_in_hand(targets: Targets) -> None:
-    from bank.audit import audit
-    from bank.postgres.schema import open_bank
-    from bankrun.results.workload import Workload
-    from workers.submission import Submission
-
     names = sorted(targets.infos)
     orders = list(Workload(accounts=50, transfers=24).orders(1))
     open_bank(targets.database, accounts=50, opening=1_000)
@@ -271,6 +272,27 @@ def test_an_instance_that_is_asked_to_end_finishes_what_it_has_in_hand(targets: 
     targets.revive(names[0])
     targets.delivery.withdraw()
     targets.delivery = None
+
+
+def test_jobs_are_published_to_the_end_though_their_broker_ends_meanwhile(targets: Targets) -> None:
+    orders = list(Workload(accounts=50, transfers=1_500).orders(1))
+    open_bank(targets.database, accounts=50, opening=1_000)
+    reports: list[int] = []
+    back = threading.Timer(1.0, targets.keeper.start_again, ("valkey",))
+
+    def end_broker(published: int) -> None:
+        reports.append(published)
+        if len(reports) == 1:
+            targets.keeper.signal("valkey", signal.SIGKILL)
+            targets.keeper.wait("valkey", 10)
+            back.start()
+
+    with Delivery(targets, Submission("insisting", "row-lock", "insisting"), insist_seconds=60) as delivery:
+        delivery.accept(orders)
+        delivery.publish(orders, progress=end_broker)
+        back.join()
+        assert (reports[0], reports[-1]) == (500, 1_500)
+        assert targets.fleet.queue_length("insisting") == 1_000  # it has forgotten the first 500
 
 
 def test_the_matrix_is_printed_and_saved_with_what_it_takes_to_run_it_again(bankrun: Bankrun, tmp_path: Path) -> None:
@@ -409,6 +431,7 @@ def test_a_soak_that_is_cut_short_tells_what_it_has_and_exports_it(
     assert "cut short after 2 of 4 faults; the audit found nothing wrong" in capsys.readouterr().out
     saved = store.read_as(Soak, tmp_path / "s.json")
     assert saved.provenance.cut_short
+    assert all(struck.pending for struck in saved.struck)
     assert [struck.kind for struck in saved.struck] == ["pause", "pause"]
     assert saved.transfers["pending"] > 0
     assert sum(saved.transfers.values()) == 3_000

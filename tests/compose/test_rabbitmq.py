@@ -46,11 +46,11 @@ def test_the_headline_holds_in_containers_over_rabbitmq(on_rabbitmq: Compose) ->
 
 
 def test_triggered_jobs_survive_a_killed_container_and_a_restarted_broker(on_rabbitmq: Compose) -> None:
+    on_rabbitmq.sql("DELETE FROM bankrun.entries; DELETE FROM bankrun.transfers")  # of the test before
     jobs = on_rabbitmq.start(
         "run", "--rm", "--no-TTY", "lab", "python", "scripts/trigger.py", "--transfers", "2000", "--reset"
     )
     applied = "SELECT count(*) FROM bankrun.transfers WHERE status = 'applied'"
-    on_rabbitmq.sql("DELETE FROM bankrun.entries; DELETE FROM bankrun.transfers")  # of the test before
     assert wait_until(lambda: int(on_rabbitmq.sql(applied)) > 100, 120)
     on_rabbitmq.containers("worker")[0].kill()
     on_rabbitmq.containers("rabbitmq")[0].restart(timeout=30)

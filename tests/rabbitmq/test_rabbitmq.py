@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from bank.settings import Settings
 from bankrun.results.workload import Workload
 from bankrun.runs.adhoc import decided_by, open_fresh_bank, trigger, watch
 from bankrun.runs.comparison import Lab
+from bankrun.runs.delivery import Delivery
 from bankrun.runs.session import open_lab, open_servers
 from bankrun.servers.embedded import Endpoints
 from bankrun.servers.keeper_client import Keeper
@@ -29,6 +31,7 @@ from tests.places import make_place
 from tests.rabbitmq.server import Server
 from workers.app import QUEUE, create_app
 from workers.broker.rabbitmq import declare_queue, make_queue
+from workers.submission import Submission
 
 SECONDS_MAX = 280
 LONG = pytest.mark.timeout(400)
@@ -124,6 +127,33 @@ def test_5000_triggered_jobs_survive_a_killed_worker_and_a_killed_broker(
     assert found.passed, found.findings
     assert found.transfers["applied"] + found.transfers["refused"] == 5_000
     assert (found.transfers["pending"], found.lost_postings, found.duplicates) == (0, 0, 0)
+
+
+def test_jobs_are_published_to_the_end_though_rabbitmq_ends_meanwhile(
+    settings_here: Settings, rabbitmq: Server, database: Database
+) -> None:
+    load = Workload(accounts=8, transfers=1_500)
+    orders = list(load.orders(3))
+    reports: list[int] = []
+    back = threading.Thread(target=rabbitmq.start)
+
+    def end_broker(published: int) -> None:
+        reports.append(published)
+        if len(reports) == 1:
+            rabbitmq.stop(signal.SIGKILL)
+            back.start()
+
+    with open_servers(settings_here) as servers, open_lab(servers, instances=2, threads=4) as lab:
+        open_fresh_bank(lab, load)
+        delivery = Delivery(lab, Submission("insisting", "row-lock"), insist_seconds=120)
+        delivery.accept(orders)
+        delivery.publish(orders, progress=end_broker)
+        back.join()
+        wait_for_all(lab, {})
+        found = audit(lab.database)
+    assert (reports[0], reports[-1]) == (500, 1_500)
+    assert found.passed, found.findings
+    assert found.transfers["applied"] + found.transfers["refused"] == 1_500
 
 
 def test_a_queue_that_is_gone_when_it_is_consumed_ends_no_worker(

@@ -8,8 +8,10 @@ import pytest
 from rich.console import Console
 
 from bank.strategies import STRATEGIES
-from bankrun.render.fault_tables import chaos_tables
+from bankrun.render.fault_tables import chaos_tables, soak_table
 from bankrun.results.models.chaos import ChaosCell
+from bankrun.results.models.soak import Strike
+from tests.results import soak
 
 FAULTS = ("kill-between-writes", "cut")
 
@@ -62,3 +64,13 @@ def test_nothing_in_it_is_cut_off_however_many_strategies_there_are(width: int, 
 
 def test_without_a_cell_there_is_no_table() -> None:
     assert chaos_tables([], 80) == []
+
+
+@pytest.mark.parametrize(("pending", "in_vain"), [(0, True), (90, False)])
+def test_faults_that_strike_with_nothing_left_to_do_are_told(pending: int, *, in_vain: bool) -> None:
+    result = soak()
+    result.struck = [Strike("kill", 10, 0.5, pending)]
+    console = Console(width=120, file=io.StringIO(), highlight=False)
+    console.print(soak_table(result))
+    assert isinstance(console.file, io.StringIO)
+    assert ("1 faults, with nothing left to do: give more transfers" in console.file.getvalue()) is in_vain

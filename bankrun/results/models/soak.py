@@ -14,11 +14,15 @@ from bankrun.results.reading import validate
 
 @dataclass(frozen=True, slots=True)
 class SoakLoad:
-    """How many transfers by which strategy, and how often each fault strikes."""
+    """How many transfers by which strategy, and how often each fault strikes.
+
+    ``think_ms``, between a transfer's read and its write, has them last for as long as there are faults.
+    """
 
     strategy: str = "row-lock"
     transfers: int = 100_000
     accounts: int = 1_000
+    think_ms: float = 20.0
     kills: int = 25
     pauses: int = 25
     postgres_restarts: int = 5
@@ -33,11 +37,15 @@ class SoakLoad:
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """One fault: its kind, after how many decided transfers it struck, and how long it took until it was over."""
+    """One fault: its kind, after how many decided transfers it struck, and how long it took until it was over.
+
+    ``pending`` is how many transfers were left when it struck. A file of 0.1 does not say.
+    """
 
     kind: str
     at: int
     recovery_s: float
+    pending: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,11 @@ class Soak:
     drift: int = 0
     republished: Count = 0
     audit: Audit = field(default_factory=Audit)
+
+    @property
+    def idle_strikes(self) -> int:
+        """Return how many faults struck when there was nothing left to do."""
+        return sum(struck.pending == 0 for struck in self.struck)
 
     @property
     def held(self) -> bool:
