@@ -36,6 +36,7 @@ from bankrun.runs.provenance import begin_comparison
 from bankrun.runs.sampling import Overwritten, View, Watch
 from bankrun.runs.session import Servers, open_lab, open_servers
 from bankrun.servers.state_dir import default_state_dir
+from workers.app import broker_of
 from workers.control.interruption import PAUSE_SECONDS_MAX
 from workers.fleet import InstanceInfo
 
@@ -218,7 +219,8 @@ class Live:
         try:
             with open_servers(self._settings.model_copy(update={"startup_wait_ms": 0})) as servers:
                 ready = len(servers.fleet.discover())
-            sentence, trouble = f"Nothing runs. Postgres and Redis answer, and {ready} workers.", ""
+                broker = broker_of(servers.app).name
+            sentence, trouble = f"Nothing runs. Postgres and {broker} answer, and {ready} workers.", ""
         except LOST_SERVER as error:
             sentence, trouble = "Nothing runs.", str(error) if isinstance(error, BankError) else first_line(error)
         with self._lock:
