@@ -31,6 +31,7 @@ from bankrun.cli.options import (
     takes_workload,
 )
 from bankrun.render import fault_tables as tables
+from bankrun.render.terminal import counted
 from bankrun.results import store
 from bankrun.results.models.chaos import Chaos
 from bankrun.results.topology import Topology
@@ -164,7 +165,7 @@ def _tell(console: Console, result: Chaos, export_json: str | None, export_markd
     if result.cells:
         _show(console, result)  # first: it may be all that is left of a long run where a file cannot be written
     if result.provenance.cut_short:
-        console.print(f"cut short after {len(result.cells)} cells", style="yellow")
+        console.print(f"cut short after {counted(len(result.cells), 'cell')}", style="yellow")
     if export_json is not None and result.cells:
         store.save(export_json, result)
     if export_markdown is not None and result.cells:
@@ -174,7 +175,7 @@ def _tell(console: Console, result: Chaos, export_json: str | None, export_markd
 def _show(console: Console, result: Chaos) -> None:
     console.print(
         f"{result.workload.transfers:,} transfers over {result.workload.accounts} accounts in each cell, "
-        f"{result.rounds} fault{'s' if result.rounds > 1 else ''} in each; seed {result.provenance.seed}",
+        f"{counted(result.rounds, 'fault')} in each; seed {result.provenance.seed}",
         style="bold",
     )
     console.print(*tables.chaos_tables(result.cells, console.width), sep="")

@@ -28,7 +28,7 @@ from bankrun.cli.options import (
 )
 from bankrun.render import tables
 from bankrun.render.story import explain
-from bankrun.render.terminal import Terminal
+from bankrun.render.terminal import Terminal, counted
 from bankrun.results import store
 from bankrun.results.distance import NEAR, Distance
 from bankrun.results.models.comparison import Comparison, Run
@@ -170,7 +170,9 @@ def _tell(
     if comparison.cells:
         _show_comparison(console, comparison, wide=wide)
     if comparison.provenance.cut_short:
-        console.print(f"cut short after {sum(len(cell.runs) for cell in comparison.cells)} runs", style="yellow")
+        console.print(
+            f"cut short after {counted(sum(len(cell.runs) for cell in comparison.cells), 'run')}", style="yellow"
+        )
     if not comparison.cells:
         return
     if export_json is not None:

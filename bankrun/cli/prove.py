@@ -17,7 +17,7 @@ from bankrun.cli.replay import show_replay
 from bankrun.proof.matrix import ProofPlan, begin_proof, choose_cases, prove_matrix, replay_broken
 from bankrun.proof.prover import Prover
 from bankrun.render import tables
-from bankrun.render.terminal import Terminal
+from bankrun.render.terminal import Terminal, counted
 from bankrun.results import store
 from bankrun.results.models.proof import CaseResult, ProofResult
 from bankrun.runs.progress import Steps
@@ -77,7 +77,7 @@ def _tell(
     for name, what in result.faults.items():
         console.print(f"no verdict: {name} {what}", style="bold red", markup=False, soft_wrap=True)
     if result.provenance.cut_short:
-        console.print(f"cut short after {len(result.cases)} cases", style="yellow")
+        console.print(f"cut short after {counted(len(result.cases), 'case')}", style="yellow")
     if export_json is not None and (result.cases or not result.provenance.cut_short):
         store.save(export_json, result)
         if export_json != store.STDOUT and any(case.steps for case in result.cases):

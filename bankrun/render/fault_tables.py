@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bankrun.render.tables import COLOURS
+from bankrun.render.terminal import counted
 from bankrun.results.models.chaos import Chaos, ChaosCell
 from bankrun.results.models.soak import Soak
 
@@ -125,7 +126,7 @@ def _soak_figures(result: Soak) -> list[tuple[str, str]]:
     ]
     if result.idle_strikes:
         figures.append(
-            ("struck in vain", f"{result.idle_strikes} faults, with nothing left to do: give more transfers")
+            ("struck in vain", f"{counted(result.idle_strikes, 'fault')}, with nothing left to do: give more transfers")
         )
     return figures
 

@@ -399,7 +399,7 @@ def test_an_interrupted_chaos_tells_what_it_has_and_leaves_no_process_not_even_a
         out, err = process.communicate(timeout=15)
         assert process.returncode == 130
         assert err.startswith("messages-repeated, row-lock: ")
-        assert "cut short after 1 cells" in out
+        assert "cut short after 1 cell" in out
         saved = store.read_as(Chaos, tmp_path / "c.json")
         assert [cell.fault for cell in saved.cells] == ["messages-repeated"]
         assert saved.provenance.cut_short

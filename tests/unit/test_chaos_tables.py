@@ -73,4 +73,4 @@ def test_faults_that_strike_with_nothing_left_to_do_are_told(pending: int, *, in
     console = Console(width=120, file=io.StringIO(), highlight=False)
     console.print(soak_table(result))
     assert isinstance(console.file, io.StringIO)
-    assert ("1 faults, with nothing left to do: give more transfers" in console.file.getvalue()) is in_vain
+    assert ("1 fault, with nothing left to do: give more transfers" in console.file.getvalue()) is in_vain
