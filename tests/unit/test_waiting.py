@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 
 import pytest
+from kombu.exceptions import OperationalError
 
 from bank.errors import BankError, OutcomeUnknown
+from bankrun.runs.boundary import name_lost_server
 from bankrun.runs.delivery import Patience, Stalled, follow, insist, wait
 
 QUICK = Patience(seconds_max=60, poll_seconds=0.001)
@@ -125,3 +127,16 @@ def test_nothing_is_asked_before_the_first_look_is_wanted() -> None:
     looks = follow(lambda: asked.append(1) or 0, QUICK)
     assert not asked
     assert list(looks) == [0]
+
+
+def test_a_server_that_stays_away_is_named_in_one_sentence() -> None:
+    @name_lost_server()
+    def ask(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(BankError, match=r"^a server is away: refused$"):
+        ask(OperationalError("refused\nby somebody"))
+    with pytest.raises(OutcomeUnknown, match=r"^already named$"):
+        ask(OutcomeUnknown("already named"))
+    with pytest.raises(KeyError):
+        ask(KeyError("a fault of ours"))
