@@ -53,7 +53,8 @@ def _tell_schedule(trial: TrialResult, case: TrialCase) -> Figure:
     names = _names(trial)
     rows = []
     for number, step in enumerate(case.steps, 1):
-        cells = dict.fromkeys(step.goes_on, "goes on") | {step.participant: _tell_step(step)}
+        cells = {name: "; ".join(["goes on", *step.then.get(name, [])]) for name in step.goes_on}
+        cells[step.participant] = _tell_step(step)
         rows.append((str(number), *(cells.get(name, "") for name in names)))
     return Figure(
         f"schedule-{case.instances}",

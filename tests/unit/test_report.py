@@ -37,7 +37,7 @@ from bankrun.results.models.comparison import Comparison
 from bankrun.results.models.proof import CaseResult, ProofResult
 from bankrun.results.provenance import Provenance
 from bankrun.results.store import read
-from tests.results import cell, comparison, posting, run
+from tests.results import cell, comparison, posting, run, trial
 
 HOSTILE = '</script><script>alert("a")</script><b>&'
 PROOF = {
@@ -311,3 +311,7 @@ def test_what_else_was_different_is_said() -> None:
 def test_a_proof_is_not_compared_with_a_comparison(saved: Callable[[Any], Path]) -> None:
     with pytest.raises(CannotStart, match="nothing in common"):
         changes(comparison(), read(saved(PROOF)))
+
+
+def test_a_schedule_says_how_the_one_that_waited_went_on() -> None:
+    assert "goes on; SELECT 2" in report(trial())
