@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
 from bank.postgres.database import Database
 from bank.postgres.versions import OLDEST
 from bank.strategies import STRATEGIES
+from bank.strategies.base import Strategy
 from bankrun.bench.pgbench import SCRIPTS, pgbench_rate
-from bankrun.proof.cases import ALL_CASES, CASES, INSTANCES, applies
+from bankrun.errors import CannotStart
+from bankrun.proof.cases import ALL_CASES, CASES, INSTANCES, Case, applies
 from bankrun.proof.prover import Prover
 from bankrun.results.workload import Workload
-from bankrun.schedule import Budget
+from bankrun.schedule import Budget, Execution, explore
 from tests.acceptance.conftest import Bankrun
 
 WHOLE = bool(os.environ.get("TEST_SERVERS_WHOLE"))
 MEET = [name for name, one in STRATEGIES.items() if not one.routed_to_one]
-PROVED = ALL_CASES if WHOLE else {name: CASES[name] for name in ("same-pair", "drain")}
-PLACES = INSTANCES if WHOLE else ("two",)
+SEARCHED = ("same-pair", "drain")
 BUDGET = Budget(executions=20_000, seconds=600.0)
 
 
@@ -41,18 +44,64 @@ def test_the_headline_is_the_same(bankrun: Bankrun, server_url: str, broker_url:
         assert bankrun(command, **given).returncode in (0, 1), command
 
 
-@pytest.mark.timeout(1_800)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", MEET)
 def test_the_proof_of_a_strategy_is_that_of_our_own_server(name: str, given_prover: Prover, prover: Prover) -> None:
     strategy = STRATEGIES[name]
-    for where in PLACES:
-        for case in PROVED.values():
-            if applies(strategy, case):
-                there = given_prover.prove(strategy, where, case, budget=BUDGET)
-                here = prover.prove(strategy, where, case, budget=BUDGET)
-                assert (there.verdict, there.outcomes, there.serial_broken, there.kinds) == (
-                    *(here.verdict, here.outcomes, here.serial_broken, here.kinds),
-                ), f"{where}/{case.name}"
+    for case in (CASES[one] for one in SEARCHED):
+        there = given_prover.prove(strategy, "two", case, budget=BUDGET)
+        here = prover.prove(strategy, "two", case, budget=BUDGET)
+        assert (there.verdict, there.outcomes, there.serial_broken, there.kinds) == (
+            *(here.verdict, here.outcomes, here.serial_broken, here.kinds),
+        ), case.name
+
+
+@pytest.mark.skipif(not WHOLE, reason="TEST_SERVERS_WHOLE is not set")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("where", INSTANCES)
+@pytest.mark.parametrize("name", MEET)
+def test_every_interleaving_ends_as_on_our_own_server(
+    name: str, where: str, given_prover: Prover, prover: Prover
+) -> None:
+    strategy = STRATEGIES[name]
+    for case in ALL_CASES.values():
+        if applies(strategy, case):
+            here = explore_all(prover, strategy, where, case)
+            assert replay_all(given_prover, strategy, where, case, here) == here, case.name
+
+
+Ended = dict[tuple[tuple[str, ...], str], str]
+"""The outcome of each interleaving, by the order in which the transfers were started and the choices."""
+
+
+def explore_all(prover: Prover, strategy: type[Strategy], where: str, case: Case) -> Ended:
+    """Run every interleaving of a case."""
+    courtroom = prover.open(strategy, where)
+    courtroom.hear(case)
+    ended: Ended = {}
+
+    def judge(execution: Execution) -> None:
+        ended[tuple(courtroom.engine.start_order), execution.schedule] = courtroom.judge(execution).outcome
+
+    found = explore(courtroom.engine, judge, budget=BUDGET)
+    assert found.complete, found.reason
+    return ended
+
+
+def replay_all(prover: Prover, strategy: type[Strategy], where: str, case: Case, these: Iterable[Any]) -> Ended:
+    """Run these interleavings, and no other."""
+    courtroom = prover.open(strategy, where)
+    courtroom.hear(case)
+    ended: Ended = {}
+    usual = courtroom.engine.start_order
+    for order, schedule in these:
+        courtroom.engine.start_order = order
+        try:
+            ended[order, schedule] = courtroom.replay(schedule).outcome
+        except CannotStart as error:
+            ended[order, schedule] = str(error)
+    courtroom.engine.start_order = usual
+    return ended
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
