@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.errors import InsufficientPrivilege
 from pydantic import SecretStr
 from sqlalchemy import make_url
 
@@ -41,6 +43,8 @@ def server_url(server: str) -> Iterator[str]:
     with psycopg.connect(psql_url(url.render_as_string(hide_password=False)), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
         try:
+            with suppress(InsufficientPrivilege):  # after a second for each deadlock, one under load gives up
+                connection.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '100ms'".encode())
             yield url.set(database=name).render_as_string(hide_password=False)
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
