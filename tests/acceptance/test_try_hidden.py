@@ -75,6 +75,8 @@ CREATE TABLE posting (id bigserial, account int NOT NULL REFERENCES account, mon
     PARTITION BY LIST (month);
 CREATE TABLE posting_1 PARTITION OF posting FOR VALUES IN (1);
 INSERT INTO posting (account, month) VALUES (1, 1);
+CREATE FUNCTION lock_and_add_up() RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+BEGIN PERFORM pg_advisory_lock(7); RETURN (SELECT sum(balance) FROM account); END $$;
 """
 APPEND_ONLY = """
 CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'append only'; END $$;
@@ -187,6 +189,29 @@ def note():
         c.execute("UPDATE account SET balance = balance + 1 WHERE id = 1")
         c.execute("INSERT INTO tried (what) VALUES ('note')")
 
+def move_under_a_lock():
+    with session(autocommit=True) as c:
+        c.execute("SELECT pg_advisory_lock(7)")
+        c.execute("UPDATE account SET balance = balance - 10 WHERE id = 1")
+        c.execute("UPDATE account SET balance = balance + 10 WHERE id = 2")
+        c.execute("SELECT pg_advisory_unlock(7)")
+
+def add_up_in_an_old_snapshot():
+    with session() as c:
+        c.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        c.execute("SELECT pg_advisory_lock(7)")
+        (total,) = c.execute("SELECT sum(balance) FROM account").fetchone()
+        c.commit()
+        c.autocommit = True
+        c.execute("SELECT pg_advisory_unlock(7)")
+        return int(total)
+
+def add_up_in_a_stable_function():
+    with session(autocommit=True) as c:
+        (total,) = c.execute("SELECT lock_and_add_up()").fetchone()
+        c.execute("SELECT pg_advisory_unlock(7)")
+        return int(total)
+
 def look_in_peace():
     with session() as c:
         c.isolation_level, c.read_only, c.deferrable = psycopg.IsolationLevel.SERIALIZABLE, True, True
@@ -230,6 +255,9 @@ def question(tmp_path: Path) -> Ask:
         (["join('member', 'z@x', 'a@x')", "import_one('member', 'a@x')"], "error"),
         (["join('level', '7', '1.0')", "import_one('level', '1')"], "error"),
         (["export()", "deposit()"], "broken"),
+        # Their snapshots are taken before they wait.
+        (["add_up_in_an_old_snapshot()", "move_under_a_lock()"], "broken"),
+        (["add_up_in_a_stable_function()", "move_under_a_lock()"], "broken"),
     ],
     ids=lambda given: given[0].partition("(")[0] if isinstance(given, list) else "",
 )

@@ -420,6 +420,9 @@ class _Observation:
         )
         if self.is_waiting or unplanned or not self.sees_rows or self.reading.opaque:
             mine.reads |= {(name, ALL) for name, _ in modes}
+        if self.is_waiting:
+            # What it reads after the wait it may read as of before: in a snapshot that is kept, in a STABLE function.
+            mine.reads.add((ALL, ALL))
         statements = sum(request.kind is Kind.STATEMENT for request in self.requests)
         self.footprint.harmless = bool(statements) and self.reading.harmless == self.reading.plans > 0
         if self.reading.draws:
