@@ -75,6 +75,9 @@ CREATE TABLE posting (id bigserial, account int NOT NULL REFERENCES account, mon
     PARTITION BY LIST (month);
 CREATE TABLE posting_1 PARTITION OF posting FOR VALUES IN (1);
 INSERT INTO posting (account, month) VALUES (1, 1);
+CREATE SEQUENCE ticket;
+CREATE FUNCTION draw_a_ticket() RETURNS bigint LANGUAGE plpgsql AS $$ DECLARE drawn bigint;
+BEGIN drawn := nextval('ticket'); RETURN drawn; END $$;
 CREATE FUNCTION lock_and_add_up() RETURNS bigint LANGUAGE plpgsql STABLE AS $$
 BEGIN PERFORM pg_advisory_lock(7); RETURN (SELECT sum(balance) FROM account); END $$;
 """
@@ -212,6 +215,32 @@ def add_up_in_a_stable_function():
         c.execute("SELECT pg_advisory_unlock(7)")
         return int(total)
 
+def draw_beside_a_row(draw):
+    with session() as c:
+        one, two = (c.execute(f"SELECT {draw}, balance FROM account WHERE id = 1").fetchone()[0] for _ in range(2))
+        return two - one
+
+def set_the_sequence():
+    with session(autocommit=True) as c:
+        c.execute("SELECT setval('tried_id_seq', max(id) + 9998) FROM account")
+
+def try_thrice():
+    with session() as c:
+        for _ in range(3):
+            c.execute("INSERT INTO tried (what) VALUES ('thrice')")
+
+def look_at_the_sequence():
+    with session(autocommit=True) as c:
+        (drawn,) = c.execute("SELECT nextval('ticket')").fetchone()
+        (last,) = c.execute("SELECT last_value FROM pg_sequences WHERE sequencename = 'ticket'").fetchone()
+    return last == drawn
+
+def share_then_own():
+    with session() as c:
+        c.execute("SELECT pg_advisory_xact_lock_shared(7)")
+        c.execute("SELECT pg_advisory_xact_lock(7), balance FROM account WHERE id = 2")
+        c.execute("UPDATE account SET balance = balance + 1 WHERE id = 1")
+
 def look_in_peace():
     with session() as c:
         c.isolation_level, c.read_only, c.deferrable = psycopg.IsolationLevel.SERIALIZABLE, True, True
@@ -258,6 +287,11 @@ def question(tmp_path: Path) -> Ask:
         # Their snapshots are taken before they wait.
         (["add_up_in_an_old_snapshot()", "move_under_a_lock()"], "broken"),
         (["add_up_in_a_stable_function()", "move_under_a_lock()"], "broken"),
+        # They touch a table, too, and what else they touch is in no table.
+        (["draw_beside_a_row('draw_a_ticket()')"], "broken"),
+        (["set_the_sequence()", "try_thrice()"], "broken"),
+        (["look_at_the_sequence()"], "broken"),
+        (["share_then_own()"], "needs retry"),
     ],
     ids=lambda given: given[0].partition("(")[0] if isinstance(given, list) else "",
 )
