@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bankrun.errors import BankrunError
+from bankrun.errors import BankrunError, CannotStart
 from bankrun.servers.embedded import private_postgres
 from bankrun.servers.places import Place
 from bankrun.servers.state_dir import default_state_dir
@@ -241,6 +241,23 @@ def share_then_own():
         c.execute("SELECT pg_advisory_xact_lock(7), balance FROM account WHERE id = 2")
         c.execute("UPDATE account SET balance = balance + 1 WHERE id = 1")
 
+def send_in_one(between):
+    with session(autocommit=True) as c:
+        c.execute("BEGIN; UPDATE account SET balance = balance - 10 WHERE id = 1;" + between +
+                  "UPDATE account SET balance = balance + 10 WHERE id = 2; COMMIT")
+
+def add_up():
+    with session(autocommit=True) as c:
+        return int(c.execute("SELECT sum(balance) FROM account").fetchone()[0])
+
+def send_one_in_a_block():
+    with session(autocommit=True) as c:
+        c.execute("BEGIN; UPDATE account SET balance = balance - 10 WHERE id = 1; COMMIT")
+
+def write_a_large_object():
+    with session() as c:
+        c.execute("SELECT lo_put(lo, 0, '1') FROM file")
+
 def look_in_peace():
     with session() as c:
         c.isolation_level, c.read_only, c.deferrable = psycopg.IsolationLevel.SERIALIZABLE, True, True
@@ -298,6 +315,19 @@ def question(tmp_path: Path) -> Ask:
 def test_what_leaves_no_trace_is_seen(server: Place, question: Ask, programs: list[str], verdict: str) -> None:
     found = put_on_trial(question(*programs), place=server)
     assert found.verdict == verdict, found.sentences
+
+
+def test_a_large_object_that_is_written_gets_no_verdict(server: Place, question: Ask) -> None:
+    file = "CREATE TABLE file AS SELECT lo_from_bytea(0, '0') AS lo;"
+    with pytest.raises(CannotStart, match=r"^large objects are made, written or removed"):
+        put_on_trial(question("write_a_large_object()", "add_up()", besides=file), place=server)
+
+
+def test_several_statements_in_one_message_are_not_called_safe(server: Place, question: Ask) -> None:
+    found = put_on_trial(question("send_in_one('COMMIT; BEGIN;')", "add_up()"), place=server)
+    assert found.verdict == "inconclusive"
+    assert found.sentences[0].startswith("inconclusive: A sends several statements in one message, between which")
+    assert put_on_trial(question("send_one_in_a_block()", "add_up()"), place=server).verdict == "safe"
 
 
 def test_what_commits_inside_gets_no_verdict_in_a_session_that_keeps_quiet(server: Place, question: Ask) -> None:
