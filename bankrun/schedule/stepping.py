@@ -274,7 +274,7 @@ class Stepper:
             for one in step.statements
             if one.kind == "statement"
         )
-        if footprint.is_empty and kind == "statement" and not (known or footprint.harmless):
+        if footprint.is_unexplained and kind == "statement" and not (known or footprint.harmless):
             footprint.depends_on_all(NOTHING_SEEN)
         self._forget_done()
         self._release_tails(self._observer.seen)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from bankrun.schedule.cast.participant import Outcome
 from bankrun.schedule.observation.footprints import Footprint
+from bankrun.schedule.protocol.conversation import QUIET_TAGS
 from bankrun.schedule.protocol.requests import Request
 from bankrun.schedule.restore import Rows
 
+_ENDS_OR_IS_QUIET = QUIET_TAGS | {"COMMIT", "ROLLBACK", "CLOSE CURSOR", "CLOSE CURSOR ALL", "UNLISTEN", "RESET ALL"}
 CLOCK = "t"
 """The participant that is no program: time, in which a lease runs out."""
 
@@ -28,6 +30,12 @@ class Statement:
     message: str
     values: tuple[tuple[str | None, ...], ...] = ()
     """The first rows that it returned, as text."""
+
+    @property
+    def is_several(self) -> bool:
+        """Whether others could come between what it does: several statements were sent in one message."""
+        acts = sum(tag not in _ENDS_OR_IS_QUIET for tag in self.tag.split("; ") if tag)
+        return acts + (self.sqlstate is not None and acts > 0) > 1
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,6 +26,7 @@ from bankrun.trials.story import leave_out_chatter
 REPLAYS = 3
 """A fault is reported if it shows as often as this when its schedule is run again."""
 SAFE, INCONCLUSIVE = "safe", "inconclusive"
+TEXT_MAX = 80
 STARTED = "-"
 """Between the order in which programs were started and the steps: two/BA-AABB."""
 Tell = Callable[[str, int], None]
@@ -141,6 +142,7 @@ class Case:
         """Run every interleaving within the budget, and return what was found."""
         found = CaseFound(self._instances)
         stuck: list[str] = []
+        several: list[str] = []
         # The same interleavings in another way count where they end otherwise.
         begins_again = remembers = False
 
@@ -149,6 +151,7 @@ class Case:
             if not again:
                 found.executions += 1
             tell(f"{self._instances}: {execution.schedule}", found.executions)
+            several.extend(_say_several(execution))
             if execution.stuck and execution.stuck_kind != "cycle":  # a cap tells nothing
                 stuck.append(execution.stuck)
                 return False
@@ -185,7 +188,7 @@ class Case:
         found.serial_executions = len(self._serial.outcomes) + len(self._serial.pairs)
         if self._judge is not None:
             found.not_compared = learned(self._judge.stick, self._asked.ignored)
-        self._conclude(found, exploration, stuck)
+        self._conclude(found, exploration, [*stuck, *several])
         return found
 
     def _note(self, found: CaseFound, schedule: str, finding: Finding) -> None:
@@ -288,6 +291,22 @@ class Case:
         usual = "".join(self._engine.names)
         before = f"{execution.started}{STARTED}" if execution.started not in ("", usual) else ""
         return before + execution.schedule
+
+
+def _say_several(execution: Execution) -> Iterator[str]:
+    """Return a sentence for each message with several statements: nobody was let in between them."""
+    for step in execution.steps:
+        for name, told in ((step.participant, step.statements), *step.then.items()):
+            yield from (
+                f"{name} sends several statements in one message, between which nothing was run: {_shorten(one.sql)}"
+                for one in told
+                if one.is_several
+            )
+
+
+def _shorten(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= TEXT_MAX else words[: TEXT_MAX - 1] + "…"
 
 
 def _say_cycle(stuck: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bankrun.errors import BankrunError
+from bankrun.errors import BankrunError, CannotStart
 from bankrun.servers.embedded import private_postgres
 from bankrun.servers.places import Place
 from bankrun.servers.state_dir import default_state_dir
@@ -75,6 +75,11 @@ CREATE TABLE posting (id bigserial, account int NOT NULL REFERENCES account, mon
     PARTITION BY LIST (month);
 CREATE TABLE posting_1 PARTITION OF posting FOR VALUES IN (1);
 INSERT INTO posting (account, month) VALUES (1, 1);
+CREATE SEQUENCE ticket;
+CREATE FUNCTION draw_a_ticket() RETURNS bigint LANGUAGE plpgsql AS $$ DECLARE drawn bigint;
+BEGIN drawn := nextval('ticket'); RETURN drawn; END $$;
+CREATE FUNCTION lock_and_add_up() RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+BEGIN PERFORM pg_advisory_lock(7); RETURN (SELECT sum(balance) FROM account); END $$;
 """
 APPEND_ONLY = """
 CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'append only'; END $$;
@@ -187,6 +192,72 @@ def note():
         c.execute("UPDATE account SET balance = balance + 1 WHERE id = 1")
         c.execute("INSERT INTO tried (what) VALUES ('note')")
 
+def move_under_a_lock():
+    with session(autocommit=True) as c:
+        c.execute("SELECT pg_advisory_lock(7)")
+        c.execute("UPDATE account SET balance = balance - 10 WHERE id = 1")
+        c.execute("UPDATE account SET balance = balance + 10 WHERE id = 2")
+        c.execute("SELECT pg_advisory_unlock(7)")
+
+def add_up_in_an_old_snapshot():
+    with session() as c:
+        c.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        c.execute("SELECT pg_advisory_lock(7)")
+        (total,) = c.execute("SELECT sum(balance) FROM account").fetchone()
+        c.commit()
+        c.autocommit = True
+        c.execute("SELECT pg_advisory_unlock(7)")
+        return int(total)
+
+def add_up_in_a_stable_function():
+    with session(autocommit=True) as c:
+        (total,) = c.execute("SELECT lock_and_add_up()").fetchone()
+        c.execute("SELECT pg_advisory_unlock(7)")
+        return int(total)
+
+def draw_beside_a_row(draw):
+    with session() as c:
+        one, two = (c.execute(f"SELECT {draw}, balance FROM account WHERE id = 1").fetchone()[0] for _ in range(2))
+        return two - one
+
+def set_the_sequence():
+    with session(autocommit=True) as c:
+        c.execute("SELECT setval('tried_id_seq', max(id) + 9998) FROM account")
+
+def try_thrice():
+    with session() as c:
+        for _ in range(3):
+            c.execute("INSERT INTO tried (what) VALUES ('thrice')")
+
+def look_at_the_sequence():
+    with session(autocommit=True) as c:
+        (drawn,) = c.execute("SELECT nextval('ticket')").fetchone()
+        (last,) = c.execute("SELECT last_value FROM pg_sequences WHERE sequencename = 'ticket'").fetchone()
+    return last == drawn
+
+def share_then_own():
+    with session() as c:
+        c.execute("SELECT pg_advisory_xact_lock_shared(7)")
+        c.execute("SELECT pg_advisory_xact_lock(7), balance FROM account WHERE id = 2")
+        c.execute("UPDATE account SET balance = balance + 1 WHERE id = 1")
+
+def send_in_one(between):
+    with session(autocommit=True) as c:
+        c.execute("BEGIN; UPDATE account SET balance = balance - 10 WHERE id = 1;" + between +
+                  "UPDATE account SET balance = balance + 10 WHERE id = 2; COMMIT")
+
+def add_up():
+    with session(autocommit=True) as c:
+        return int(c.execute("SELECT sum(balance) FROM account").fetchone()[0])
+
+def send_one_in_a_block():
+    with session(autocommit=True) as c:
+        c.execute("BEGIN; UPDATE account SET balance = balance - 10 WHERE id = 1; COMMIT")
+
+def write_a_large_object():
+    with session() as c:
+        c.execute("SELECT lo_put(lo, 0, '1') FROM file")
+
 def look_in_peace():
     with session() as c:
         c.isolation_level, c.read_only, c.deferrable = psycopg.IsolationLevel.SERIALIZABLE, True, True
@@ -230,12 +301,33 @@ def question(tmp_path: Path) -> Ask:
         (["join('member', 'z@x', 'a@x')", "import_one('member', 'a@x')"], "error"),
         (["join('level', '7', '1.0')", "import_one('level', '1')"], "error"),
         (["export()", "deposit()"], "broken"),
+        # Their snapshots are taken before they wait.
+        (["add_up_in_an_old_snapshot()", "move_under_a_lock()"], "broken"),
+        (["add_up_in_a_stable_function()", "move_under_a_lock()"], "broken"),
+        # They touch a table, too, and what else they touch is in no table.
+        (["draw_beside_a_row('draw_a_ticket()')"], "broken"),
+        (["set_the_sequence()", "try_thrice()"], "broken"),
+        (["look_at_the_sequence()"], "broken"),
+        (["share_then_own()"], "needs retry"),
     ],
     ids=lambda given: given[0].partition("(")[0] if isinstance(given, list) else "",
 )
 def test_what_leaves_no_trace_is_seen(server: Place, question: Ask, programs: list[str], verdict: str) -> None:
     found = put_on_trial(question(*programs), place=server)
     assert found.verdict == verdict, found.sentences
+
+
+def test_a_large_object_that_is_written_gets_no_verdict(server: Place, question: Ask) -> None:
+    file = "CREATE TABLE file AS SELECT lo_from_bytea(0, '0') AS lo;"
+    with pytest.raises(CannotStart, match=r"^large objects are made, written or removed"):
+        put_on_trial(question("write_a_large_object()", "add_up()", besides=file), place=server)
+
+
+def test_several_statements_in_one_message_are_not_called_safe(server: Place, question: Ask) -> None:
+    found = put_on_trial(question("send_in_one('COMMIT; BEGIN;')", "add_up()"), place=server)
+    assert found.verdict == "inconclusive"
+    assert found.sentences[0].startswith("inconclusive: A sends several statements in one message, between which")
+    assert put_on_trial(question("send_one_in_a_block()", "add_up()"), place=server).verdict == "safe"
 
 
 def test_what_commits_inside_gets_no_verdict_in_a_session_that_keeps_quiet(server: Place, question: Ask) -> None:

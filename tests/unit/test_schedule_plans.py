@@ -54,6 +54,7 @@ def test_a_whole_condition_on_the_key_is_one(condition: str, keys: set[str]) -> 
         "(t.id = ANY ('{1,\"a,b\"}'::text[]))",
         "(t.id = ALL ('{1,2}'::integer[]))",
         "(CASE WHEN (t.id = 1) THEN false ELSE true END)",
+        "(t.w = 'A'::text COLLATE ci)",
         "(t.note = 'x) AND (t.id = 1'::text)",
         "(t.note = E'a\\\\' AND (t.id = 1)",
         "t.id = 1",
@@ -99,3 +100,27 @@ def test_no_text_breaks_it(condition: str) -> None:
 def test_what_only_draws_a_value_is_harmless(output: str, count: int) -> None:
     plan = {"Node Type": "Result", "Output": [output], "Plan Rows": 1}
     assert read_plans([json.dumps({"Plan": plan})], {}).harmless == count
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "pg_relation_size('t'::regclass, 'main'::text)",
+        "pg_snapshot_xmin(pg_current_snapshot())",
+        "pg_sequence_last_value((c.oid)::regclass)",
+        "pg_cancel_backend(t.v)",
+        "lo_get(t.v)",
+        "(t.xmax)::text",
+    ],
+)
+def test_what_tells_of_more_than_rows_is_told(output: str) -> None:
+    plan = {"Node Type": "Seq Scan", "Relation Name": "t", "Schema": "public", "Alias": "t", "Output": [output]}
+    assert read_plans([json.dumps({"Plan": plan})], {}).opaque
+
+
+@pytest.mark.parametrize(
+    "output", ["pg_get_viewdef(c.oid)", "pg_table_is_visible(c.oid)", "pg_advisory_xact_lock('1'::bigint)", "t.xmaxed"]
+)
+def test_what_tells_of_the_catalog_or_is_seen_elsewhere_is_not(output: str) -> None:
+    plan = {"Node Type": "Seq Scan", "Relation Name": "t", "Schema": "public", "Alias": "t", "Output": [output]}
+    assert not read_plans([json.dumps({"Plan": plan})], {}).opaque

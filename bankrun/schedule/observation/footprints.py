@@ -9,10 +9,12 @@ transaction locked and wrote, and a read depends on nothing else (manual, 13.2 a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 ALL = "*"
 """Every row of a relation, or every relation."""
+
+SEQUENCES = "sequences"
 
 Thing = tuple[str, str]
 """A relation and one of its keys (or an identity of a row), or ALL for either."""
@@ -76,6 +78,12 @@ class Footprint:
     def depends_on_all(self, why: str) -> None:
         """Note that this step depends on every other."""
         self.universal = self.universal or why
+
+    @property
+    def is_unexplained(self) -> bool:
+        """Whether nothing was touched that could be seen, but perhaps sequences: what else was done is not known."""
+        others = {thing: shared for thing, shared in self.locks.items() if thing[0] != SEQUENCES}
+        return replace(self, locks=others).is_empty
 
     @property
     def is_empty(self) -> bool:

@@ -21,6 +21,7 @@ from bankrun.schedule.observation import wal
 from bankrun.schedule.observation.footprints import ALL, Footprint, Place, Thing
 from bankrun.schedule.observation.plans import Reading, read_plans
 from bankrun.schedule.observation.relations import MUTES, TRIES, Relations
+from bankrun.schedule.observation.sequences import Sequences
 from bankrun.schedule.observation.wal import LogReader, Written
 from bankrun.schedule.protocol.conversation import QUIET_TAGS
 from bankrun.schedule.protocol.proxy import Link
@@ -28,7 +29,6 @@ from bankrun.schedule.protocol.requests import Kind, Request
 from bankrun.schedule.server import Capabilities, Connection
 
 ADVISORY = "advisory lock"
-SEQUENCES = "sequences"
 _LOCKS = """
 SELECT a.pid, a.backend_xid::text, a.backend_xmin::text, l.locktype, l.relation::int8, l.mode, l.granted, l.page,
        l.tuple::int, l.virtualxid, l.transactionid::text, concat_ws(':', l.classid, l.objid, l.objsubid)
@@ -49,8 +49,9 @@ class Held:
     sequences: set[str] = field(default_factory=set)
     awaits: set[Thing] = field(default_factory=set)
     awaits_mode: bool = False
-    advisory: set[str] = field(default_factory=set)
-    awaits_advisory: set[str] = field(default_factory=set)
+    advisory: set[tuple[str, str]] = field(default_factory=set)
+    """Keys and modes: a lock that is shared may become an exclusive one."""
+    awaits_advisory: set[tuple[str, str]] = field(default_factory=set)
     predicates: set[Place] = field(default_factory=set)
     unlogged: set[str] = field(default_factory=set)
     keeps_out: bool = False
@@ -78,7 +79,7 @@ class Transaction:
     locks: dict[Thing, bool] = field(default_factory=dict)
     modes: set[tuple[str, str]] = field(default_factory=set)
     shows: set[Thing] = field(default_factory=set)
-    advisory: set[str] = field(default_factory=set)
+    advisory: set[tuple[str, str]] = field(default_factory=set)
     predicates: set[Place] = field(default_factory=set)
     places: set[Place] = field(default_factory=set)
     serializable: bool = False
@@ -111,6 +112,7 @@ class Observer:
         """Relations that anybody locked for writing in this execution."""
         self._exclusive: set[str] = set()
         """Relations that anybody wanted alone, in any execution."""
+        self._sequences = Sequences(relations, reads_wal=capabilities.reads_wal)
 
     def begin(self, admin: Connection) -> None:
         """Forget the last execution: everything was restored."""
@@ -118,6 +120,7 @@ class Observer:
         self._open.clear()
         self._owners.clear()
         self._mute.clear()
+        self._sequences.begin()
         self.written_modes.clear()
         if self._capabilities.reads_wal:
             self.log.begin(admin)
@@ -187,6 +190,7 @@ class Observer:
         keys = [link.key for link in links]
         gone = [key for key in self._open if key not in keys]
         whose = {link.key: link.participant for link in links}
+        draws = False
         for key in [*keys, *gone]:
             transaction = self._open.setdefault(key, Transaction())
             transaction.participant = whose.get(key, transaction.participant)
@@ -194,6 +198,7 @@ class Observer:
             reading = read_plans(plans.get(key, ()), self.relations.keys, self.relations.partitions)
             if transaction.participant != stepped and transaction.participant not in woken:
                 continue
+            draws = draws or reading.draws
             one = _Observation(
                 footprint,
                 transaction,
@@ -216,6 +221,14 @@ class Observer:
             )
         for name in tried:
             footprint.lock((ADVISORY, name))
+        self._sequences.add_to(
+            footprint,
+            self._admin,
+            {name for one in held.values() for name in one.sequences},
+            written.values(),
+            kept=self._exclusive,
+            by_itself=draws,
+        )
         if any(name in self.relations.sequences for name, _ in footprint.reads):
             footprint.depends_on_all("it reads a sequence as a table")
         if blocked and not self._shows_what_it_awaits([held[key] for key in held if whose[key] == stepped]):
@@ -303,7 +316,7 @@ class Observer:
             one.xids.add(xid)
             self._owners[xid] = key
         elif kind == "advisory":
-            (one.advisory if granted else one.awaits_advisory).add(f"{advisory}")
+            (one.advisory if granted else one.awaits_advisory).add((f"{advisory}", mode))
         elif oid is not None and kind in ("relation", "page", "tuple", "extend"):
             self._take_relation(one, oid, kind, mode, granted=granted, page=page, item=item)
 
@@ -322,6 +335,7 @@ class Observer:
             one.awaits.add(self.log.identify(relation.name, page, item))
         elif kind == "relation" and relation.kind == "S":
             one.sequences.add(relation.name)
+            self._exclusive |= {relation.name} if mode == "AccessExclusiveLock" else set()
         elif kind == "relation" and not relation.table:
             one.modes.add((relation.name, mode))
             if mode == "AccessExclusiveLock":
@@ -395,7 +409,7 @@ class _Observation:
     def _add_locks(self, mine: Footprint) -> None:
         before = self.transaction
         mine.modes |= self.held.modes - before.modes
-        for name in (self.held.advisory ^ before.advisory) | self.held.awaits_advisory:
+        for name, _ in (self.held.advisory ^ before.advisory) | self.held.awaits_advisory:
             mine.lock((ADVISORY, name))
         if any("ROLLBACK" in request.tags for request in self.requests) and not self.ended:
             mine.lock_all(before.locks)  # ROLLBACK TO gives row locks back
@@ -420,10 +434,11 @@ class _Observation:
         )
         if self.is_waiting or unplanned or not self.sees_rows or self.reading.opaque:
             mine.reads |= {(name, ALL) for name, _ in modes}
+        if self.is_waiting:
+            # What it reads after the wait it may read as of before: in a snapshot that is kept, in a STABLE function.
+            mine.reads.add((ALL, ALL))
         statements = sum(request.kind is Kind.STATEMENT for request in self.requests)
         self.footprint.harmless = bool(statements) and self.reading.harmless == self.reading.plans > 0
-        if self.reading.draws:
-            self.footprint.lock((SEQUENCES, ALL))  # not the transaction's: it stays drawn
         planned = {name for name, _ in self.reading.reads}
         mine.reads |= self.reading.reads
         mine.reads |= {(name, ALL) for name, _ in modes - self.transaction.modes if name not in planned}

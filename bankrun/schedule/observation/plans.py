@@ -8,6 +8,7 @@ whatever is not plainly of that form means the whole relation.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,14 @@ from bankrun.schedule.observation.footprints import ALL, Thing
 CATALOG = "the catalog"
 _SYSTEM_SCHEMAS = ("pg_catalog", "information_schema", "pg_toast")
 _CONDITIONS = ("Index Cond", "Filter", "Recheck Cond")
+_TELLS = re.compile(r"\b((?:pg|txid|lo|dblink)_\w+|dblink|loread|lowrite)\(")
+_TELLS_NOTHING = re.compile(
+    r"pg_(?:get_(?!sequence_data$)\w+|\w+_is_visible|(?:try_)?advisory_\w+|(?:column|size|input|encoding|char)_\w+"
+    r"|backend_pid|client_encoding|collation_for|is_in_recovery|notify|postmaster_start_time|sleep|typeof)"
+)
+"""Functions of Postgres tell of others, or act on them, and no table shows what of it: pg_relation_size, dblink,
+pg_current_snapshot, pg_sequence_last_value, pg_cancel_backend. These do not; advisory locks are seen otherwise."""
+_WHO_LOCKS = re.compile(r"\bxmax\b")
 
 
 @dataclass(slots=True)
@@ -57,9 +66,19 @@ def read_plans(
         reading.harmless += _is_harmless(plan)
         reading.draws = reading.draws or ("nextval(" in message and '"ModifyTable"' not in message)
         _walk(plan, keys, reading, locks=False)
+        reading.opaque = _tells_of_others(json.dumps(plan)) or reading.opaque
     for name, key in [*reading.reads]:
         reading.reads |= {(partition, key) for partition in (partitions or {}).get(name, ())}
     return reading
+
+
+def _tells_of_others(plan: str) -> str:
+    """Return what in a plan tells of more than committed rows; nothing if all of it is known."""
+    for name in _TELLS.findall(plan):
+        if not _TELLS_NOTHING.fullmatch(name):
+            return f"{name}(), which no table shows"
+    # Where a row is written, xmax tells of the writer.
+    return "xmax, which tells who locks a row" if "ModifyTable" not in plan and _WHO_LOCKS.search(plan) else ""
 
 
 def _walk(node: Mapping[str, Any], keys: Mapping[str, str], reading: Reading, *, locks: bool) -> None:
@@ -259,6 +278,7 @@ def _constant(rest: list[Token], *, is_array: bool) -> str | None:
         return None
     type_name = rest[2:]
     is_a_type = bool(type_name) and all(token[0] == "word" or token in _BRACKETS for token in type_name)
+    is_a_type = is_a_type and ("word", "COLLATE") not in type_name  # it may call equal what is written otherwise
     return value if is_a_type and (_BRACKETS[0] in type_name) == is_array else None
 
 

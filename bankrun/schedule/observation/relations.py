@@ -111,7 +111,7 @@ class Relations:
         """What each partitioned table consists of."""
         self.hides: frozenset[str] = frozenset()
         """Which of the words in HIDES a function or a view of the database has in it."""
-        self.sequences: frozenset[str] = frozenset()
+        self.sequences: Mapping[str, sql.Identifier] = {}
         """Sequences: what is read from one as from a table was written by nextval, and shown at once."""
         self.look(admin)
 
@@ -147,4 +147,6 @@ class Relations:
         self.partitions = {
             f"{schema}.{name}": frozenset(leaves) for schema, name, leaves in self._admin.execute(_PARTITIONS)
         }
-        self.sequences = frozenset(one.name for one in self._by_oid.values() if one.kind == "S")
+        self.sequences = {
+            one.name: sql.Identifier(one.schema, one.relname) for one in self._by_oid.values() if one.kind == "S"
+        }

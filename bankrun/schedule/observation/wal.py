@@ -45,6 +45,7 @@ class Written:
     locks: dict[Thing, bool] = field(default_factory=dict)
     shows: set[Thing] = field(default_factory=set)
     places: set[Place] = field(default_factory=set)
+    sequences: set[str] = field(default_factory=set)
     unknown: str = ""
     """What of it cannot be told."""
 
@@ -132,9 +133,11 @@ class LogReader:
             self._take_heap(record, kind, relation, records, written, owner)
         elif record.manager == "Btree":
             self._take_tree(record, kind, relation, written)
-        elif record.manager != "Sequence" and relation.is_unique:
+        elif record.manager == "Sequence":
+            written.sequences.add(relation.name)
+        elif relation.is_unique:
             written.unknown = written.unknown or f"a write to {relation.name}, whose keys cannot be told"
-        elif record.manager not in ("Sequence", "Gin", "Gist", "SPGist", "BRIN", "Hash"):
+        elif record.manager not in ("Gin", "Gist", "SPGist", "BRIN", "Hash"):
             written.unknown = written.unknown or f"{record.manager} {kind} on {relation.name}"
 
     def _take_heap(

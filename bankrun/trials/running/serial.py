@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import permutations
+from typing import LiteralString
 
 from bankrun.errors import BankrunError, CannotStart
 from bankrun.schedule import Engine, Execution, Step
@@ -32,7 +33,7 @@ class SerialRuns:
         self._engine = engine
         self._programs = programs
         self._windows = windows
-        self._large_objects = count_large_objects(engine)
+        self._large_objects = look_at_large_objects(engine)
         self.executions: dict[Order, Execution] = {}
         self.outcomes: dict[Order, Outcome] = {}
         self.pairs: dict[Order, tuple[Outcome, Outcome]] = {}
@@ -98,9 +99,10 @@ class SerialRuns:
 
     def _check_compared(self) -> None:
         """Refuse what is no row of any table."""
-        count = count_large_objects(self._engine)
-        if count != self._large_objects:
-            raise CannotStart("large objects are made or removed, and are not compared: keep them out of a trial")
+        if look_at_large_objects(self._engine) != self._large_objects:
+            raise CannotStart(
+                "large objects are made, written or removed, and are not compared: keep them out of a trial"
+            )
 
     def _check_successes(self, orders: Sequence[Order]) -> None:
         for name, program in self._programs.items():
@@ -116,10 +118,15 @@ class SerialRuns:
         return " then ".join(f"{name} ({self._programs[name].short_name})" for name in order)
 
 
-def count_large_objects(engine: Engine) -> int:
-    """Return how many there are."""
-    row = engine.admin.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
-    return int(row[0]) if row else 0
+def look_at_large_objects(engine: Engine) -> tuple[object, ...] | None:
+    """Return how many there are, and a digest of what is in them where we may look into them: as a superuser."""
+    query: LiteralString = "SELECT count(*) FROM pg_largeobject_metadata"
+    if engine.capabilities.is_superuser:
+        query = """
+            SELECT count(*), (SELECT md5(string_agg(concat_ws(':', loid, pageno, md5(data)), ' ' ORDER BY loid, pageno))
+                              FROM pg_largeobject) FROM pg_largeobject_metadata
+        """
+    return engine.admin.execute(query).fetchone()
 
 
 def _why(error: str, message: str) -> str:
