@@ -49,7 +49,8 @@ class Held:
     sequences: set[str] = field(default_factory=set)
     awaits: set[Thing] = field(default_factory=set)
     awaits_mode: bool = False
-    advisory: set[str] = field(default_factory=set)
+    advisory: set[tuple[str, str]] = field(default_factory=set)
+    """Keys and modes."""
     awaits_advisory: set[str] = field(default_factory=set)
     predicates: set[Place] = field(default_factory=set)
     unlogged: set[str] = field(default_factory=set)
@@ -78,7 +79,7 @@ class Transaction:
     locks: dict[Thing, bool] = field(default_factory=dict)
     modes: set[tuple[str, str]] = field(default_factory=set)
     shows: set[Thing] = field(default_factory=set)
-    advisory: set[str] = field(default_factory=set)
+    advisory: set[tuple[str, str]] = field(default_factory=set)
     predicates: set[Place] = field(default_factory=set)
     places: set[Place] = field(default_factory=set)
     serializable: bool = False
@@ -187,6 +188,11 @@ class Observer:
         keys = [link.key for link in links]
         gone = [key for key in self._open if key not in keys]
         whose = {link.key: link.participant for link in links}
+        acting = [
+            link.key
+            for link in links
+            if link.participant in (stepped, *woken) and (done.get(link.key) or link.conversation.running)
+        ]
         for key in [*keys, *gone]:
             transaction = self._open.setdefault(key, Transaction())
             transaction.participant = whose.get(key, transaction.participant)
@@ -200,7 +206,7 @@ class Observer:
                 held.get(key, Held()),
                 requests,
                 reading,
-                [found for xid, found in written.items() if self._owner(xid, stepped) == key],
+                [found for xid, found in written.items() if key in self._owners_of(xid, stepped, acting)],
                 is_waiting=any(link.key == key and link.conversation.is_waiting for link in links),
                 is_lazy=any(link.conversation.lazy for link in links if link.key == key),
                 sees_rows=self._capabilities.sees_rows,
@@ -269,10 +275,15 @@ class Observer:
     def _shows_what_it_awaits(held: Sequence[Held]) -> bool:
         return any(one.awaits or one.awaits_advisory or one.awaits_mode for one in held)
 
-    def _owner(self, xid: str, stepped: str) -> LinkKey:
-        """Return whose transaction id this is; the stepping participant's if it began and ended in this step."""
+    def _owners_of(self, xid: str, stepped: str, acting: Sequence[LinkKey]) -> Collection[LinkKey]:
+        """Return whose transaction id this may be.
+
+        One that began and ended in this step, a block of a function for example, is of a session that did something.
+        """
+        if xid in self._owners:
+            return (self._owners[xid],)
         mine = [key for key, transaction in self._open.items() if transaction.participant == stepped]
-        return self._owners.get(xid) or (mine[0] if mine else (stepped, 0))
+        return acting or mine[:1]
 
     def _ask(self, links: Sequence[Link], *, with_log: bool) -> tuple[dict[LinkKey, Held], Mapping[str, Written]]:
         by_pid = {link.conversation.pid: link.key for link in links if link.conversation.pid}
@@ -303,7 +314,10 @@ class Observer:
             one.xids.add(xid)
             self._owners[xid] = key
         elif kind == "advisory":
-            (one.advisory if granted else one.awaits_advisory).add(f"{advisory}")
+            if granted:
+                one.advisory.add((advisory, mode))
+            else:
+                one.awaits_advisory.add(advisory)
         elif oid is not None and kind in ("relation", "page", "tuple", "extend"):
             self._take_relation(one, oid, kind, mode, granted=granted, page=page, item=item)
 
@@ -395,7 +409,8 @@ class _Observation:
     def _add_locks(self, mine: Footprint) -> None:
         before = self.transaction
         mine.modes |= self.held.modes - before.modes
-        for name in (self.held.advisory ^ before.advisory) | self.held.awaits_advisory:
+        changed = {name for name, _ in self.held.advisory ^ before.advisory}  # taken, upgraded or given back
+        for name in changed | self.held.awaits_advisory:
             mine.lock((ADVISORY, name))
         if any("ROLLBACK" in request.tags for request in self.requests) and not self.ended:
             mine.lock_all(before.locks)  # ROLLBACK TO gives row locks back
@@ -420,6 +435,9 @@ class _Observation:
         )
         if self.is_waiting or unplanned or not self.sees_rows or self.reading.opaque:
             mine.reads |= {(name, ALL) for name, _ in modes}
+        if self.is_waiting and self.held.has_snapshot:
+            # What it reads when it goes on may be as old as its wait, and not locked yet: in a STABLE function, say.
+            mine.reads.add((ALL, ALL))
         statements = sum(request.kind is Kind.STATEMENT for request in self.requests)
         self.footprint.harmless = bool(statements) and self.reading.harmless == self.reading.plans > 0
         if self.reading.draws:

@@ -55,7 +55,8 @@ def read_plans(
             continue
         reading.plans += 1
         reading.harmless += _is_harmless(plan)
-        reading.draws = reading.draws or ("nextval(" in message and '"ModifyTable"' not in message)
+        draws = "nextval(" in message and '"ModifyTable"' not in message
+        reading.draws = reading.draws or draws or "setval(" in message
         _walk(plan, keys, reading, locks=False)
     for name, key in [*reading.reads]:
         reading.reads |= {(partition, key) for partition in (partitions or {}).get(name, ())}
