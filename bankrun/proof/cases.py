@@ -26,7 +26,8 @@ class Case:
     """A few transfers that are about to meet.
 
     The same number twice is the same transfer, delivered twice. ``then`` is what each moves besides, in the same
-    message: for strategies that apply a whole one in one transaction.
+    message: for strategies that apply a whole one in one transaction. ``of_others`` are asked only of strategies that
+    are not ours.
     """
 
     name: str
@@ -34,12 +35,7 @@ class Case:
     numbers: tuple[int, ...]
     leases_expire: bool = False
     then: tuple[Leg, ...] = ()
-
-    @property
-    def shares_nothing(self) -> bool:
-        """Whether no account is in two of the transfers: what could go wrong then is what a process remembers."""
-        accounts = [account for debit, credit, _ in self.legs for account in (debit, credit)]
-        return len(set(accounts)) == len(accounts)
+    of_others: bool = False
 
     @property
     def summary(self) -> str:
@@ -78,9 +74,10 @@ def _apply_one_by_one(messages: Sequence[Sequence[Order]]) -> frozenset[UUID]:
 def applies(strategy: type[Strategy], case: Case) -> bool:
     """Return whether a case says anything about a strategy: only a lease can run out, only some take two at once.
 
-    Ours remember nothing between transfers (`make soundness` looks); those of others may.
+    Ours remember nothing between transfers, and treat payer and payee alike (`make soundness` looks); those of others
+    may differ.
     """
-    if case.shares_nothing and strategy in STRATEGIES.values():
+    if case.of_others and strategy in STRATEGIES.values():
         return False
     if case.then and not takes_chunks(strategy):
         return False
@@ -96,7 +93,8 @@ CASES = {
         Case("duplicate", ((A, B, 10), (A, B, 10)), (1, 1)),
         Case("drain", ((A, B, 60), (A, C, 60)), (1, 2)),
         Case("drain-higher", ((C, A, 60), (C, B, 60)), (1, 2)),
-        Case("apart", ((A, B, 10), (C, D, 5)), (1, 2)),
+        Case("one-payee", ((A, B, 10), (C, B, 10)), (1, 2), of_others=True),
+        Case("apart", ((A, B, 10), (C, D, 5)), (1, 2), of_others=True),
         Case("paused-holder", ((A, B, 10), (A, B, 5)), (1, 2), leases_expire=True),
     )
 }

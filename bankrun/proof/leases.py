@@ -1,4 +1,4 @@
-"""Guards that can run out without having said so: keys in Redis that have a time to live.
+"""What strategies leave in Redis, and guards that can run out without having said so: keys that have a time to live.
 
 A lock made with redis-py's ``lock(timeout=…)`` is a lease, whatever its strategy says of it. Left to the clock it would
 run out in some executions and not in others. So the clock is taken from it, and is a step like any other: what the
@@ -6,6 +6,8 @@ guard has put into the proof's own Redis with a time to live is kept there (PERS
 """
 
 from __future__ import annotations
+
+from typing import Self
 
 import redis
 from redis.connection import parse_url
@@ -16,6 +18,34 @@ from bank.strategies.redis_lock import redis_url
 
 Key = tuple[int, bytes]
 """The number of a database in Redis, and a key in it."""
+
+
+class EmptyRedis:
+    """A Redis for a proof alone, emptied where something was written to it. Use as a context manager."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._client = redis.Redis.from_url(redis_url(broker_url))
+        self._changes = -1
+        self.was_written = False
+        """Whether anybody wrote to it while this was open."""
+
+    def __enter__(self) -> Self:
+        self.empty()
+        self.was_written = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def empty(self) -> None:
+        """Remove all keys of all databases."""
+        if self._count_changes() != self._changes:
+            self.was_written = True
+            self._client.flushall()
+            self._changes = self._count_changes()
+
+    def _count_changes(self) -> int:
+        return int(self._client.info("persistence")["rdb_changes_since_last_save"])
 
 
 class Leases:

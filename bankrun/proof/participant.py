@@ -105,8 +105,11 @@ class AnnouncedPace(Pace):
 
 
 def name_resource(guard: Guard) -> str:
-    """Return what others may wait for: any guard for any other, but thread locks only in their own process."""
-    return f"guard in process {os.getpid()}" if isinstance(guard, ThreadGuard) else "guard"
+    """Return what others may wait for: any guard for any other, but thread locks only in their own process.
+
+    What a user has made of a thread lock may reach further.
+    """
+    return f"guard in process {os.getpid()}" if type(guard) is ThreadGuard else "guard"
 
 
 def apply(control: Control, name: str, folder: str | None, orders: Sequence[Sequence[Any]]) -> Told:

@@ -27,7 +27,7 @@ from bank.strategies.base import Strategy
 from bankrun.errors import CannotStart
 from bankrun.proof.background import tell_schedule
 from bankrun.proof.cases import PARTICIPANTS, Case
-from bankrun.proof.leases import Leases
+from bankrun.proof.leases import EmptyRedis, Leases
 from bankrun.proof.participant import SESSION_ENDS
 from bankrun.proof.private_bank import PrivateBank, accept_case, open_private_bank
 from bankrun.results.models.proof import CaseResult
@@ -55,6 +55,8 @@ PARTICIPANT = "bankrun.proof.participant"
 REPLAYS = 3
 """How often a broken interleaving is run again before it is reported."""
 BUDGET = Budget(executions=5_000, seconds=60.0)
+INTERRUPTED = ("same-pair", "drain", "apart")
+"""Cases of which each interleaving with one interruption is run besides where transfers may remember something."""
 
 
 @dataclass(slots=True)
@@ -109,6 +111,7 @@ class Courtroom:
     def __enter__(self) -> Self:
         try:
             name = self._resources.enter_context(self._bank.database_for(self.strategy))
+            self._redis = self._resources.enter_context(EmptyRedis(self._bank.broker_url))
             calls = [
                 Call(
                     participant,
@@ -125,6 +128,7 @@ class Courtroom:
                     warmed=self._warmed,
                     environment=self._describe_instance,
                     on_commit=self._look_at_commit,
+                    on_begin=self._begin_anew,
                 )
             )
             self._bank.mark_template(name)
@@ -160,7 +164,17 @@ class Courtroom:
         elif not self._is_warm:
             self.engine.execute(follow(""), self._participants)
         self._is_warm = True
+
+    def _begin_anew(self) -> None:
+        """Begin an execution: nothing is torn, and Redis is as empty as the bank is new."""
         self._torn.clear()
+        self._redis.empty()
+
+    @property
+    def may_remember(self) -> bool:
+        """Whether transfers can leave each other something that no footprint has: in a process, or in Redis."""
+        is_others = self.strategy not in STRATEGIES.values()
+        return is_others and (self.instances == "same" or self._redis.was_written)
 
     def _look_at_commit(self, step: Step) -> None:
         row = self.engine.admin.execute(IS_WHOLE).fetchone()
@@ -169,7 +183,7 @@ class Courtroom:
 
     def judge(self, execution: Execution) -> Judged:
         """Audit the bank after an execution. Raises StrategyFault where the strategy failed to be one."""
-        torn, self._torn = tuple(self._torn), []
+        torn = tuple(self._torn)
         self._raise_faults(execution)
         found = self._audit()
         assert self._case is not None
@@ -356,7 +370,7 @@ class Prover:
 
         def judge(execution: Execution) -> None:
             judged = courtroom.judge(execution)
-            if again and not judged.is_broken:
+            if again and not (judged.is_broken or judged.unlawful):
                 return
             _count(result, judged)
             outcomes.add(judged.outcome)
@@ -366,7 +380,7 @@ class Prover:
 
         def may_remember() -> bool:
             nonlocal again
-            again = courtroom.instances == "same" and case.shares_nothing and not result.broken
+            again = case.name in INTERRUPTED and courtroom.may_remember and not result.broken
             return again
 
         found = explore(

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
@@ -44,8 +45,9 @@ def rehearse(database: Database, settings: Settings, names: Iterable[str], hold:
     """Let strategies from outside show that they can be used at all: each runs some transfers, one after the other.
 
     It happens on the bank, which is emptied. Raises StrategyFault, and says what is wrong: also with a strategy that
-    does not apply what could be, or lets an empty account pay. What became of the money is not looked at. Our own
-    always can. ``hold`` takes a guard so that it does not run out; with it, whether a guard keeps out is looked at.
+    does not apply what could be, takes a transfer for another of the same amount, or lets an empty account pay. What
+    became of the money is not looked at. Our own always can. ``hold`` takes a guard so that it does not run out; with
+    it, whether a guard keeps out is looked at.
     """
     for name in dict.fromkeys(names):
         if name not in STRATEGIES:
@@ -111,24 +113,39 @@ def _apply_all(strategy: Strategy, database: Database, settings: Settings, insta
             if outcome != APPLIED:
                 why = outcome if outcome not in STATUSES else "they are refused, or left pending"
                 raise StrategyFault(strategy.name, f"does not apply two transfers that could both be: {why}")
+        _check_twin(strategy, database, apply)
         _check_funds(strategy, database, apply)
     finally:
         own.close()
 
 
+def _check_twin(strategy: Strategy, database: Database, apply: Callable[[Order], str]) -> None:
+    """Raise StrategyFault if a transfer is taken for another one of the same amount between the same accounts."""
+    twin = replace(ORDERS[-1], id=UUID(int=3))
+    before = _read_balance(database, twin.debit)
+    outcome = _apply_one(strategy, database, apply, twin)
+    if outcome == REFUSED or (outcome == APPLIED and _read_balance(database, twin.debit) == before):
+        raise StrategyFault(
+            strategy.name,
+            f"takes a transfer of {twin.amount} from {twin.debit} to {twin.credit} for another one of the same amount "
+            f"between the same accounts: it is {outcome}, and moves nothing",
+        )
+
+
 def _check_funds(strategy: Strategy, database: Database, apply: Callable[[Order], str]) -> None:
     """Raise StrategyFault if a whole balance cannot be paid, or more than it can."""
-
-    def apply_one(number: UUID, amount: int) -> str:
-        order = Order(number, *ACCOUNTS[:2], amount)
-        accept(database, [order], Submission("rehearsal", strategy.name, "rehearsal"), forgettable=True)
-        return _call(strategy, partial(apply, order))
-
     held = _read_balance(database, ACCOUNTS[0])
-    if apply_one(UUID(int=3), held) == REFUSED:
+    if _apply_one(strategy, database, apply, Order(UUID(int=4), *ACCOUNTS[:2], held)) == REFUSED:
         raise StrategyFault(strategy.name, f"refuses a transfer of all that an account holds, {held} of {held}")
-    if _read_balance(database, ACCOUNTS[0]) == 0 and apply_one(UUID(int=4), 1) == APPLIED:
+    if _read_balance(database, ACCOUNTS[0]) != 0:
+        return
+    if _apply_one(strategy, database, apply, Order(UUID(int=5), *ACCOUNTS[:2], 1)) == APPLIED:
         raise StrategyFault(strategy.name, "lets an account pay 1 that holds 0")
+
+
+def _apply_one(strategy: Strategy, database: Database, apply: Callable[[Order], str], order: Order) -> str:
+    accept(database, [order], Submission("rehearsal", strategy.name, "rehearsal"), forgettable=True)
+    return _call(strategy, partial(apply, order))
 
 
 def _call(strategy: Strategy, apply: Callable[[], str]) -> str:

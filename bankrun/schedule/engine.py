@@ -50,12 +50,14 @@ class Engine:
         steps_max: int = STEPS_MAX,
         environment: Callable[[str, Mapping[str, str]], Mapping[str, str]] | None = None,
         on_commit: Callable[[Step], None] | None = None,
+        on_begin: Callable[[], None] | None = None,
     ) -> None:
         self.server = server
         self.executions = 0
         self.steps_max = steps_max
         self.leases_expire = leases_expire
         self.on_commit = on_commit
+        self.on_begin = on_begin
         self.reads_rows = reads_rows
         self.seconds: dict[str, float] = {"restore": 0.0, "start": 0.0, "steps": 0.0, "end": 0.0, "rows": 0.0}
         self.names: Sequence[str] = [spec.name for spec in participants]
@@ -219,6 +221,8 @@ class Engine:
         starting. Raises Unsupported for what is refused.
         """
         self.restore()
+        if self.on_begin is not None:
+            self.on_begin()
         if prepare is not None:
             prepare(self._keeper.admin)
         started = time.perf_counter()

@@ -252,7 +252,7 @@ def test_connections_that_are_not_given_back_are_named(
     name = write(code)
     ours, theirs = user_strategy(f"{name}:Ours"), user_strategy(f"{name}:Theirs")
     monkeypatch.setattr("bank.postgres.database.POOL_TIMEOUT_SECONDS", 0.2)
-    with pytest.raises(StrategyFault, match=r"leaks a connection of its own: 4 are open after its close\(\)"):
+    with pytest.raises(StrategyFault, match=r"leaks a connection of its own: 5 are open after its close\(\)"):
         rehearse(database, settings, [theirs.name])
     for connection in sys.modules[name].KEPT:
         connection.close()

@@ -124,6 +124,42 @@ TABLE: dict[str, tuple[list[Sequence[Any]], bool, set[str]]] = {
         {"55P03"},
     ),
     "advisory locks": ([("run", RC, "SELECT pg_advisory_xact_lock(7)", UPDATE.format(1))] * 2, False, set()),
+    "a shared advisory lock made an exclusive one": (
+        [
+            (
+                "run",
+                RC,
+                *(f"SELECT pg_advisory_xact_lock{kind}(id) FROM account WHERE id = 1" for kind in ("_shared", "")),
+            )
+        ]
+        * 2,
+        False,
+        {"40P01"},
+    ),
+    "a snapshot that is older than the wait in it": (
+        [
+            ("in_two_sessions", "SELECT pg_advisory_lock(7)", "UPDATE account SET balance = 50 WHERE id = 1"),
+            ("run", RC, "SELECT lock_and_read(1)", "SELECT balance FROM account WHERE id = 1"),
+        ],
+        False,
+        set(),
+    ),
+    "a block with EXCEPTION in the second of two sessions": (
+        [
+            ("in_two_sessions", "INSERT INTO job VALUES (3)", "SELECT set_or_not(1, 50)"),
+            ("run", RC, "SELECT balance FROM account WHERE id = 1"),
+        ],
+        False,
+        set(),
+    ),
+    "a sequence that is set beside a table": (
+        [
+            ("run", RC, "SELECT setval('uniq_id_seq', 50) FROM account WHERE id = 1"),
+            ("run", RC, "SELECT nextval('uniq_id_seq')"),
+        ],
+        False,
+        set(),
+    ),
     "failing try locks": (
         [("run", RC, "SELECT pg_try_advisory_xact_lock(7)"), ("run", RC, "SELECT pg_try_advisory_xact_lock(7)")],
         False,

@@ -83,7 +83,7 @@ def test_numbers_drawn_twice_tell_who_was_there(prover: Prover) -> None:
 @pytest.mark.parametrize(
     ("name", "fault"),
     {
-        "KeepsTheLastTwenty": "refuses a transfer of all that an account holds, 85 of 85",
+        "KeepsTheLastTwenty": "refuses a transfer of all that an account holds, 80 of 80",
         "ChecksLargeAmountsOnly": "lets an account pay 1 that holds 0",
         "GoesOnAfterAFailure": r"raises InFailedSqlTransaction.*`with transaction.savepoint\(\):`",
         "EntersWithoutTheLock": r"has a guard that is held, and whose enter\(0.05\) returns",

@@ -29,6 +29,10 @@ CREATE TRIGGER add_up AFTER UPDATE ON audited FOR EACH STATEMENT EXECUTE FUNCTIO
 CREATE FUNCTION take(n int, amount int) RETURNS void LANGUAGE plpgsql AS
   $$ DECLARE b int; BEGIN SELECT balance INTO b FROM account WHERE id = n;
      UPDATE account SET balance = b - amount WHERE id = n; END $$;
+CREATE FUNCTION set_or_not(n int, b int) RETURNS void LANGUAGE plpgsql AS
+  $$ BEGIN UPDATE account SET balance = b WHERE id = n; EXCEPTION WHEN check_violation THEN NULL; END $$;
+CREATE FUNCTION lock_and_read(n int) RETURNS int LANGUAGE plpgsql STABLE AS
+  $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN (SELECT balance FROM account WHERE id = n); END $$;
 """
 
 
@@ -57,6 +61,13 @@ def transfer_locked(control: Control, a: int, b: int, amount: int) -> None:
             x[i] = c.execute("SELECT balance FROM account WHERE id = %s FOR UPDATE", (i,)).fetchone()[0]
         c.execute("UPDATE account SET balance = %s WHERE id = %s", (x[a] - amount, a))
         c.execute("UPDATE account SET balance = %s WHERE id = %s", (x[b] + amount, b))
+
+
+def in_two_sessions(control: Control, first: str, second: str) -> None:
+    """Run a statement in a transaction, and meanwhile one that commits itself in another session."""
+    with connect(control) as c, connect(control, autocommit=True) as other:
+        c.execute(first)
+        other.execute(second)
 
 
 def run(control: Control, isolation: int, *statements: str) -> list[Any]:

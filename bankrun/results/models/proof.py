@@ -18,6 +18,7 @@ SUMMARIES = {
     "duplicate": "one transfer, delivered twice",
     "drain": "each fits, both together do not",
     "drain-higher": "the same, and the payer has the higher id",
+    "one-payee": "the same amount from 101 and from 103, both to 102",
     "apart": "no account in common: only what a process remembers can mix them up",
     "paused-holder": "a lease runs out between read and write",
     "three": "three on the same pair",
@@ -30,6 +31,7 @@ HEADINGS = {
     "opposite": "back",
     "duplicate": "twice",
     "drain-higher": "drain2",
+    "one-payee": "payee",
     "paused-holder": "pause",
 }
 """Cases whose names are too long for a column's head."""

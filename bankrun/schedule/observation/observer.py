@@ -191,6 +191,11 @@ class Observer:
         gone = [key for key in self._open if key not in keys]
         whose = {link.key: link.participant for link in links}
         draws = False
+        acting = [
+            link.key
+            for link in links
+            if link.participant in (stepped, *woken) and (done.get(link.key) or link.conversation.running)
+        ]
         for key in [*keys, *gone]:
             transaction = self._open.setdefault(key, Transaction())
             transaction.participant = whose.get(key, transaction.participant)
@@ -205,7 +210,7 @@ class Observer:
                 held.get(key, Held()),
                 requests,
                 reading,
-                [found for xid, found in written.items() if self._owner(xid, stepped) == key],
+                [found for xid, found in written.items() if key in self._owners_of(xid, stepped, acting)],
                 is_waiting=any(link.key == key and link.conversation.is_waiting for link in links),
                 is_lazy=any(link.conversation.lazy for link in links if link.key == key),
                 sees_rows=self._capabilities.sees_rows,
@@ -282,10 +287,15 @@ class Observer:
     def _shows_what_it_awaits(held: Sequence[Held]) -> bool:
         return any(one.awaits or one.awaits_advisory or one.awaits_mode for one in held)
 
-    def _owner(self, xid: str, stepped: str) -> LinkKey:
-        """Return whose transaction id this is; the stepping participant's if it began and ended in this step."""
+    def _owners_of(self, xid: str, stepped: str, acting: Sequence[LinkKey]) -> Collection[LinkKey]:
+        """Return whose transaction id this may be.
+
+        One that began and ended in this step, a block of a function for example, is of a session that did something.
+        """
+        if xid in self._owners:
+            return (self._owners[xid],)
         mine = [key for key, transaction in self._open.items() if transaction.participant == stepped]
-        return self._owners.get(xid) or (mine[0] if mine else (stepped, 0))
+        return acting or mine[:1]
 
     def _ask(self, links: Sequence[Link], *, with_log: bool) -> tuple[dict[LinkKey, Held], Mapping[str, Written]]:
         by_pid = {link.conversation.pid: link.key for link in links if link.conversation.pid}

@@ -64,7 +64,8 @@ def read_plans(
             continue
         reading.plans += 1
         reading.harmless += _is_harmless(plan)
-        reading.draws = reading.draws or ("nextval(" in message and '"ModifyTable"' not in message)
+        draws = "nextval(" in message and '"ModifyTable"' not in message
+        reading.draws = reading.draws or draws or "setval(" in message
         _walk(plan, keys, reading, locks=False)
         reading.opaque = _tells_of_others(json.dumps(plan)) or reading.opaque
     for name, key in [*reading.reads]:
