@@ -93,7 +93,7 @@ def _show_proof(console: Console, plan: ProofPlan, proof: ProofResult) -> None:
     console.print(
         f"{total:,} interleavings run and audited in {seconds:,.0f} s; {broken:,} broken. Broken of all:", style="bold"
     )
-    console.print(tables.proof_table(results))
+    console.print(*tables.proof_tables(results, console.width), sep="")
     shortest: dict[tuple[str, str], str] = {}
     for result in results:
         known = shortest.get((result.strategy, result.instances))

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from bankrun.render.tables import COLOURS
+from bankrun.render.tables import COLOURS, fit_columns
 from bankrun.render.terminal import counted
 from bankrun.results.models.chaos import Chaos, ChaosCell
 from bankrun.results.models.soak import Soak
@@ -25,17 +25,9 @@ def chaos_tables(cells: Sequence[ChaosCell], width: int) -> list[Table]:
     names, lines = _chaos_columns(cells)
     columns = [[_shorten(value) for value in column] for column in zip(*lines, strict=True)]
     left, *widths = (_column_width(name, column) for name, column in zip(names, columns, strict=True))
-    blocks: list[list[int]] = []
-    room = 0
-    for number, needed in enumerate(widths, start=1):
-        if not blocks or room < needed:
-            blocks.append([])
-            room = width - left
-        blocks[-1].append(number)
-        room -= needed
     by_place = {(cell.fault, cell.strategy): cell for cell in cells}
     tables = []
-    for block in blocks:
+    for block in fit_columns(widths, width - left):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
         table.add_column("fault", no_wrap=True)
         for number in block:

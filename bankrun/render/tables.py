@@ -154,17 +154,43 @@ def proof_columns(results: Sequence[CaseResult]) -> tuple[list[str], list[list[s
     return ["strategy", "in", *(HEADINGS.get(case, case) for case in cases), "retried"], lines
 
 
-def proof_table(results: Sequence[CaseResult]) -> Table:
-    """Return a proof as a table for the terminal: broken interleavings of all, red where a claim is refuted."""
+def proof_tables(results: Sequence[CaseResult], width: int) -> list[Table]:
+    """Return a proof for a terminal of this width: broken interleavings of all, red where a claim is refuted.
+
+    Where not all columns fit, the rest of them are a table below.
+    """
     names, lines = proof_columns(results)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
-    for number, name in enumerate(names):
-        table.add_column(name, justify="left" if number < 2 else "right", no_wrap=True)
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(len, [name, *column])) + 2 for name, column in zip(names, columns, strict=True)]
     refuted = {(result.strategy, result.instances) for result in results if result.contradicts}
-    for line in lines:
-        counts = [Text(cell, "red") if "/" in cell and not cell.startswith(("0/", "n/")) else cell for cell in line[2:]]
-        table.add_row(*line[:2], *counts, style="bold" if (line[0], line[1]) in refuted else None)
-    return table
+    tables = []
+    for block in fit_columns(widths[2:], width - sum(widths[:2])):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
+        shown = [0, 1, *(number + 1 for number in block)]
+        for number in shown:
+            table.add_column(names[number], justify="left" if number < 2 else "right", no_wrap=True)
+        for line in lines:
+            cells = [_red_if_broken(line[number]) for number in shown]
+            table.add_row(*cells, style="bold" if (line[0], line[1]) in refuted else None)
+        tables.append(table)
+    return tables
+
+
+def _red_if_broken(cell: str) -> Text:
+    return Text(cell, "red" if re.match("[1-9][0-9]*/", cell) else "")
+
+
+def fit_columns(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Return the columns of each of several tables, so that all fit into the room; numbered from 1."""
+    blocks: list[list[int]] = []
+    left = 0
+    for number, needed in enumerate(widths, start=1):
+        if not blocks or left < needed:
+            blocks.append([])
+            left = room
+        blocks[-1].append(number)
+        left -= needed
+    return blocks
 
 
 def proof_markdown(results: Sequence[CaseResult]) -> str:

@@ -1,4 +1,4 @@
-"""The matrix of faults and strategies, in a terminal."""
+"""The matrices of faults and of proofs, in a terminal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import pytest
 from rich.console import Console
 
 from bank.strategies import STRATEGIES
+from bankrun.proof.cases import CASES
 from bankrun.render.fault_tables import chaos_tables, soak_table
+from bankrun.render.tables import proof_tables
 from bankrun.results.models.chaos import ChaosCell
+from bankrun.results.models.proof import CaseResult
 from bankrun.results.models.soak import Strike
 from tests.results import soak
 
@@ -74,3 +77,15 @@ def test_faults_that_strike_with_nothing_left_to_do_are_told(pending: int, *, in
     console.print(soak_table(result))
     assert isinstance(console.file, io.StringIO)
     assert ("1 fault, with nothing left to do: give more transfers" in console.file.getvalue()) is in_vain
+
+
+@pytest.mark.parametrize(("width", "tables"), [(200, 1), (80, 2)])
+def test_a_proof_that_is_too_wide_is_told_in_several_tables_and_whole(width: int, tables: int) -> None:
+    name = "package.module:AStrategyOfMine"
+    results = [CaseResult(name, "two", case, 2, "everywhere", "safe", 324, 160) for case in CASES]
+    printed = proof_tables(results, width)
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(*printed, sep="")
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().split().count("160/324") == len(CASES)
+    assert len(printed) >= tables
