@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import Celery
 from celery.app.amqp import AMQP
+from kombu.connection import Connection as BrokerConnection
 
 from bank.errors import CannotStart
 from bank.settings import Settings, read_settings
@@ -16,8 +17,25 @@ from workers.process.heartbeat import Heartbeat
 __all__ = ["NOOP_TASK", "QUEUE", "TASK", "Application", "app", "broker_of", "configuration", "create_app"]
 
 
+class Connection(BrokerConnection):
+    """A connection that tries again as often as its transport options say, and for ever only where they do not.
+
+    Kombu's remote control has nowhere to say it: a broker that ended while it was asked was waited for without end.
+    """
+
+    def ensure(
+        self, obj: Any, fun: Any, errback: Any = None, max_retries: Any = None, *arguments: Any, **options: Any
+    ) -> Any:
+        """Return a function that calls another, and connects again where the connection is lost."""
+        if max_retries is None:
+            max_retries = (self.transport_options or {}).get("max_retries")
+        return super().ensure(obj, fun, errback, max_retries, *arguments, **options)  # type: ignore[no-untyped-call]
+
+
 class Messaging(AMQP):  # type: ignore[misc]
     """Celery's view of the broker, with the queues that ours has."""
+
+    Connection = Connection
 
     @property
     def queues_cls(self) -> Any:

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable
 
 import pytest
 from kombu.exceptions import OperationalError
+from pydantic import SecretStr
 
 from bank.errors import BankError, OutcomeUnknown
+from bank.settings import Settings
 from bankrun.runs.boundary import name_lost_server
 from bankrun.runs.delivery import Patience, Stalled, follow, insist, wait
+from workers.app import create_app
 
 QUICK = Patience(seconds_max=60, poll_seconds=0.001)
 
@@ -140,3 +143,16 @@ def test_a_server_that_stays_away_is_named_in_one_sentence() -> None:
         ask(OutcomeUnknown("already named"))
     with pytest.raises(KeyError):
         ask(KeyError("a fault of ours"))
+
+
+def test_a_lab_gives_up_a_broker_that_ends_while_it_publishes() -> None:
+    class Channel:
+        def revive(self, _: object) -> None:
+            pass
+
+    def publish() -> None:
+        raise ConnectionResetError("it ended")
+
+    app = create_app(Settings(broker_url=SecretStr("redis://127.0.0.1:1/0")))  # nobody listens there
+    with app.connection_for_write() as connection, pytest.raises(OperationalError, match="refused"):
+        connection.ensure(Channel(), publish)()
