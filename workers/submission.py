@@ -50,6 +50,15 @@ class Submission:
             )
 
 
+class NoResult:
+    """In place of Celery's result, which has a ``__del__``: an interruption that comes in there is lost."""
+
+    ignored = True
+
+    def __init__(self, task_id: str) -> None:
+        self.id = task_id
+
+
 def accept(database: Database, orders: Iterable[Order], submission: Submission, *, forgettable: bool = False) -> None:
     """Write the orders into the bank as pending transfers, all or none of them, in one COPY.
 
@@ -114,5 +123,6 @@ def publish(
                         threads=submission.threads,
                         again=again,
                     )
-                    app.send_task(task, args=(body,), queue=queue, declare=[], producer=producer, retry=False)
+                    options = {"queue": queue, "declare": [], "producer": producer, "retry": False}
+                    app.send_task(task, args=(body,), result_cls=NoResult, **options)
             progress(end)

@@ -122,3 +122,10 @@ def test_a_chunk_of_orders_in_one_message_is_applied_one_by_one(lab: Lab) -> Non
     assert wait_until(lambda: audit(lab.database).transfers["applied"] == 100, 20)
     lab.fleet.leave(queue, lab.instances)
     assert lab.fleet.read_meters(queue, lab.instances).counts["deliveries"] == 100
+
+
+def test_nothing_that_is_published_can_swallow_an_interruption(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab.app.AsyncResult, "__init__", lambda *_: pytest.fail("a result, with its __del__"))
+    queue = lab.next_name()
+    publish(lab.app, [Order(uuid4(), 1, 2, 10)], Submission(queue, "row-lock", queue))
+    lab.fleet.leave(queue, [])
