@@ -111,6 +111,7 @@ def publish(
     messages = max(1, min(PUBLISH_MESSAGES, PUBLISH_ORDERS // chunk))
     with app.producer_or_acquire() as producer:
         producer.maybe_declare(queue)  # once, and not for each message
+        options = {"queue": queue, "declare": [], "producer": producer, "retry": False, "result_cls": NoResult}
         for begin in range(0, len(orders), messages * chunk):
             end = min(begin + messages * chunk, len(orders))
             with producer.batch(max_size=messages):
@@ -123,6 +124,5 @@ def publish(
                         threads=submission.threads,
                         again=again,
                     )
-                    options = {"queue": queue, "declare": [], "producer": producer, "retry": False}
-                    app.send_task(task, args=(body,), result_cls=NoResult, **options)
+                    app.send_task(task, args=(body,), **options)
             progress(end)

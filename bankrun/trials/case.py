@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from bankrun.errors import BankrunError
+from bankrun.quoting import one_line
 from bankrun.results.models.schedule import Background, StepTold
 from bankrun.schedule import Budget, Diverged, Engine, Execution, Exploration, Rows, Step, explore, replay
 from bankrun.trials.judging.differences import Keys
@@ -297,16 +298,10 @@ def _say_several(execution: Execution) -> Iterator[str]:
     """Return a sentence for each message with several statements: nobody was let in between them."""
     for step in execution.steps:
         for name, told in ((step.participant, step.statements), *step.then.items()):
-            yield from (
-                f"{name} sends several statements in one message, between which nothing was run: {_shorten(one.sql)}"
-                for one in told
-                if one.is_several
-            )
-
-
-def _shorten(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= TEXT_MAX else words[: TEXT_MAX - 1] + "…"
+            for one in told:
+                if one.is_several:
+                    sent = one_line(" ".join(one.sql.split()), TEXT_MAX)
+                    yield f"{name} sends several statements in one message, between which nothing was run: {sent}"
 
 
 def _say_cycle(stuck: str) -> str:
