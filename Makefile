@@ -57,7 +57,7 @@ test-servers: venv-dev ## the contract, the proof, the headline on your Postgres
 
 soundness: venv-dev ## prove the prover: every pruned search against the full one, and 10,000 hostile inputs; half an hour
 	@SOUNDNESS=1 SOUNDNESS_PAIRS=$${SOUNDNESS_PAIRS:-300} $(py) -m pytest -rs --numprocesses=1 \
-		tests/integration/test_schedule_soundness.py tests/integration/test_proof_soundness.py tests/integration/test_examples.py \
+		tests/integration/schedule/test_soundness.py tests/integration/test_proof_soundness.py tests/integration/test_examples.py \
 		tests/integration/test_presets.py tests/acceptance/test_odd_settings.py tests/unit/test_hostile_files.py \
 		tests/integration/test_audit_damage.py \
 		tests/integration/test_hostile_wire.py tests/integration/test_hostile_broker.py \

@@ -35,7 +35,7 @@ from bankrun.results.provenance import Verdict
 from bankrun.runs.rehearsal import rehearse
 from bankrun.schedule import Budget, Call, Engine, Execution, Step, Warmed, explore, follow, replay, run_serially
 from bankrun.schedule.errors import Diverged, ScheduleError
-from bankrun.schedule.observation.observer import ADVISORY
+from bankrun.schedule.observation.footprints import ADVISORY
 
 IS_WHOLE = f"""
     SELECT NOT EXISTS (

@@ -11,7 +11,7 @@ from bankrun.proof.cases import CASES
 from bankrun.proof.prover import Prover
 from bankrun.results.models.bench import RoundTrips
 from bankrun.schedule import Step
-from bankrun.schedule.observation.observer import ADVISORY
+from bankrun.schedule.observation.footprints import ADVISORY
 from bankrun.schedule.search import follow
 
 ACCOUNTS = f"{SCHEMA}.accounts"

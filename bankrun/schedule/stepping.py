@@ -10,7 +10,8 @@ from bankrun.schedule.cast.participant import Participant
 from bankrun.schedule.cast.processes import Crew
 from bankrun.schedule.errors import Stuck
 from bankrun.schedule.observation.footprints import Footprint
-from bankrun.schedule.observation.observer import Held, LinkKey, Observer
+from bankrun.schedule.observation.locks import Held, LinkKey
+from bankrun.schedule.observation.observer import Observer
 from bankrun.schedule.protocol.conversation import QUIET_TAGS
 from bankrun.schedule.protocol.proxy import Link, Proxy
 from bankrun.schedule.protocol.requests import Kind, Request

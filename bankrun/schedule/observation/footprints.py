@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 ALL = "*"
 """Every row of a relation, or every relation."""
 
+ADVISORY = "advisory lock"
 SEQUENCES = "sequences"
+"""What advisory keys, and sequences, are things of."""
 
 Thing = tuple[str, str]
 """A relation and one of its keys (or an identity of a row), or ALL for either."""

@@ -11,82 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 
 from bankrun.schedule.errors import Unsupported
-from bankrun.schedule.observation import wal
-from bankrun.schedule.observation.footprints import ALL, Footprint, Place, Thing
-from bankrun.schedule.observation.plans import Reading, read_plans
+from bankrun.schedule.observation import locks, wal
+from bankrun.schedule.observation.footprints import ADVISORY, Footprint
+from bankrun.schedule.observation.locks import Held, LinkKey, LockReader
+from bankrun.schedule.observation.plans import read_plans
 from bankrun.schedule.observation.relations import MUTES, TRIES, Relations
 from bankrun.schedule.observation.sequences import Sequences
+from bankrun.schedule.observation.transactions import Observation, Transaction
 from bankrun.schedule.observation.wal import LogReader, Written
-from bankrun.schedule.protocol.conversation import QUIET_TAGS
 from bankrun.schedule.protocol.proxy import Link
 from bankrun.schedule.protocol.requests import Kind, Request
 from bankrun.schedule.server import Capabilities, Connection
-
-ADVISORY = "advisory lock"
-_LOCKS = """
-SELECT a.pid, a.backend_xid::text, a.backend_xmin::text, l.locktype, l.relation::int8, l.mode, l.granted, l.page,
-       l.tuple::int, l.virtualxid, l.transactionid::text, concat_ws(':', l.classid, l.objid, l.objsubid)
-FROM unnest(%s::int[]) u(p) CROSS JOIN LATERAL pg_stat_get_activity(u.p) a
-LEFT JOIN pg_lock_status() l ON l.pid = a.pid
-"""
-LinkKey = tuple[str, int]
-
-
-@dataclass(slots=True)
-class Held:
-    """What one session holds now, as pg_locks has it."""
-
-    virtual: str = ""
-    xids: set[str] = field(default_factory=set)
-    has_snapshot: bool = False
-    modes: set[tuple[str, str]] = field(default_factory=set)
-    sequences: set[str] = field(default_factory=set)
-    awaits: set[Thing] = field(default_factory=set)
-    awaits_mode: bool = False
-    advisory: set[tuple[str, str]] = field(default_factory=set)
-    """Keys and modes: a lock that is shared may become an exclusive one."""
-    awaits_advisory: set[tuple[str, str]] = field(default_factory=set)
-    predicates: set[Place] = field(default_factory=set)
-    unlogged: set[str] = field(default_factory=set)
-    keeps_out: bool = False
-    """Whether it holds what somebody wants alone: even a read lock matters then."""
-    unknown: str = ""
-
-    @property
-    def has_effects(self) -> bool:
-        """Whether ending this transaction, or session, could matter to others."""
-        return bool(
-            self.xids
-            or self.advisory
-            or self.predicates
-            or self.unknown
-            or self.keeps_out
-            or any(mode != "AccessShareLock" for _, mode in self.modes)
-        )
-
-
-@dataclass(slots=True)
-class Transaction:
-    """What a session's open transaction did so far."""
-
-    virtual: str = ""
-    locks: dict[Thing, bool] = field(default_factory=dict)
-    modes: set[tuple[str, str]] = field(default_factory=set)
-    shows: set[Thing] = field(default_factory=set)
-    advisory: set[tuple[str, str]] = field(default_factory=set)
-    predicates: set[Place] = field(default_factory=set)
-    places: set[Place] = field(default_factory=set)
-    serializable: bool = False
-    has_snapshot: bool = False
-    wrote: bool = False
-    unknown: str = ""
-    participant: str = ""
 
 
 def _mentions(word: str, requests: Iterable[Request]) -> bool:
@@ -100,28 +40,23 @@ class Observer:
         self._capabilities = capabilities
         self.relations = relations
         self.log = LogReader(relations)
+        self._locks = LockReader(relations, self.log)
         self._admin = admin
         self._parser: Connection | None = None
         self._open: dict[LinkKey, Transaction] = {}
-        self._owners: dict[str, LinkKey] = {}
         self._ends: dict[str, bool] = {}
         self._mute: set[LinkKey] = set()
         """Sessions that were told to tell less."""
         self._seen: Mapping[LinkKey, Held] = {}
-        self.written_modes: set[str] = set()
-        """Relations that anybody locked for writing in this execution."""
-        self._exclusive: set[str] = set()
-        """Relations that anybody wanted alone, in any execution."""
         self._sequences = Sequences(relations, reads_wal=capabilities.reads_wal)
 
     def begin(self, admin: Connection) -> None:
         """Forget the last execution: everything was restored."""
         self._admin = admin
         self._open.clear()
-        self._owners.clear()
+        self._locks.begin()
         self._mute.clear()
         self._sequences.begin()
-        self.written_modes.clear()
         if self._capabilities.reads_wal:
             self.log.begin(admin)
 
@@ -204,7 +139,7 @@ class Observer:
             if transaction.participant != stepped and transaction.participant not in woken:
                 continue
             draws = draws or reading.draws
-            one = _Observation(
+            one = Observation(
                 footprint,
                 transaction,
                 held.get(key, Held()),
@@ -231,7 +166,7 @@ class Observer:
             self._admin,
             {name for one in held.values() for name in one.sequences},
             written.values(),
-            kept=self._exclusive,
+            kept=self._locks.exclusive,
             by_itself=draws,
         )
         if any(name in self.relations.sequences for name, _ in footprint.reads):
@@ -292,8 +227,8 @@ class Observer:
 
         One that began and ended in this step, a block of a function for example, is of a session that did something.
         """
-        if xid in self._owners:
-            return (self._owners[xid],)
+        if xid in self._locks.owners:
+            return (self._locks.owners[xid],)
         mine = [key for key, transaction in self._open.items() if transaction.participant == stepped]
         return acting or mine[:1]
 
@@ -303,218 +238,12 @@ class Observer:
         log: list[Any] = []
         if with_log and self._capabilities.reads_wal:
             with self._admin.pipeline():
-                locks = self._admin.execute(_LOCKS, [list(by_pid)])
+                found = self._admin.execute(locks.READ, [list(by_pid)])
                 records = self._admin.execute(wal.READ, [self.log.position])
-                rows, log = locks.fetchall(), records.fetchall()
+                rows, log = found.fetchall(), records.fetchall()
         elif by_pid:
-            rows = self._admin.execute(_LOCKS, [list(by_pid)]).fetchall()
-        held = {key: Held() for key in by_pid.values()}
-        for row in rows:
-            self._take_lock(held[by_pid[row[0]]], by_pid[row[0]], row)
+            rows = self._admin.execute(locks.READ, [list(by_pid)]).fetchall()
+        held = self._locks.take(rows, by_pid)
         whose = {link.key: link.participant for link in links}
-        written = self.log.take(log, lambda xid: whose.get(self._owners.get(xid, ("", 0)), "")) if log else {}
+        written = self.log.take(log, lambda xid: whose.get(self._locks.owners.get(xid, ("", 0)), "")) if log else {}
         return held, written
-
-    def _take_lock(self, one: Held, key: LinkKey, row: Sequence[Any]) -> None:
-        _, _, xmin, kind, oid, mode, granted, page, item, virtual, xid, advisory = row
-        one.has_snapshot = one.has_snapshot or xmin is not None
-        if kind is None:
-            return
-        if kind == "virtualxid" and mode == "ExclusiveLock" and granted:
-            one.virtual = virtual
-        elif kind == "transactionid" and mode == "ExclusiveLock" and granted:
-            one.xids.add(xid)
-            self._owners[xid] = key
-        elif kind == "advisory":
-            (one.advisory if granted else one.awaits_advisory).add((f"{advisory}", mode))
-        elif oid is not None and kind in ("relation", "page", "tuple", "extend"):
-            self._take_relation(one, oid, kind, mode, granted=granted, page=page, item=item)
-
-    def _take_relation(
-        self, one: Held, oid: int, kind: str, mode: str, *, granted: bool, page: int | None, item: int | None
-    ) -> None:
-        relation = self.relations.get(oid)
-        if relation is None:
-            one.unknown = "a relation that is new"
-            return
-        if relation.is_system or relation.is_temporary:
-            return
-        if mode == "SIReadLock":
-            one.predicates.add((relation.name, page, item))
-        elif kind == "tuple" and page is not None and item is not None:
-            one.awaits.add(self.log.identify(relation.name, page, item))
-        elif kind == "relation" and relation.kind == "S":
-            one.sequences.add(relation.name)
-            self._exclusive |= {relation.name} if mode == "AccessExclusiveLock" else set()
-        elif kind == "relation" and not relation.table:
-            one.modes.add((relation.name, mode))
-            if mode == "AccessExclusiveLock":
-                self._exclusive.add(relation.name)
-            one.keeps_out = one.keeps_out or relation.name in self._exclusive
-            one.awaits_mode = one.awaits_mode or not granted
-            if mode not in ("AccessShareLock", "RowShareLock"):
-                self.written_modes.add(relation.name)
-                if relation.persistence == "u":
-                    one.unlogged.add(relation.name)
-
-
-class _Observation:
-    """Adds to a step's footprint what one session did in it."""
-
-    def __init__(
-        self,
-        footprint: Footprint,
-        transaction: Transaction,
-        held: Held,
-        requests: Sequence[Request],
-        reading: Reading,
-        written: Sequence[Written],
-        *,
-        is_waiting: bool,
-        is_lazy: bool,
-        sees_rows: bool,
-    ) -> None:
-        self.footprint = footprint
-        self.transaction = transaction
-        self.held = held
-        self.requests = requests
-        self.reading = reading
-        self.written = written
-        self.is_waiting = is_waiting
-        self.is_lazy = is_lazy
-        self.sees_rows = sees_rows
-        self.ended = bool(transaction.virtual) and held.virtual != transaction.virtual
-
-    def add(self) -> None:
-        """Add everything."""
-        mine = Footprint()
-        self._add_writes(mine)
-        self._add_locks(mine)
-        self._add_reads(mine)
-        self._add_faults()
-        self._add_serializable()
-        self._remember(mine)
-        self.footprint.lock_all(mine.locks)
-        self.footprint.modes |= mine.modes
-        self.footprint.reads |= mine.reads
-        if self.ended:
-            self._add_end()
-
-    def _add_writes(self, mine: Footprint) -> None:
-        for written in self.written:
-            mine.lock_all(written.locks)
-            self.transaction.shows |= written.shows
-            self.transaction.places |= written.places
-            self.transaction.wrote = True
-            if written.unknown:
-                self.footprint.depends_on_all(written.unknown)
-                self.transaction.unknown = written.unknown
-            if self.transaction.serializable or self.held.predicates:
-                self.footprint.places |= written.places
-        for name in self.held.unlogged:
-            mine.lock((name, ALL))
-            self.transaction.shows.add((name, ALL))
-            self.transaction.wrote = True
-
-    def _add_locks(self, mine: Footprint) -> None:
-        before = self.transaction
-        mine.modes |= self.held.modes - before.modes
-        for name, _ in (self.held.advisory ^ before.advisory) | self.held.awaits_advisory:
-            mine.lock((ADVISORY, name))
-        if any("ROLLBACK" in request.tags for request in self.requests) and not self.ended:
-            mine.lock_all(before.locks)  # ROLLBACK TO gives row locks back
-        if self.is_waiting:
-            for thing in self.held.awaits:
-                mine.lock(thing)
-        if not self.sees_rows:
-            for name, mode in self.held.modes:
-                if mode != "AccessShareLock":
-                    mine.lock((name, ALL))
-                    self.transaction.shows.add((name, ALL))
-                    self.transaction.wrote = True
-
-    def _add_reads(self, mine: Footprint) -> None:
-        modes = self.held.modes
-        unplanned = any(
-            request.kind is Kind.STATEMENT
-            and not QUIET_TAGS.issuperset(request.tags)
-            and not _ends(request)
-            and (not request.plans or self.is_lazy)
-            for request in self.requests
-        )
-        if self.is_waiting or unplanned or not self.sees_rows or self.reading.opaque:
-            mine.reads |= {(name, ALL) for name, _ in modes}
-        if self.is_waiting:
-            # What it reads after the wait it may read as of before: in a snapshot that is kept, in a STABLE function.
-            mine.reads.add((ALL, ALL))
-        statements = sum(request.kind is Kind.STATEMENT for request in self.requests)
-        self.footprint.harmless = bool(statements) and self.reading.harmless == self.reading.plans > 0
-        planned = {name for name, _ in self.reading.reads}
-        mine.reads |= self.reading.reads
-        mine.reads |= {(name, ALL) for name, _ in modes - self.transaction.modes if name not in planned}
-        for wish in self.reading.wishes:
-            if wish not in mine.locks and wish not in self.transaction.locks:
-                mine.lock((wish[0], ALL))
-        if unplanned:
-            for name, mode in modes:
-                if mode == "RowShareLock":
-                    mine.lock((name, ALL))
-        if self.held.has_snapshot and not self.is_waiting and self.held.virtual and not self.transaction.has_snapshot:
-            # A snapshot is kept between statements: REPEATABLE READ or SERIALIZABLE. Its first statement fixed it.
-            self.transaction.has_snapshot = True
-            mine.reads.add((ALL, ALL))
-
-    def _add_faults(self) -> None:
-        for request in self.requests:
-            if request.sqlstate:
-                self.footprint.depends_on_all(f"the error {request.sqlstate}")
-            if request.caught and "ROLLBACK" not in request.tags:
-                # What failed told no plan, and may have given its locks back.
-                self.footprint.depends_on_all("an error that was caught inside")
-            if request.unsplit or len(request.tags) > 1:
-                self.footprint.depends_on_all("several statements in one request")
-        if self.held.unknown:
-            self.footprint.depends_on_all(self.held.unknown)
-        if self.reading.opaque:
-            self.footprint.depends_on_all(self.reading.opaque)
-
-    def _add_serializable(self) -> None:
-        transaction = self.transaction
-        if self.held.predicates or transaction.serializable:
-            transaction.serializable = True
-            self.footprint.serializable = True
-            self.footprint.predicates |= self.held.predicates - transaction.predicates
-            transaction.predicates |= self.held.predicates
-
-    def _remember(self, mine: Footprint) -> None:
-        transaction = self.transaction
-        transaction.virtual = self.held.virtual or transaction.virtual
-        for thing, shared in mine.locks.items():
-            transaction.locks[thing] = shared and transaction.locks.get(thing, True)
-        transaction.modes |= mine.modes
-        transaction.advisory = set(self.held.advisory)
-
-    def _add_end(self) -> None:
-        """A transaction ended: it gives back all its locks, and shows what it wrote unless it was rolled back."""
-        transaction, footprint = self.transaction, self.footprint
-        goes_on = self.is_waiting and not self.requests
-        if goes_on:
-            footprint.depends_on_all("a statement that commits before its end")
-        rolled_back = (not self.requests and not goes_on) or any(
-            "ROLLBACK" in request.tags or request.sqlstate or request.kind is Kind.LEAVE for request in self.requests
-        )
-        footprint.lock_all(transaction.locks)
-        footprint.modes |= transaction.modes
-        if not rolled_back:
-            footprint.shows |= transaction.shows
-            footprint.commits = footprint.commits or transaction.wrote
-            if transaction.unknown:
-                footprint.depends_on_all(f"the commit of {transaction.unknown}")
-        if transaction.serializable:
-            footprint.serializable = footprint.ends_serializable = True
-            footprint.predicates |= transaction.predicates
-            footprint.places |= transaction.places
-
-
-def _ends(request: Request) -> bool:
-    return bool({"COMMIT", "ROLLBACK"} & set(request.tags))

@@ -6,22 +6,17 @@ SOUNDNESS_PAIRS pairs (12 if it is not set) are run from SOUNDNESS_SEED on.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-SUPPORT = str(Path(__file__).parents[1] / "schedule_support")
-sys.path.insert(0, SUPPORT)
-
-import fuzz  # noqa: E402
-from private_server import make_database, private_server  # noqa: E402
-
-from bankrun.schedule import Budget, Call, Engine, Execution, Footprint, Server, depends, digest, explore  # noqa: E402
-from bankrun.schedule.observation import footprints  # noqa: E402
+from bankrun.schedule import Budget, Call, Engine, Execution, Footprint, Server, depends, digest, explore
+from bankrun.schedule.observation import footprints
+from tests.schedule_support import fuzz
+from tests.schedule_support.exploring import SUPPORT
+from tests.schedule_support.private_server import make_database, private_server
 
 PAIRS = int(os.environ.get("SOUNDNESS_PAIRS", "12"))
 SEED = int(os.environ.get("SOUNDNESS_SEED", "0"))
