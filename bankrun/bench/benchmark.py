@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from bank.errors import CannotStart
 from bank.strategies.single_statement import SingleStatement
 from bankrun.bench import costmap, peers, scale
+from bankrun.bench.rabbitmq import describe_rabbitmq
 from bankrun.bench.rates import Contestant, measure
 from bankrun.results.distance import Distance
 from bankrun.results.models.bench import (
@@ -191,5 +192,7 @@ def run_benchmark(
 
 
 def _begin(servers: Servers, plan: BenchPlan) -> Provenance:
+    other = {"rabbitmq": describe_rabbitmq(servers, plan.rabbitmq_url)} if plan.rabbitmq_url else {}
     with open_lab(servers, instances=plan.topology.instances, threads=plan.topology.threads) as lab:
-        return begin_with(servers, plan.command(), lab.instances, seed=plan.seed)
+        begun = begin_with(servers, plan.command(), lab.instances, seed=plan.seed)
+        return replace(begun, environment={**begun.environment, **other})

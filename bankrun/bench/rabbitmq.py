@@ -6,15 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from celery import Celery
 from pydantic import SecretStr
 
+from bank.settings import Settings
 from bankrun.results.topology import Topology
 from bankrun.runs.comparison import Lab
 from bankrun.runs.session import Servers, cores_of, forget_connections, worker_environment
-from workers.app import create_app
+from workers.app import broker_of, create_app
 from workers.fleet import Fleet, start_instances
 
 STOP_SECONDS = 5.0
+
+
+def describe_rabbitmq(servers: Servers, url: str) -> dict[str, str]:
+    """Return its name and version. Raises CannotStart or NotReady, in one sentence, if it cannot be used."""
+    with _reach(servers, url) as (_, _, app):
+        return broker_of(app).describe(app)
 
 
 @contextmanager
@@ -24,12 +32,8 @@ def lab_on_rabbitmq(servers: Servers, lab: Lab, url: str, topology: Topology) ->
     Raises CannotStart or BankError if it cannot be used.
     """
     assert servers.keeper is not None
-    settings = servers.settings.model_copy(update={"broker_url": SecretStr(url)})
-    app = create_app(settings)
-    fleet = Fleet(app, url)
     names = [f"r{number}" for number in range(1, topology.instances + 1)]
-    try:
-        fleet.check_broker()
+    with _reach(servers, url) as (settings, fleet, app):
         start_instances(
             servers.keeper,
             names,
@@ -43,5 +47,15 @@ def lab_on_rabbitmq(servers: Servers, lab: Lab, url: str, topology: Topology) ->
             yield Lab(servers.database, app, fleet, found, lab.look_after, settings=settings)
         finally:
             servers.keeper.stop(names, grace_seconds=STOP_SECONDS)
+
+
+@contextmanager
+def _reach(servers: Servers, url: str) -> Iterator[tuple[Settings, Fleet, Celery]]:
+    settings = servers.settings.model_copy(update={"broker_url": SecretStr(url)})
+    app = create_app(settings)
+    fleet = Fleet(app, url)
+    try:
+        fleet.check_broker()
+        yield settings, fleet, app
     finally:
         forget_connections(app)

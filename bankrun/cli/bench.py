@@ -79,7 +79,7 @@ def bench(
         quick,
         full,
         tuple(dict.fromkeys(Distance.parse(text) for text in distance_ms)),
-        rabbitmq_url,
+        "" if distance_ms else rabbitmq_url,
     )
     if not plan.distances:
         find_pgbench()

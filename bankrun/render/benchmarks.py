@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import log10
 
 from bankrun.render.svg import Picture, stand_alone
-from bankrun.results.models.bench import PGBENCH_SINGLE, QUEUE_ROWS, QUEUE_STRATEGIES, Bench, BenchRow
+from bankrun.results.models.bench import PGBENCH_SINGLE, QUEUE_ROWS, QUEUE_STRATEGIES, RABBITMQ_ROWS, Bench, BenchRow
 
 WIDTH, LABELS, BAR, STEP = 820, 250, 16, 24
 CELL_WIDTH, CELL_HEIGHT = 170, 44
@@ -28,6 +28,10 @@ SINGLE_EXPLAINED = (
 BESIDE_EXPLAINED = (
     "By Celery, in times of each queue's rate for the same transfers and strategy, one in a message. More than"
     " one transfer in a message means fewer messages; each transfer is still claimed, and committed, on its own."
+)
+RABBITMQ_EXPLAINED = (
+    "Instances of their own, of the same kind, on the same bank, that take the same messages from {server} {version}:"
+    " durable quorum queues, publisher confirms."
 )
 WARNING = (
     "Every rate here is of one machine that also runs both servers and the load. Take the ratios, which come from"
@@ -62,6 +66,7 @@ def markdown(result: Bench, *, pictures: Mapping[str, str]) -> str:
         *_headline(result),
         *_figures(result, pictures),
         *_beside_queues(result),
+        *_beside_rabbitmq(result),
         *_scaling(result),
         *_contention(result),
         *_map(result, pictures),
@@ -151,6 +156,33 @@ def _beside_queues_with(strategy: str, rows: list[BenchRow]) -> list[str]:
                     *(_ratio(row.transfers_per_s.median / queue.transfers_per_s.median) for queue in queues.values()),
                 )
                 for row in ours
+            ],
+        ),
+        "",
+    ]
+
+
+def _beside_rabbitmq(result: Bench) -> list[str]:
+    environment = result.provenance.environment
+    by = {row.name: row for row in result.headline if row.chunk == 1}
+    pairs = [(by[name], by[row]) for row, name in RABBITMQ_ROWS.items() if row in by and name in by]
+    if not pairs:
+        return []
+    return [
+        "## RabbitMQ in Redis' place",
+        "",
+        RABBITMQ_EXPLAINED.format_map(environment["rabbitmq"]),
+        "",
+        *table(
+            ("median /s", environment["redis"]["server"], "rabbitmq", "of it"),
+            [
+                (
+                    f"`{ours.name}`",
+                    _median(ours),
+                    _median(other),
+                    _ratio(other.transfers_per_s.median / ours.transfers_per_s.median),
+                )
+                for ours, other in pairs
             ],
         ),
         "",

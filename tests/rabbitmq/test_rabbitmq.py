@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -280,6 +281,25 @@ def test_doctor_is_content_and_names_what_breaks_a_promise(run: Run, rabbitmq: S
         rabbitmq.control("set_permissions", "bankrun", ".*", ".*", ".*")
     assert mute.returncode == 1
     assert "ACCESS_REFUSED" in mute.stdout + mute.stderr
+
+
+@LONG
+def test_a_benchmark_has_rows_for_rabbitmq_and_says_which_one_it_was(run: Run, tmp_path: Path) -> None:
+    load = ("--quick", "--transfers", "64", "--topology", "1x2", "--strategy", "single-statement")
+    page, file = tmp_path / "b.md", tmp_path / "b.json"
+    done = run("bench", *load, "--export-json", str(file), "--export-markdown", str(page))
+    assert done.returncode == 0, done.stderr
+    saved = json.loads(file.read_text())
+    assert saved["environment"]["rabbitmq"].keys() == {"server", "version"}
+    rates = {row["name"]: row["transfers_per_s"]["median"] for row in saved["rows"]}
+    assert all(rates[name] > 0 for name in ("rabbitmq celery-noop", "rabbitmq single-statement"))
+    assert f"from rabbitmq {saved['environment']['rabbitmq']['version']}:" in page.read_text()
+
+
+def test_a_benchmark_is_not_begun_with_a_rabbitmq_that_is_not_there(run: Run, rabbitmq: Server) -> None:
+    done = run("bench", "--quick", BANKRUN_BROKER_URL=rabbitmq.url("nowhere"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "vhost nowhere not found" in done.stderr
 
 
 def test_soak_needs_redis(run: Run) -> None:

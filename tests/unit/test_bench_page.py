@@ -114,6 +114,17 @@ def test_the_row_lock_is_given_in_times_of_each_other_queue() -> None:
     assert "| 10 | 600 | 2.4 × |" in text
 
 
+def test_rabbitmq_is_put_beside_redis_where_both_were_measured() -> None:
+    saved, measured = result(), rates()
+    assert "RabbitMQ" not in page.markdown(saved, pictures={"rates": "r.svg", "map": "m.svg"})
+    measured.rows.append(Row(Contestant("rabbitmq row-lock", SHAPE), [125.0]))
+    saved.rows = measured.summarize()
+    saved.provenance.environment["rabbitmq"] = {"server": "rabbitmq", "version": "4.0.5"}
+    text = page.markdown(saved, pictures={"rates": "r.svg", "map": "m.svg"})
+    assert "from rabbitmq 4.0.5:" in text
+    assert "| `row-lock` | 500 | 125 | 25% |" in text
+
+
 def test_the_single_statement_is_measured_by_a_bound_of_its_own_too() -> None:
     saved, measured = result(), rates()
     measured.rows.append(Row(Contestant(PGBENCH_SINGLE, SHAPE), [6000.0]))
