@@ -36,6 +36,7 @@ from bankrun.runs.rehearsal import rehearse
 from bankrun.schedule import Budget, Call, Engine, Execution, Step, Warmed, explore, follow, replay, run_serially
 from bankrun.schedule.errors import Diverged, ScheduleError
 from bankrun.schedule.observation.footprints import ADVISORY
+from bankrun.schedule.trace import describe
 
 IS_WHOLE = f"""
     SELECT NOT EXISTS (
@@ -256,8 +257,19 @@ class Courtroom:
         return tuple(number for number, status in rows if status == REFUSED)
 
     def run_serially(self) -> list[Judged]:
-        """Run the transfers one after the other, in each order."""
-        return [self.judge(self.engine.execute(follow(""), order)) for order in permutations(self._participants)]
+        """Run the transfers one after the other, in each order.
+
+        Raises StrategyFault for one that is tried again and again though nobody is in its way: where nothing is ever
+        done, nothing is ever lost.
+        """
+        found = [self.judge(self.engine.execute(follow(""), order)) for order in permutations(self._participants)]
+        for judged in found:
+            if judged.execution.truncated and not judged.is_broken:
+                why = _name_failure(judged.execution) or "it is in conflict each time"
+                raise StrategyFault(
+                    self.strategy.name, f"does not apply a transfer that nobody is in the way of: {why}"
+                )
+        return found
 
     def replay(self, schedule: str, *, sources: bool = False) -> Judged:
         """Run one interleaving again. Raises CannotStart if these choices are not possible."""
@@ -464,6 +476,18 @@ def _give_verdict(result: CaseResult) -> tuple[Verdict, str]:
 def name_interleaving(strategy: str, instances: str, case: Case, schedule: str) -> str:
     """Return the id by which an interleaving can be run again: it says all there is to know."""
     return f"{strategy}/{instances}/{case.name}/{schedule}"
+
+
+def _name_failure(execution: Execution) -> str:
+    """Return the last statement that failed for one who was cut short, and what Postgres said."""
+    failed = [
+        statement
+        for step in execution.steps
+        if step.participant in execution.truncated
+        for statement in step.statements
+        if statement.sqlstate
+    ]
+    return f"{describe(failed[-1:])} fails with {failed[-1].sqlstate}: {failed[-1].message}" if failed else ""
 
 
 def _name_keys(keys: Collection[str]) -> str:

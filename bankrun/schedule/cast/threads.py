@@ -7,9 +7,11 @@ descriptor, or a list of them in the process' memory; the descriptor's inode is 
 
 from __future__ import annotations
 
+import socket
 import struct
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bankrun.schedule.cast import outside
@@ -69,31 +71,39 @@ class Threads:
         assert pid is not None
         if link.conversation.client_is_gone:
             return False
-        descriptor = _descriptor(pid, link.client.socket.getpeername()[1])
+        link.inode = link.inode or find_inode(link.client.socket)
+        descriptors = find_descriptors(pid, link.inode) if link.inode else set()
         for member in running:
-            if descriptor is not None and descriptor in waits_for(pid, member.thread):
+            if descriptors & waits_for(pid, member.thread):
                 self._proxy.give(link, member.name)
                 return True
         return False
 
 
-def _descriptor(pid: int, port: int) -> int | None:
-    """Return the descriptor of a process' loopback socket with this port."""
-    local = f"0100007F:{port:04X}"
+def find_inode(here: socket.socket) -> int:
+    """Return the number of the socket at the other end of a loopback connection; 0 if it is not found.
+
+    Both ends are compared: a closed connection keeps its port for a minute, and another one may have the same.
+    """
+    ends = [
+        f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
+        for host, port in (here.getpeername(), here.getsockname())
+    ]
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if fields[1] == local:
-            wanted = f"socket:[{fields[9]}]"
-            break
-    else:
-        return None
+        if fields[1:3] == ends:
+            return int(fields[9])
+    return 0
+
+
+def find_descriptors(pid: int, inode: int) -> set[int]:
+    """Return the descriptors by which a process has a socket."""
+    wanted, found = f"socket:[{inode}]", set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
+        with suppress(OSError):  # it was closed meanwhile
             if str(link.readlink()) == wanted:
-                return int(link.name)
-        except OSError:
-            continue
-    return None
+                found.add(int(link.name))
+    return found
 
 
 def waits_for(pid: int, thread: int) -> set[int]:

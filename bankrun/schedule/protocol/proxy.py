@@ -81,6 +81,8 @@ class Link:
     """At whose address it was opened; threads of one process share an address."""
     is_owned: bool = True
     """Whether it is known whose request is held on it."""
+    inode: int = 0
+    """The client's socket, as Linux numbers it; 0 if it was not asked for yet."""
 
     @property
     def key(self) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bankrun.schedule import Call, Command, Engine, NotStarted, Server, Warmed, follow
+from bankrun.schedule.cast.threads import find_descriptors, find_inode
 from tests.schedule_support import programs
 from tests.schedule_support.exploring import SUPPORT, Found, calls
 from tests.schedule_support.private_server import make_database
@@ -87,6 +89,28 @@ def test_threads_of_one_process_are_told_apart_from_outside(database: Server) ->
         found = Found(engine)
     assert found.exploration.complete, found.exploration.reason
     assert (found.exploration.executions, found.broken) == (2, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are told apart on Linux only")
+def test_a_port_that_another_connection_had_a_moment_ago_hides_no_socket() -> None:
+    def connect(port: int, listener: socket.socket) -> tuple[socket.socket, socket.socket]:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind(("127.0.0.1", port))
+        client.connect(listener.getsockname())
+        return client, listener.accept()[0]
+
+    with socket.create_server(("127.0.0.1", 0)) as before, socket.create_server(("127.0.0.1", 0)) as now:
+        client, other_end = connect(0, before)
+        port = client.getsockname()[1]
+        client.close()  # first, so the port is kept for a minute
+        assert other_end.recv(1) == b""
+        other_end.close()
+        client, other_end = connect(port, now)
+        with client, other_end:
+            lines = Path("/proc/net/tcp").read_text().splitlines()
+            assert sum(line.split()[1] == f"0100007F:{port:04X}" for line in lines) == 2
+            assert find_descriptors(os.getpid(), find_inode(other_end)) == {client.fileno()}
 
 
 def test_a_server_that_wants_a_password_gets_it_from_the_participants_too(server: Server) -> None:
