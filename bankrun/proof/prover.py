@@ -378,7 +378,7 @@ class Prover:
         kinds: dict[str, None] = {}
         outcomes: set[str] = set()
         broken: dict[str, str] = {}
-        again = False  # the same interleavings in another way: they count if they are broken
+        again = False  # the same interleavings in another way, or detours: they count if they are broken
 
         def judge(execution: Execution) -> None:
             judged = courtroom.judge(execution)
@@ -395,6 +395,11 @@ class Prover:
             again = case.name in INTERRUPTED and courtroom.may_remember and not result.broken
             return again
 
+        def insists() -> bool:
+            nonlocal again
+            again = again or (strategy not in STRATEGIES.values() and not result.broken)
+            return again
+
         found = explore(
             courtroom.engine,
             judge,
@@ -402,6 +407,7 @@ class Prover:
             pruned=pruned,
             preemptions_max=preemptions_max,
             remembers=may_remember,
+            insists=insists,
         )
         result.left_out, result.complete, result.reason = found.cut, found.complete, found.reason
         result.kinds, result.outcomes = list(kinds), sorted(outcomes)

@@ -9,6 +9,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from bankrun.prepared import roll_back_prepared
+from bankrun.schedule.cast.control import INSISTENT_RETRIES_MAX, RETRIES_MAX
 from bankrun.schedule.cast.participant import Call, Command
 from bankrun.schedule.cast.processes import Crew
 from bankrun.schedule.cast.warmed import Warmed
@@ -269,7 +270,8 @@ class Engine:
         return again
 
     def _start(self, name: str) -> None:
-        self._crew.start(name, self._urls, self._addresses)
+        retries_max = INSISTENT_RETRIES_MAX if self.stepper.insists else RETRIES_MAX
+        self._crew.start(name, self._urls, self._addresses, retries_max)
         self.stepper.settle()
 
     def _run(self, execution: Execution, choose: Choose, waiting: list[str]) -> None:
@@ -277,6 +279,7 @@ class Engine:
         try:
             while True:
                 able = self.stepper.able()
+                execution.rested += [(len(execution.steps), name) for name in self.stepper.resting]
                 if not able and waiting and self.stepper.have_all_ended():
                     self._start(waiting.pop(0))
                     continue

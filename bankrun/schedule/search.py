@@ -11,17 +11,19 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import psycopg
 
 from bankrun.schedule.chatter import find_chatter
+from bankrun.schedule.detours import DETOURS_MAX, Detours
 from bankrun.schedule.errors import Diverged
 from bankrun.schedule.observation.footprints import Footprint, depends
 from bankrun.schedule.stepping import Stepper
-from bankrun.schedule.trace import Execution, Step
+from bankrun.schedule.trace import CLOCK, Execution, Step
 
 Depends = Callable[[Footprint, Footprint], bool]
 EXECUTIONS_MAX = 5_000
@@ -67,10 +69,11 @@ class Runs(Protocol):
         """Run one execution."""
 
 
-class LearningRuns(Runs, Protocol):
-    """What learning needs of an engine besides."""
+class SteppedRuns(Runs, Protocol):
+    """What learning, detours and replays need of an engine besides."""
 
     stepper: Stepper
+    leases_expire: bool
 
     @property
     def admin(self) -> psycopg.Connection[Any]:
@@ -235,7 +238,7 @@ class Search:
 
 
 def explore(
-    engine: Runs,
+    engine: SteppedRuns,
     judge: Callable[[Execution], Any],
     *,
     budget: Budget | None = None,
@@ -244,6 +247,7 @@ def explore(
     depends_on: Depends = depends,
     remembers: Callable[[], bool] = lambda: False,
     starts: Callable[[], bool] = lambda: False,
+    insists: Callable[[], bool] = lambda: False,
 ) -> Exploration:
     """Run every interleaving within the budget, and give each execution to ``judge`` before its traces are removed.
 
@@ -256,22 +260,29 @@ def explore(
     Who is started first gets what all want, such as a lock on a file, before its first step, and has the earlier time
     of day. So all of it is run again in every other order of starting if somebody waits for something that is not
     Postgres, or if ``starts`` says so when the first order is done.
+
+    Who goes on at once after a conflict, again and again, or waits until its time runs out, is looked at in detours of
+    their own if ``insists`` says so when the first order is done. Whoever was in conflict more often than is explored
+    is a reason why this is not complete: detours find what such a program does, and prove nothing.
     """
     budget = budget or Budget()
     result = Exploration(complete=True)
     deadline = time.monotonic() + budget.seconds
     started = time.monotonic()
     orders = [tuple(engine.names)]
+    detours = Detours()
     may_be_again = pruned and preemptions_max is None
     try:
         for order in orders:
             engine.start_order = order
             search = Search(pruned=pruned, preemptions_max=preemptions_max, depends_on=depends_on)
-            waits_outside = _search(engine, search, judge, budget, deadline, result)
+            waits_outside = _search(engine, search, judge, budget, deadline, result, detours)
             if order == orders[0] and result.complete and not result.stopped and may_be_again and remembers():
                 once = Search(preemptions_max=1, depends_on=depends_on)
-                _search(engine, once, judge, budget, deadline, result)
+                _search(engine, once, judge, budget, deadline, result, detours)
                 search.mismatches += once.mismatches
+            if order == orders[0] and not result.stopped and insists():
+                _take(engine, detours, judge, deadline, result)
             if order == orders[0] and (waits_outside or starts()):
                 orders += list(itertools.permutations(engine.names))[1:]
             if result.complete and search.skipped:
@@ -286,7 +297,7 @@ def explore(
     if result.mismatches:
         result.complete, result.reason = False, "a step was not the same when it was run again"
     elif result.complete and result.bounded:
-        result.reason = "complete up to 2 retries"
+        result.complete, result.reason = False, say_beyond(result.bounded)
     result.seconds = time.monotonic() - started
     return result
 
@@ -298,6 +309,7 @@ def _search(
     budget: Budget,
     deadline: float,
     result: Exploration,
+    detours: Detours,
 ) -> bool:
     """Run every interleaving from one start; return whether anybody waited for something that is not Postgres."""
     waits_outside = False
@@ -319,12 +331,53 @@ def _search(
             continue
         result.executions += 1
         result.bounded |= set(execution.truncated)
+        detours.note(execution)
         if judge(execution) is True:
             result.stopped = True
             if search.has_more:
                 result.complete, result.reason = False, "stopped by its judge"
             break
     return waits_outside
+
+
+def _take(
+    engine: SteppedRuns, detours: Detours, judge: Callable[[Execution], Any], deadline: float, result: Exploration
+) -> None:
+    """Run every detour. One that leads to no end shows nothing."""
+    for_ever: set[tuple[str, str]] = set()  # who waits in which statement without a time that could run out
+    taken = 0
+    for detour in detours:
+        if (detour.name, detour.waits_in) in for_ever:
+            continue
+        if taken == DETOURS_MAX or time.monotonic() > deadline:
+            result.complete, result.reason = False, "not all was run that retries and timeouts may lead to"
+            return
+        with _goes_on(engine, after=len(detour.way) if detour.times_out else None):
+            execution = engine.execute(detour.choose)
+        result.steps += len(execution.steps)
+        if execution.cut:
+            for_ever.add((detour.name, detour.waits_in))
+            continue
+        taken += 1
+        result.executions += 1
+        if execution.stuck_kind != "cap":
+            judge(execution)
+
+
+@contextmanager
+def _goes_on(engine: SteppedRuns, *, after: int | None) -> Iterator[None]:
+    """In the block, let those go on who would rest, and time run out after so many steps."""
+    stepper = engine.stepper
+    stepper.timeouts.after, stepper.insists = after, True
+    try:
+        yield
+    finally:
+        stepper.timeouts.after, stepper.insists = None, False
+
+
+def say_beyond(names: Iterable[str]) -> str:
+    """Return what is not explored of those who are in conflict again and again."""
+    return f"{' and '.join(sorted(names))} went on after more conflicts in a row than are explored"
 
 
 def follow(schedule: str) -> Callable[[Sequence[str], Sequence[Step]], str | None]:
@@ -344,17 +397,24 @@ def follow(schedule: str) -> Callable[[Sequence[str], Sequence[Step]], str | Non
     return choose
 
 
-def replay(engine: Runs, schedule: str, started: str = "") -> Execution:
+def replay(engine: SteppedRuns, schedule: str, started: str = "") -> Execution:
     """Run one schedule, ``AAABAB…``, again; ``started`` is the order in which they were started, if not their own."""
     before = engine.start_order
     engine.start_order = tuple(started) or before
     try:
-        return engine.execute(follow(schedule))
+        if CLOCK in schedule and not engine.leases_expire:
+            with _goes_on(engine, after=schedule.index(CLOCK)):
+                return engine.execute(follow(schedule))
+        try:
+            return engine.execute(follow(schedule))
+        except Diverged:  # somebody who rests may have gone on
+            with _goes_on(engine, after=None):
+                return engine.execute(follow(schedule))
     finally:
         engine.start_order = before
 
 
-def run_serially(engine: LearningRuns) -> dict[str, Execution]:
+def run_serially(engine: SteppedRuns) -> dict[str, Execution]:
     """Run every serial order, and learn which statements are chatter: they touched nothing in any of them.
 
     Drivers ask for versions and types when they connect. What touched nothing could be anything (a function of C, a
@@ -367,6 +427,6 @@ def run_serially(engine: LearningRuns) -> dict[str, Execution]:
     return _run_orders(engine) if engine.stepper.chatter else serial
 
 
-def _run_orders(engine: LearningRuns) -> dict[str, Execution]:
+def _run_orders(engine: SteppedRuns) -> dict[str, Execution]:
     orders = itertools.permutations(engine.names)
     return {"".join(order): engine.execute(follow(""), order) for order in orders}

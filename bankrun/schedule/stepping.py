@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from bankrun.schedule.cast.control import NOTE, RETRIES_MAX
+from bankrun.schedule.cast.control import NOTE
 from bankrun.schedule.cast.participant import Participant
 from bankrun.schedule.cast.processes import Crew
 from bankrun.schedule.errors import Stuck
@@ -17,11 +17,12 @@ from bankrun.schedule.protocol.proxy import Link, Proxy
 from bankrun.schedule.protocol.requests import Kind, Request
 from bankrun.schedule.server import Server
 from bankrun.schedule.settling import Settling
-from bankrun.schedule.trace import CLOCK, Step, describe, tell
+from bankrun.schedule.timeouts import Timeouts
+from bankrun.schedule.trace import CLOCK, CONFLICTS, Step, describe, tell
 
 ANNOUNCED = "announced"
-CONFLICTS = frozenset({"40001", "40P01", "55P03"})
-"""What a program may run again after: serialization failure, deadlock, lock not available (manual, appendix A)."""
+CONFLICTS_MAX = 4
+"""After so many of them a program that says nothing of itself rests until another has moved."""
 NOTHING_SEEN = "it touched nothing that can be seen"
 OPENS_GUARDS = frozenset({"expire", Kind.LEAVE.value})
 """Steps after which a guard may be free, besides those in which one is left: a guard may be a session's lock."""
@@ -39,8 +40,14 @@ class Stepper:
         """Whether anybody waited for something that is not Postgres in this execution."""
         self.sources = False
         """Whether each step says where in its program the participant was."""
+        self.insists = False
+        """Whether those who rest after a conflict can go on all the same: they come last among the able."""
+        self.timeouts = Timeouts(proxy)
+        self.resting: list[str] = []
+        """Who rested when it was last asked who can go, though it stands and others can go."""
         self.bounded: set[str] = set()
-        """Who was in conflict more often than is explored."""
+        """Who was in conflict more often than is explored, and would have gone on."""
+        self._beyond: set[str] = set()
         self._proxy = proxy
         self._crew = crew
         self._settling = settling
@@ -62,6 +69,8 @@ class Stepper:
         self.saw_outside = False
         self._conflicts.clear()
         self.bounded.clear()
+        self._beyond.clear()
+        self.timeouts.begin()
         self._closed.clear()
         self._forget_done()
 
@@ -74,7 +83,11 @@ class Stepper:
         if not able and standing:
             standing[0].rests = False
             able = [standing[0].name]
-        if able and self._lease_holder() is not None:
+        self.resting = [member.name for member in standing if member.rests]
+        self.bounded |= self._beyond.intersection(self.resting)
+        if self.insists:
+            able += self.resting
+        if able and (self._lease_holder() is not None or self.timeouts.find(self._links()) is not None):
             able.append(CLOCK)
         return able
 
@@ -122,7 +135,7 @@ class Stepper:
         """Return what a participant that can take a step would do."""
         if name == CLOCK:
             holder = self._lease_holder()
-            return f"{holder.name if holder else 'the'}'s lease runs out"
+            return f"{holder.name}'s lease runs out" if holder else "the time to wait runs out"
         member = self._crew.members[name]
         link = self._next_request(member)
         if link is None:
@@ -140,7 +153,7 @@ class Stepper:
         """
         waits_outside = self._outside()
         if name == CLOCK:
-            step: Step | None = self._expire()
+            step: Step | None = self._run_out() if self._lease_holder() is None else self._expire()
         else:
             member = self._crew.members[name]
             source = self._where(member) if self.sources else ()
@@ -160,6 +173,7 @@ class Stepper:
                     member.rests = False
                 step.notes += member.notes
                 member.notes.clear()
+            self.timeouts.count_step()
         return step
 
     def _outside(self) -> list[str]:
@@ -188,6 +202,18 @@ class Stepper:
                 raise Stuck(f"{holder.name}'s lease does not run out within {EXPIRE_SECONDS_MAX:g} s")
         return step
 
+    def _run_out(self) -> Step:
+        """Let the time run out for which a session waits for a lock."""
+        found = self.timeouts.find(self._links())
+        assert found is not None
+        name, before = found.link.participant, dict(self._settling.blocked)
+        self.timeouts.run_out(found)
+        self._settle()
+        self._collect()
+        step = self._observe(self._crew.members[name], "timeout", before)
+        step.notes.append(f"its {found.name} runs out")
+        return step
+
     def _open_guards(self) -> None:
         for member in self._crew.members.values():
             member.shut_out = False
@@ -214,6 +240,7 @@ class Stepper:
             ends_nothing = self._ends_nothing(link)
             is_chatter = link.conversation.pending is not None and link.conversation.pending.sql in self.chatter
             touched = self._look_at(link) if is_chatter else ()
+            self.timeouts.shorten(link)
             request = self._proxy.release(link)
             is_local = request.kind is Kind.PREPARE or is_chatter or ends_nothing
             kind = request.kind.value if not kind or not is_local else kind
@@ -286,9 +313,9 @@ class Stepper:
         for name, statements in ((step.participant, step.statements), *step.then.items()):
             found = sum(statement.sqlstate in CONFLICTS for statement in statements)
             self._conflicts[name] = self._conflicts.get(name, 0) + found
-            if found and self._conflicts[name] > RETRIES_MAX:
+            if found and self._conflicts[name] > CONFLICTS_MAX:
                 self._crew.members[name].rests = True
-                self.bounded.add(name)
+                self._beyond.add(name)
 
     # What belongs to the step before it.
 

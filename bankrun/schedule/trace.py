@@ -13,7 +13,11 @@ from bankrun.schedule.restore import Rows
 
 _ENDS_OR_IS_QUIET = QUIET_TAGS | {"COMMIT", "ROLLBACK", "CLOSE CURSOR", "CLOSE CURSOR ALL", "UNLISTEN", "RESET ALL"}
 CLOCK = "t"
-"""The participant that is no program: time, in which a lease runs out."""
+"""Who is chosen, and is no participant: time, in which a lease or the wait for a lock runs out."""
+
+CONFLICTS = frozenset({"40001", "40P01", "55P03", "57014"})
+"""What a transaction may be run again after: a serialization failure, a deadlock, a lock that is not available, a wait
+that took too long (manual, section 13.5 and appendix A)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,8 @@ class Execution:
     """Whether the rest was left out: other executions show it."""
     truncated: tuple[str, ...] = ()
     """Who was in conflict more often than is explored."""
+    rested: list[tuple[int, str]] = field(default_factory=list)
+    """After how many steps who was not let go on, because it had been in conflict."""
     seconds: float = 0.0
     catalog_changed: bool = False
 

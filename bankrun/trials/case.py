@@ -55,6 +55,11 @@ class CaseFound:
     serial_executions: int = 0
 
     @property
+    def is_well(self) -> bool:
+        """Whether nothing is wrong so far."""
+        return not self.counts.keys() & {BROKEN, ERROR}
+
+    @property
     def shortest(self) -> str:
         """The id of the shortest schedule that shows the verdict; nothing if there is none."""
         kind = self.verdict if self.verdict in self.schedules else ""
@@ -145,10 +150,10 @@ class Case:
         stuck: list[str] = []
         several: list[str] = []
         # The same interleavings in another way count where they end otherwise.
-        begins_again = remembers = False
+        begins_again = looks_again = False
 
         def look(execution: Execution) -> bool:
-            again = begins_again or (remembers and execution.started == "".join(self._engine.names))
+            again = begins_again or (looks_again and execution.started == "".join(self._engine.names))
             if not again:
                 found.executions += 1
             tell(f"{self._instances}: {execution.schedule}", found.executions)
@@ -168,21 +173,23 @@ class Case:
 
         def begin_again() -> bool:
             nonlocal begins_again
-            begins_again = len(self._engine.names) == 2 and not found.counts.keys() & {BROKEN, ERROR}
+            begins_again = len(self._engine.names) == 2 and found.is_well
             return begins_again
 
-        def may_remember() -> bool:
-            """What one program leaves in its process, the other finds there."""
-            nonlocal remembers
-            remembers = self._instances == SAME and not found.counts.keys() & {BROKEN, ERROR}
-            return remembers
+        def look_again(*, where: bool = True) -> bool:
+            nonlocal looks_again
+            wanted = where and found.is_well
+            looks_again = looks_again or wanted
+            return wanted
 
         exploration = explore(
             self._engine,
             look,
             budget=self._asked.budget,
             preemptions_max=self._asked.preemptions_max,
-            remembers=may_remember,
+            # What one program leaves in its process, the other finds there.
+            remembers=lambda: look_again(where=self._instances == SAME),
+            insists=look_again,
             starts=begin_again,
         )
         found.seconds = exploration.seconds

@@ -22,6 +22,8 @@ from queue import SimpleQueue
 from typing import Any
 
 RETRIES_MAX = 2
+INSISTENT_RETRIES_MAX = 16
+"""As many as that for one who goes on at once, again and again."""
 RECEIVE_BYTES = 65_536
 NOTE = "note"
 """The kind of what is announced and is no step."""
@@ -123,11 +125,11 @@ class Control:
     def rest(self, reason: str = "starts over") -> None:
         """Say that a conflict was met, and that all is begun again: nothing is chosen until another has moved.
 
-        Raises TooManyRetries after RETRIES_MAX of them.
+        Raises TooManyRetries after as many of them as are explored.
         """
-        if self._retries >= RETRIES_MAX:
+        if self._retries >= self._retries_max:
             self._tell(truncated=reason)
-            raise TooManyRetries(f"{self.name} was in conflict more than {RETRIES_MAX} times: {reason}")
+            raise TooManyRetries(f"{self.name} was in conflict more than {self._retries_max} times: {reason}")
         self._retries += 1
         self._tell(rests=reason)
 
@@ -142,7 +144,8 @@ class Control:
     ) -> None:
         """Run one job and tell how it ended, and what it printed."""
         self._thread = threading.get_ident()
-        self._retries, self._abandoned, self._expire = 0, False, None
+        self._retries, self._retries_max = 0, job["retries_max"]
+        self._abandoned, self._expire = False, None
         self._go = threading.Semaphore(0)
         self.url = job["url"]
         self._shared.begin(job["execution"])

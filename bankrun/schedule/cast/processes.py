@@ -65,8 +65,10 @@ class Crew:
         for member in self.members.values():
             member.reset()
 
-    def start(self, name: str, urls: Mapping[str, str], addresses: Mapping[str, Mapping[str, str]]) -> None:
-        """Let a participant begin."""
+    def start(
+        self, name: str, urls: Mapping[str, str], addresses: Mapping[str, Mapping[str, str]], retries_max: int
+    ) -> None:
+        """Let a participant begin. One that says what it does is ended after more retries than these."""
         member = self.members[name]
         spec = member.spec
         member.started = True
@@ -82,6 +84,7 @@ class Crew:
                 "cooperative": spec.kept,
                 "url": urls[name],
                 "execution": self._job,
+                "retries_max": retries_max,
             }
         )
 

@@ -167,6 +167,12 @@ class Conversation:
         return self.running is not None
 
     @property
+    def is_between_requests(self) -> bool:
+        """Whether the session could be asked something else now, without anything of the client's being under way."""
+        is_free = not (self.is_busy or self.holds_sync or self._unsynced or self._expected or self._awaits_ready)
+        return is_free and self.phase is Phase.READY and self.status != "E"
+
+    @property
     def pending(self) -> Request | None:
         """The request that is held, if the session could take it now."""
         if self.phase is not Phase.READY or self.is_busy:

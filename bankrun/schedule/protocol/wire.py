@@ -17,6 +17,7 @@ from uuid import UUID
 from bankrun.schedule.errors import WireError
 
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+VALUE_CHARACTERS_MAX = 10_000
 COUNT_DIGITS_MAX = 20  # of a uint64: the most rows that a server counts
 STARTUP_BYTES_MAX = 10_000  # MAX_STARTUP_PACKET_LENGTH, src/include/libpq/pqcomm.h
 SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST = 80877103, 80877104, 80877102
@@ -223,6 +224,12 @@ def read_row(body: bytes, columns: tuple[tuple[int, bool], ...], length_max: int
         at += length
         values.append((show_binary(value, type_oid) if binary else text(value))[:length_max])
     return tuple(values)
+
+
+def read_text_row(body: bytes) -> tuple[str | None, ...]:
+    """Return the values of a DataRow that were asked for by a simple Query: all are text."""
+    (count,) = _unpack("!H", body, 0)
+    return read_row(body, ((0, False),) * count, VALUE_CHARACTERS_MAX)
 
 
 def read_tag(body: bytes) -> tuple[str, int | None]:

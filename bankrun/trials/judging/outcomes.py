@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from bankrun.schedule.trace import CONFLICTS
+
 Row = Mapping[str, Any]
 """Column → value, as ``to_jsonb`` has it; numbers with a fraction are Decimals."""
-CONFLICTS = frozenset({"40001", "40P01", "55P03"})
-"""A serialization failure, a deadlock, a lock not available: the transaction may be run again (manual, 13.5)."""
 CONSTRAINT_CLASS = "23"
 
 

@@ -1,0 +1,105 @@
+"""The time that a session may wait for a lock: no clock runs by itself here, so it is made short, and let run out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bankrun.schedule.errors import Stuck
+from bankrun.schedule.protocol.conversation import Phase
+from bankrun.schedule.protocol.proxy import Link, Proxy
+
+SHORT_MS = 400
+"""Longer than it takes to see that somebody waits."""
+CONSIDERED_MS_MAX = 600_000
+"""Who is ready to wait for longer than this is taken to wait for ever."""
+RUN_OUT_SECONDS_MAX = 5.0
+_NAMES = ("lock_timeout", "statement_timeout")
+
+
+@dataclass(frozen=True, slots=True)
+class Shortened:
+    """A setting of a session that was made short, and what it was."""
+
+    link: Link
+    name: str
+    told: str
+    is_local: bool
+    """Whether it is of a transaction only: what ends that takes it back."""
+
+
+class Timeouts:
+    """Asks a session how long it would wait, right before a step; makes that short, and long again afterwards."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self.after: int | None = None
+        """After how many steps of an execution somebody's time is to run out; None if it is not."""
+        self._taken = 0
+        self._short: dict[int, Shortened] = {}
+
+    def begin(self) -> None:
+        """Begin an execution."""
+        self._taken = 0
+        self._short.clear()
+
+    def count_step(self) -> None:
+        """Take note of a step."""
+        self._taken += 1
+        self.restore()
+
+    def shorten(self, link: Link) -> None:
+        """Make short how long this session waits, if it does not for ever and the step that begins now is the one."""
+        if self.after is None or self._taken != self.after - 1:
+            self.restore()
+            return
+        if not link.conversation.is_between_requests:
+            return
+        for name in _NAMES:
+            told = (self._proxy.ask(link, f"SHOW {name}") or ("0",))[0] or "0"
+            found = in_milliseconds(told)
+            if found == SHORT_MS and id(link) in self._short:
+                return
+            if 0 < found <= CONSIDERED_MS_MAX:
+                is_local = link.conversation.status == "T"
+                self._set(link, name, f"{min(SHORT_MS, found)}", is_local=is_local)
+                self._short[id(link)] = Shortened(link, name, told, is_local)
+                return
+
+    def _set(self, link: Link, name: str, value: str, *, is_local: bool) -> None:
+        self._proxy.ask(link, f"SET {'LOCAL ' if is_local else ''}{name} = '{value}'")
+
+    def find(self, links: Iterable[Link]) -> Shortened | None:
+        """Return where time can run out now."""
+        waiting = (link for link in links if link.conversation.is_waiting and link.conversation.running is not None)
+        return next((self._short[id(link)] for link in waiting if id(link) in self._short), None)
+
+    def run_out(self, short: Shortened) -> None:
+        """Wait until it has, and no longer."""
+        conversation = short.link.conversation
+        running, deadline = conversation.running, time.monotonic() + RUN_OUT_SECONDS_MAX
+        while conversation.running is running:
+            self._proxy.pump(0.005)
+            if time.monotonic() > deadline:
+                raise Stuck(f"{short.name} of {short.link.participant} does not run out")
+
+    def restore(self) -> None:
+        """Let sessions that wait no longer wait for as long as they wanted."""
+        for key, short in list(self._short.items()):
+            conversation = short.link.conversation
+            if conversation.running is not None or conversation.phase is Phase.CLOSED:
+                continue
+            if short.is_local and conversation.status != "T":
+                del self._short[key]
+            elif conversation.is_between_requests:
+                del self._short[key]
+                self._set(short.link, short.name, short.told, is_local=short.is_local)
+
+
+def in_milliseconds(told: str) -> int:
+    """Return what Postgres shows of a time, such as ``0``, ``250ms``, ``5s`` or ``2min`` (manual, section 19.1.1)."""
+    number = told.rstrip("abcdefghijklmnopqrstuvwxyz")
+    return (
+        int(number) * {"": 1, "ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}[told[len(number) :]]
+    )
