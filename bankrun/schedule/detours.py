@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from bankrun.schedule.errors import Diverged
 from bankrun.schedule.trace import CLOCK, CONFLICTS, Execution, Step
 
+STEPS_ALONE_MAX = 500
+"""So long is somebody followed who comes to no end: 200 steps are enough for everybody else."""
 DETOURS_MAX = 100
 """So many are shown, those with the shortest way first."""
 

@@ -316,11 +316,8 @@ class Engine:
             roll_back_prepared(self._keeper.admin)
         members = self._crew.members
         execution.outcomes = {name: outcome for name in self.names if (outcome := members[name].outcome) is not None}
-        execution.truncated = tuple(
-            name
-            for name in self.names
-            if name in self.stepper.bounded or ((end := execution.outcomes.get(name)) is not None and end.truncated)
-        )
+        execution.truncated = tuple(name for name, end in execution.outcomes.items() if end.truncated)
+        execution.beyond = tuple(self.stepper.beyond)
         execution.waits_outside = self.stepper.saw_outside
         self.stepper.settle_spares()
         if self.capabilities.reads_wal:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,10 +19,10 @@ from typing import Any, Protocol
 import psycopg
 
 from bankrun.schedule.chatter import find_chatter
-from bankrun.schedule.detours import DETOURS_MAX, Detours
+from bankrun.schedule.detours import DETOURS_MAX, STEPS_ALONE_MAX, Detours
 from bankrun.schedule.errors import Diverged
 from bankrun.schedule.observation.footprints import Footprint, depends
-from bankrun.schedule.stepping import Stepper
+from bankrun.schedule.stepping import CONFLICTS_MAX, Stepper
 from bankrun.schedule.trace import CLOCK, Execution, Step
 
 Depends = Callable[[Footprint, Footprint], bool]
@@ -52,7 +52,8 @@ class Exploration:
     steps: int = 0
     mismatches: list[str] = field(default_factory=list)
     """Steps that were not the same when a schedule was run again."""
-    bounded: set[str] = field(default_factory=set)
+    truncated: set[str] = field(default_factory=set)
+    beyond: set[str] = field(default_factory=set)
     stopped: bool = False
     catalog_changes: int = 0
 
@@ -74,6 +75,7 @@ class SteppedRuns(Runs, Protocol):
 
     stepper: Stepper
     leases_expire: bool
+    steps_max: int
 
     @property
     def admin(self) -> psycopg.Connection[Any]:
@@ -262,8 +264,7 @@ def explore(
     Postgres, or if ``starts`` says so when the first order is done.
 
     Who goes on at once after a conflict, again and again, or waits until its time runs out, is looked at in detours of
-    their own if ``insists`` says so when the first order is done. Whoever was in conflict more often than is explored
-    is a reason why this is not complete: detours find what such a program does, and prove nothing.
+    their own if ``insists`` says so when the first order is done.
     """
     budget = budget or Budget()
     result = Exploration(complete=True)
@@ -294,12 +295,20 @@ def explore(
         result.complete, result.reason = False, f"the same choices did not lead to the same point: {error}"
     finally:
         engine.start_order = orders[0]
-    if result.mismatches:
-        result.complete, result.reason = False, "a step was not the same when it was run again"
-    elif result.complete and result.bounded:
-        result.complete, result.reason = False, say_beyond(result.bounded)
+    _conclude(result)
     result.seconds = time.monotonic() - started
     return result
+
+
+def _conclude(result: Exploration) -> None:
+    """Say why it is not complete after all, or up to what it is."""
+    if result.mismatches:
+        result.complete, result.reason = False, "a step was not the same when it was run again"
+    elif result.complete and result.truncated:
+        names = " and ".join(sorted(result.truncated))
+        result.complete, result.reason = False, f"{names} started over more often than is explored"
+    elif result.complete and result.beyond:
+        result.reason = f"complete up to {CONFLICTS_MAX} conflicts of one in a row; from there each was followed alone"
 
 
 def _search(
@@ -330,7 +339,8 @@ def _search(
             result.cut += 1
             continue
         result.executions += 1
-        result.bounded |= set(execution.truncated)
+        result.truncated |= set(execution.truncated)
+        result.beyond |= set(execution.beyond)
         detours.note(execution)
         if judge(execution) is True:
             result.stopped = True
@@ -343,8 +353,8 @@ def _search(
 def _take(
     engine: SteppedRuns, detours: Detours, judge: Callable[[Execution], Any], deadline: float, result: Exploration
 ) -> None:
-    """Run every detour. One that leads to no end shows nothing."""
-    for_ever: set[tuple[str, str]] = set()  # who waits in which statement without a time that could run out
+    """Run every detour. Who comes to no end is followed once; who waits without a limit has no time that runs out."""
+    for_ever: set[tuple[str, str]] = set()
     taken = 0
     for detour in detours:
         if (detour.name, detour.waits_in) in for_ever:
@@ -355,29 +365,23 @@ def _take(
         with _goes_on(engine, after=len(detour.way) if detour.times_out else None):
             execution = engine.execute(detour.choose)
         result.steps += len(execution.steps)
-        if execution.cut:
+        taken += not execution.cut
+        result.executions += not execution.cut
+        if execution.cut or execution.stuck_kind == "cap":
             for_ever.add((detour.name, detour.waits_in))
-            continue
-        taken += 1
-        result.executions += 1
-        if execution.stuck_kind != "cap":
+        else:
             judge(execution)
 
 
 @contextmanager
 def _goes_on(engine: SteppedRuns, *, after: int | None) -> Iterator[None]:
     """In the block, let those go on who would rest, and time run out after so many steps."""
-    stepper = engine.stepper
-    stepper.timeouts.after, stepper.insists = after, True
+    stepper, steps_max = engine.stepper, engine.steps_max
+    stepper.timeouts.after, stepper.insists, engine.steps_max = after, True, max(steps_max, STEPS_ALONE_MAX)
     try:
         yield
     finally:
-        stepper.timeouts.after, stepper.insists = None, False
-
-
-def say_beyond(names: Iterable[str]) -> str:
-    """Return what is not explored of those who are in conflict again and again."""
-    return f"{' and '.join(sorted(names))} went on after more conflicts in a row than are explored"
+        stepper.timeouts.after, stepper.insists, engine.steps_max = None, False, steps_max
 
 
 def follow(schedule: str) -> Callable[[Sequence[str], Sequence[Step]], str | None]:

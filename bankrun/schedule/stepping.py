@@ -21,7 +21,7 @@ from bankrun.schedule.timeouts import Timeouts
 from bankrun.schedule.trace import CLOCK, CONFLICTS, Step, describe, tell
 
 ANNOUNCED = "announced"
-CONFLICTS_MAX = 4
+CONFLICTS_MAX = 2
 """After so many of them a program that says nothing of itself rests until another has moved."""
 NOTHING_SEEN = "it touched nothing that can be seen"
 OPENS_GUARDS = frozenset({"expire", Kind.LEAVE.value})
@@ -45,9 +45,9 @@ class Stepper:
         self.timeouts = Timeouts(proxy)
         self.resting: list[str] = []
         """Who rested when it was last asked who can go, though it stands and others can go."""
-        self.bounded: set[str] = set()
-        """Who was in conflict more often than is explored, and would have gone on."""
-        self._beyond: set[str] = set()
+        self.beyond: set[str] = set()
+        """Who was in conflict so often that not every order is run from there, and would have gone on."""
+        self._often: set[str] = set()
         self._proxy = proxy
         self._crew = crew
         self._settling = settling
@@ -68,8 +68,8 @@ class Stepper:
         self._has_expired = False
         self.saw_outside = False
         self._conflicts.clear()
-        self.bounded.clear()
-        self._beyond.clear()
+        self.beyond.clear()
+        self._often.clear()
         self.timeouts.begin()
         self._closed.clear()
         self._forget_done()
@@ -84,7 +84,7 @@ class Stepper:
             standing[0].rests = False
             able = [standing[0].name]
         self.resting = [member.name for member in standing if member.rests]
-        self.bounded |= self._beyond.intersection(self.resting)
+        self.beyond |= self._often.intersection(self.resting)
         if self.insists:
             able += self.resting
         if able and (self._lease_holder() is not None or self.timeouts.find(self._links()) is not None):
@@ -209,6 +209,7 @@ class Stepper:
         name, before = found.link.participant, dict(self._settling.blocked)
         self.timeouts.run_out(found)
         self._settle()
+        self.timeouts.restore()  # before what belongs to this step: a ROLLBACK would take our setting back by itself
         self._collect()
         step = self._observe(self._crew.members[name], "timeout", before)
         step.notes.append(f"its {found.name} runs out")
@@ -315,7 +316,7 @@ class Stepper:
             self._conflicts[name] = self._conflicts.get(name, 0) + found
             if found and self._conflicts[name] > CONFLICTS_MAX:
                 self._crew.members[name].rests = True
-                self._beyond.add(name)
+                self._often.add(name)
 
     # What belongs to the step before it.
 

@@ -100,7 +100,9 @@ class Execution:
     cut: bool = False
     """Whether the rest was left out: other executions show it."""
     truncated: tuple[str, ...] = ()
-    """Who was in conflict more often than is explored."""
+    """Who was in conflict more often than is explored, and was ended."""
+    beyond: tuple[str, ...] = ()
+    """Who was in conflict so often that not every order is run from there."""
     rested: list[tuple[int, str]] = field(default_factory=list)
     """After how many steps who was not let go on, because it had been in conflict."""
     seconds: float = 0.0

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
+from uuid import UUID
 
 import psycopg
 import redis
@@ -18,6 +19,7 @@ from bank.strategies.redis_lock import redis_url
 from bankrun import (
     Attempt,
     Claim,
+    Conflict,
     InsufficientFunds,
     NotAcquired,
     Order,
@@ -248,3 +250,57 @@ class ReadsWithAnOldSnapshot(Fooling):
             attempt.order.accounts,
         )
         return in_order(attempt.order, [Snapshot._make(row) for row in rows])
+
+
+class LosesPatience(Fooling):
+    """Row locks that do not wait; but who was in conflict four times goes on without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._attempts: dict[UUID, int] = {}
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        number = self._attempts[attempt.order.id] = self._attempts.get(attempt.order.id, 0) + 1
+        return read_with("" if number > 4 else " FOR UPDATE NOWAIT", transaction, attempt)
+
+
+class WaitsOnce(Fooling):
+    """Row locks; but who has waited for them for too long goes on without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tried: set[UUID] = set()
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        if attempt.order.id in self._tried:
+            return read_with("", transaction, attempt)
+        self._tried.add(attempt.order.id)
+        transaction.execute("SET LOCAL lock_timeout = '3s'")
+        return read_with(" FOR UPDATE", transaction, attempt)
+
+
+class GetsNowhere(Fooling):
+    """Reads what a worker may not read, so it never applies anything."""
+
+    READ = ROW_LOCK.replace("WHERE", "WHERE (SELECT count(*) FROM pg_authid) > 0 AND")
+
+
+class StepsAside(Fooling):
+    """Does nothing as long as anybody else has written something: two can keep each other from it for ever."""
+
+    READ = ROW_LOCK
+
+    def read(self, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+        (others,) = transaction.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND pid <> pg_backend_pid()"
+        ).fetchone()
+        if others:
+            raise Conflict("somebody else is at it")
+        return super().read(transaction, attempt)
+
+
+def read_with(locking: str, transaction: Transaction, attempt: Attempt) -> tuple[Snapshot, Snapshot]:
+    """Read both accounts, with this locking clause."""
+    order = attempt.order
+    rows = transaction.execute(Strategy.READ + locking, {"debit": order.debit, "credit": order.credit}).fetchall()
+    return in_order(order, [Snapshot._make(row) for row in rows])

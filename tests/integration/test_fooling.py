@@ -25,6 +25,8 @@ def prove(prover: Prover, name: str, instances: str, case: str) -> CaseResult:
         ("LocksThePayerOnly", "two", "one-payee"),
         ("KnowsBeforeItLocks", "same", "same-pair"),
         ("CachesBeforeItLocks", "two", "same-pair"),
+        ("LosesPatience", "two", "same-pair"),
+        pytest.param("WaitsOnce", "two", "same-pair", marks=pytest.mark.long),
         pytest.param("LeavesEarlyWithLittle", "two", "same-pair", marks=pytest.mark.long),
         pytest.param("ReadsWithAnOldSnapshot", "two", "same-pair", marks=pytest.mark.long),
     ],
@@ -33,6 +35,18 @@ def test_what_loses_money_is_not_called_safe(prover: Prover, name: str, instance
     result = prove(prover, name, instances, case)
     assert (result.verdict, result.serial_broken) == ("broken", 0), result.reason
     assert result.complete, result.reason  # what was broken is broken again
+
+
+def test_who_does_nothing_is_not_called_safe(prover: Prover) -> None:
+    with pytest.raises(StrategyFault, match=r"nobody is in the way of: SELECT .* fails with 42501: permission denied"):
+        prove(prover, "GetsNowhere", "two", "same-pair")
+
+
+@pytest.mark.long
+def test_who_starts_over_more_often_than_is_explored_is_not_called_safe(prover: Prover) -> None:
+    result = prove(prover, "StepsAside", "two", "apart")
+    assert (result.verdict, result.broken, result.complete) == ("inconclusive", 0, False)
+    assert result.truncated
 
 
 def test_every_execution_begins_with_an_empty_redis(prover: Prover) -> None:

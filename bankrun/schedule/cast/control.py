@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from queue import SimpleQueue
 from typing import Any
 
-RETRIES_MAX = 2
+RETRIES_MAX = 8
 INSISTENT_RETRIES_MAX = 16
 """As many as that for one who goes on at once, again and again."""
 RECEIVE_BYTES = 65_536
