@@ -76,9 +76,10 @@ class Provenance:
 
     def servers(self) -> str:
         """Return the servers and the machine in a few words. Raises CannotStart where they are not told."""
+        postgres = self.told("postgres.server_version")
         brokers = [name for name in ("redis", "rabbitmq") if name in self.environment] or ["redis"]
         told = [f"{self.told(f'{broker}.server')} {self.told(f'{broker}.version')}" for broker in brokers]
-        return f"Postgres {self.told('postgres.server_version')}, {' and '.join(told)}, {self.told('cores')} cores"
+        return f"Postgres {postgres}, {' and '.join(told)}, {self.told('cores')} cores"
 
     def told(self, name: str) -> str:
         """Return a value of the environment by its dotted name. Raises CannotStart if there is none."""
