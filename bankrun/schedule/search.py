@@ -283,7 +283,7 @@ def explore(
                 _search(engine, once, judge, budget, deadline, result, detours)
                 search.mismatches += once.mismatches
             if order == orders[0] and not result.stopped and insists():
-                _take(engine, detours, judge, deadline, result)
+                _take(engine, detours, judge, budget, deadline, result)
             if order == orders[0] and (waits_outside or starts()):
                 orders += list(itertools.permutations(engine.names))[1:]
             if result.complete and search.skipped:
@@ -351,7 +351,12 @@ def _search(
 
 
 def _take(
-    engine: SteppedRuns, detours: Detours, judge: Callable[[Execution], Any], deadline: float, result: Exploration
+    engine: SteppedRuns,
+    detours: Detours,
+    judge: Callable[[Execution], Any],
+    budget: Budget,
+    deadline: float,
+    result: Exploration,
 ) -> None:
     """Run every detour. Who comes to no end is followed once; who waits without a limit has no time that runs out."""
     for_ever: set[tuple[str, str]] = set()
@@ -359,8 +364,10 @@ def _take(
     for detour in detours:
         if (detour.name, detour.waits_in) in for_ever:
             continue
-        if taken == DETOURS_MAX or time.monotonic() > deadline:
-            result.complete, result.reason = False, "not all was run that retries and timeouts may lead to"
+        is_spent = result.executions + result.cut >= budget.executions or time.monotonic() > deadline
+        if taken == DETOURS_MAX or is_spent:
+            if result.complete:
+                result.complete, result.reason = False, "not all was run that retries and timeouts may lead to"
             return
         with _goes_on(engine, after=len(detour.way) if detour.times_out else None):
             execution = engine.execute(detour.choose)

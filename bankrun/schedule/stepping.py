@@ -17,7 +17,7 @@ from bankrun.schedule.protocol.proxy import Link, Proxy
 from bankrun.schedule.protocol.requests import Kind, Request
 from bankrun.schedule.server import Server
 from bankrun.schedule.settling import Settling
-from bankrun.schedule.timeouts import Timeouts
+from bankrun.schedule.timeouts import Shortened, Timeouts
 from bankrun.schedule.trace import CLOCK, CONFLICTS, Step, describe, tell
 
 ANNOUNCED = "announced"
@@ -87,7 +87,7 @@ class Stepper:
         self.beyond |= self._often.intersection(self.resting)
         if self.insists:
             able += self.resting
-        if able and (self._lease_holder() is not None or self.timeouts.find(self._links()) is not None):
+        if able and (self._lease_holder() is not None or self._find_short() is not None):
             able.append(CLOCK)
         return able
 
@@ -204,16 +204,19 @@ class Stepper:
 
     def _run_out(self) -> Step:
         """Let the time run out for which a session waits for a lock."""
-        found = self.timeouts.find(self._links())
+        found = self._find_short()
         assert found is not None
         name, before = found.link.participant, dict(self._settling.blocked)
-        self.timeouts.run_out(found)
+        has_run_out = self.timeouts.run_out(found)
         self._settle()
         self.timeouts.restore()  # before what belongs to this step: a ROLLBACK would take our setting back by itself
         self._collect()
         step = self._observe(self._crew.members[name], "timeout", before)
-        step.notes.append(f"its {found.name} runs out")
+        step.notes += [f"its {found.name} runs out"] if has_run_out else []
         return step
+
+    def _find_short(self) -> Shortened | None:
+        return self.timeouts.find(link for name in self._settling.blocked for link in self._proxy.links(name))
 
     def _open_guards(self) -> None:
         for member in self._crew.members.values():

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bankrun.schedule.errors import Stuck
 from bankrun.schedule.protocol.conversation import Phase
 from bankrun.schedule.protocol.proxy import Link, Proxy
 
@@ -14,7 +13,7 @@ SHORT_MS = 400
 """Longer than it takes to see that somebody waits."""
 CONSIDERED_MS_MAX = 600_000
 """Who is ready to wait for longer than this is taken to wait for ever."""
-RUN_OUT_SECONDS_MAX = 5.0
+RUN_OUT_SECONDS_MAX = 3.0
 _NAMES = ("lock_timeout", "statement_timeout")
 
 
@@ -70,19 +69,18 @@ class Timeouts:
     def _set(self, link: Link, name: str, value: str, *, is_local: bool) -> None:
         self._proxy.ask(link, f"SET {'LOCAL ' if is_local else ''}{name} = '{value}'")
 
-    def find(self, links: Iterable[Link]) -> Shortened | None:
-        """Return where time can run out now."""
-        waiting = (link for link in links if link.conversation.is_waiting and link.conversation.running is not None)
-        return next((self._short[id(link)] for link in waiting if id(link) in self._short), None)
+    def find(self, waiting: Iterable[Link]) -> Shortened | None:
+        """Return where time can run out now, of connections of those who wait."""
+        busy = (link for link in waiting if link.conversation.running is not None)
+        return next((self._short[id(link)] for link in busy if id(link) in self._short), None)
 
-    def run_out(self, short: Shortened) -> None:
-        """Wait until it has, and no longer."""
+    def run_out(self, short: Shortened) -> bool:
+        """Wait until it has, and no longer. It has not where a function sets a time of its own."""
         conversation = short.link.conversation
         running, deadline = conversation.running, time.monotonic() + RUN_OUT_SECONDS_MAX
-        while conversation.running is running:
+        while conversation.running is running and time.monotonic() < deadline:
             self._proxy.pump(0.005)
-            if time.monotonic() > deadline:
-                raise Stuck(f"{short.name} of {short.link.participant} does not run out")
+        return conversation.running is not running
 
     def restore(self) -> None:
         """Let sessions that wait no longer wait for as long as they wanted."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bankrun.servers.embedded import private_postgres
 from bankrun.servers.places import Place
+from bankrun.servers.state_dir import default_state_dir
 from bankrun.trials.case import CaseFound
 from bankrun.trials.trial import ask, open_server, put_on_trial
 
@@ -119,6 +122,15 @@ def test_what_comes_after_patience_is_met(server: Place, tmp_path: Path, program
 @pytest.mark.parametrize("program", ["ask(40, 'go on')", "wait('lock_timeout=5s', 'go on')"])
 def test_in_one_process_too(server: Place, tmp_path: Path, program: str) -> None:
     assert try_(server, tmp_path, program, instances="same").verdict == "broken"
+
+
+@LONG
+def test_on_a_given_server_too(tmp_path: Path) -> None:
+    state = Path(os.environ["BANKRUN_STATE_DIR"]) if "BANKRUN_STATE_DIR" in os.environ else default_state_dir()
+    with private_postgres(state, {}) as one:
+        given = Place(str(one.host), one.port, one.user, "", "postgres", is_ours=False)
+        found = try_(given, tmp_path, "wait('lock_timeout=5s', 'go on')")
+    assert found.verdict == "broken", found.reason
 
 
 def test_a_wait_that_ran_out_is_told_and_can_be_shown_again(server: Place, tmp_path: Path) -> None:
