@@ -10,13 +10,15 @@ So from each point where somebody rested, or waited, one more execution begins: 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bankrun.schedule.errors import Diverged
 from bankrun.schedule.trace import CLOCK, CONFLICTS, Execution, Step
 
 STEPS_ALONE_MAX = 500
 """So long is somebody followed who comes to no end: 200 steps are enough for everybody else."""
+RUN_OUTS = {1: 2, 2: 3, 3: 6}
+"""If its time ran out so often in one execution, how often it does in the next one."""
 DETOURS_MAX = 100
 """So many are shown, those with the shortest way first."""
 
@@ -28,8 +30,14 @@ class Detour:
     way: str
     name: str
     times_out: bool
-    waits_in: str = ""
-    """The statement whose time would run out."""
+    place: tuple[object, ...]
+    """Where in its program it is: who, and its statement that waits or was in conflict."""
+    run_outs: int = 1
+    """How often its time runs out: the wait after that ends otherwise."""
+
+    def runs_out(self, number: int) -> bool:
+        """Whether its time is to run out in a wait in which the step with this number ends: in this, and all later."""
+        return self.times_out and number >= len(self.way)
 
     def choose(self, able: Sequence[str], steps: Sequence[Step]) -> str | None:
         """Choose as ``explore`` does; None if there is no such detour."""
@@ -40,7 +48,16 @@ class Detour:
             return name
         if self.times_out and len(steps) == len(self.way):
             return CLOCK if CLOCK in able else None
+        if self.name not in able and CLOCK in able and _count_run_outs(steps) < self.run_outs and self.times_out:
+            return CLOCK
         return self.name if self.name in able else able[0]
+
+    def find_next(self, execution: Execution) -> Detour | None:
+        """Return the same with time running out more often, if it has waited once more; None if there is none."""
+        last = max((number for number, step in enumerate(execution.steps) if step.kind == "timeout"), default=-1)
+        waits = any(step.participant == self.name and step.blocked_by for step in execution.steps[last + 1 :])
+        more = RUN_OUTS.get(self.run_outs) if waits and self.times_out else None
+        return None if more is None else replace(self, run_outs=more)
 
 
 class Detours:
@@ -54,12 +71,15 @@ class Detours:
         for count, name in execution.rested:
             self._keep(
                 (name, _without_conflicts(execution.steps[:count], name)),
-                Detour(execution.schedule[:count], name, times_out=False),
+                Detour(execution.schedule[:count], name, False, (name, _last_conflict(execution.steps[:count], name))),
             )
         for number, step in enumerate(execution.steps, 1):
             if step.blocked_by:
-                key = (step.participant, step.text, _without_conflicts(execution.steps[:number], step.participant))
-                self._keep(key, Detour(execution.schedule[:number], step.participant, True, step.text))
+                name, before = step.participant, execution.steps[:number]
+                place = (name, step.text, sum(one.participant == name for one in before))
+                self._keep(
+                    (place, _without_conflicts(before, name)), Detour(execution.schedule[:number], name, True, place)
+                )
 
     def _keep(self, key: tuple[object, ...], detour: Detour) -> None:
         known = self._found.get(key)
@@ -69,6 +89,15 @@ class Detours:
     def __iter__(self) -> Iterator[Detour]:
         """Return them, the shortest first."""
         return iter(sorted(self._found.values(), key=lambda one: (one.times_out, len(one.way), one.way)))
+
+
+def _count_run_outs(steps: Sequence[Step]) -> int:
+    return sum(step.kind == "timeout" for step in steps)
+
+
+def _last_conflict(steps: Sequence[Step], name: str) -> str:
+    """Return the statement with which one was in conflict last."""
+    return next((step.text for step in reversed(steps) if step.participant == name and step.sqlstate in CONFLICTS), "")
 
 
 def _without_conflicts(steps: Sequence[Step], name: str) -> str:

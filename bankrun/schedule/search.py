@@ -359,36 +359,40 @@ def _take(
     result: Exploration,
 ) -> None:
     """Run every detour. Who comes to no end is followed once; who waits without a limit has no time that runs out."""
-    for_ever: set[tuple[str, str]] = set()
-    taken = 0
-    for detour in detours:
-        if (detour.name, detour.waits_in) in for_ever:
+    for_ever: set[tuple[object, ...]] = set()
+    taken, ahead = 0, list(detours)[::-1]
+    while ahead:
+        detour = ahead.pop()
+        if detour.place in for_ever:
             continue
         is_spent = result.executions + result.cut >= budget.executions or time.monotonic() > deadline
         if taken == DETOURS_MAX or is_spent:
             if result.complete:
                 result.complete, result.reason = False, "not all was run that retries and timeouts may lead to"
             return
-        with _goes_on(engine, after=len(detour.way) if detour.times_out else None):
+        with _goes_on(engine, detour.runs_out):
             execution = engine.execute(detour.choose)
         result.steps += len(execution.steps)
         taken += not execution.cut
         result.executions += not execution.cut
         if execution.cut or execution.stuck_kind == "cap":
-            for_ever.add((detour.name, detour.waits_in))
-        else:
-            judge(execution)
+            for_ever.add(detour.place)
+            continue
+        judge(execution)
+        following = detour.find_next(execution)
+        if following is not None:
+            ahead.append(following)
 
 
 @contextmanager
-def _goes_on(engine: SteppedRuns, *, after: int | None) -> Iterator[None]:
-    """In the block, let those go on who would rest, and time run out after so many steps."""
-    stepper, steps_max = engine.stepper, engine.steps_max
-    stepper.timeouts.after, stepper.insists, engine.steps_max = after, True, max(steps_max, STEPS_ALONE_MAX)
+def _goes_on(engine: SteppedRuns, runs_out: Callable[[int], bool] = lambda number: False) -> Iterator[None]:
+    """In the block, let those go on who would rest, and time run out in the waits after steps with these numbers."""
+    stepper, steps_max, before = engine.stepper, engine.steps_max, engine.stepper.timeouts.runs_out
+    stepper.timeouts.runs_out, stepper.insists, engine.steps_max = runs_out, True, max(steps_max, STEPS_ALONE_MAX)
     try:
         yield
     finally:
-        stepper.timeouts.after, stepper.insists, engine.steps_max = None, False, steps_max
+        stepper.timeouts.runs_out, stepper.insists, engine.steps_max = before, False, steps_max
 
 
 def follow(schedule: str) -> Callable[[Sequence[str], Sequence[Step]], str | None]:
@@ -414,12 +418,12 @@ def replay(engine: SteppedRuns, schedule: str, started: str = "") -> Execution:
     engine.start_order = tuple(started) or before
     try:
         if CLOCK in schedule and not engine.leases_expire:
-            with _goes_on(engine, after=schedule.index(CLOCK)):
+            with _goes_on(engine, lambda number: schedule[number : number + 1] == CLOCK):
                 return engine.execute(follow(schedule))
         try:
             return engine.execute(follow(schedule))
         except Diverged:  # somebody who rests may have gone on
-            with _goes_on(engine, after=None):
+            with _goes_on(engine):
                 return engine.execute(follow(schedule))
     finally:
         engine.start_order = before

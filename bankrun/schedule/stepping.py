@@ -250,6 +250,7 @@ class Stepper:
             kind = request.kind.value if not kind or not is_local else kind
             self._settle()
             self._collect()
+            self.timeouts.restore()
             is_local = is_local or (request.kind is Kind.STATEMENT and _is_quiet(request))
             if is_chatter and self._look_at(link) != touched:
                 is_local = False  # it touches something after all, this time: a step of its own

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from bankrun.schedule.protocol.conversation import Phase
+from bankrun.schedule.protocol.conversation import Conversation, Phase
 from bankrun.schedule.protocol.proxy import Link, Proxy
 
-SHORT_MS = 400
+SHORT_MS = 300
 """Longer than it takes to see that somebody waits."""
 CONSIDERED_MS_MAX = 600_000
 """Who is ready to wait for longer than this is taken to wait for ever."""
 RUN_OUT_SECONDS_MAX = 3.0
 _NAMES = ("lock_timeout", "statement_timeout")
+_WAIT_NEVER = ("BEGIN", "START", "SET", "SHOW", "RESET", "SAVEPOINT", "RELEASE", "ROLLBACK", "DEALLOCATE", "DISCARD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ class Timeouts:
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
-        self.after: int | None = None
-        """After how many steps of an execution somebody's time is to run out; None if it is not."""
+        self.runs_out: Callable[[int], bool] = lambda number: False
+        """Whether somebody's time is to run out in the wait in which a step ends, by the number of the step."""
         self._taken = 0
         self._short: dict[int, Shortened] = {}
 
@@ -49,22 +50,18 @@ class Timeouts:
         self.restore()
 
     def shorten(self, link: Link) -> None:
-        """Make short how long this session waits, if it does not for ever and the step that begins now is the one."""
-        if self.after is None or self._taken != self.after - 1:
-            self.restore()
+        """Make short how long this session waits for its next request, if time is to run out, and not for ever."""
+        conversation = link.conversation
+        self.restore()
+        if not self.runs_out(self._taken + 1) or not conversation.is_between_requests or _waits_never(conversation):
             return
-        if not link.conversation.is_between_requests:
-            return
-        for name in _NAMES:
-            told = (self._proxy.ask(link, f"SHOW {name}") or ("0",))[0] or "0"
-            found = in_milliseconds(told)
-            if found == SHORT_MS and id(link) in self._short:
-                return
-            if 0 < found <= CONSIDERED_MS_MAX:
-                is_local = link.conversation.status == "T"
-                self._set(link, name, f"{min(SHORT_MS, found)}", is_local=is_local)
-                self._short[id(link)] = Shortened(link, name, told, is_local)
-                return
+        told = {name: (self._proxy.ask(link, f"SHOW {name}") or ("0",))[0] or "0" for name in _NAMES}
+        limits = {name: limit for name, one in told.items() if 0 < (limit := in_milliseconds(one)) <= CONSIDERED_MS_MAX}
+        if limits:
+            name = min(limits, key=lambda one: limits[one])
+            is_local = conversation.status == "T"
+            self._set(link, name, f"{min(SHORT_MS, limits[name])}", is_local=is_local)
+            self._short[id(link)] = Shortened(link, name, told[name], is_local)
 
     def _set(self, link: Link, name: str, value: str, *, is_local: bool) -> None:
         self._proxy.ask(link, f"SET {'LOCAL ' if is_local else ''}{name} = '{value}'")
@@ -93,6 +90,12 @@ class Timeouts:
             elif conversation.is_between_requests:
                 del self._short[key]
                 self._set(short.link, short.name, short.told, is_local=short.is_local)
+
+
+def _waits_never(conversation: Conversation) -> bool:
+    """Whether the next request is one that takes no lock, as its first word says. It may ask how long we would wait."""
+    request = conversation.pending
+    return request is None or request.sql.lstrip().partition(" ")[0].rstrip(";").upper() in _WAIT_NEVER
 
 
 def in_milliseconds(told: str) -> int:
