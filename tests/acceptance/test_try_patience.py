@@ -62,6 +62,38 @@ def wait_in_a_transaction():
         c.execute("DO $$BEGIN PERFORM FROM stock FOR UPDATE; EXCEPTION WHEN lock_not_available THEN NULL; END$$")
         sell(c, "")
 
+def wait_thrice():
+    with session(options="-c lock_timeout=30s -c statement_timeout=5s") as c:
+        for _ in range(3):
+            try:
+                return sell(c, "FOR UPDATE")
+            except QueryCanceled:
+                c.rollback()
+        c.execute("SET statement_timeout = 0")
+        sell(c, "")
+
+def wait_without_and_with():
+    with session() as c:
+        c.execute("SELECT 1 FROM stock WHERE id = 1 FOR UPDATE")
+    wait("lock_timeout=5s", "go on")
+
+def give_up_by_savepoint():
+    with session() as c:
+        before = c.execute("SHOW lock_timeout").fetchone()[0]
+        c.execute("SET lock_timeout = '5s'")
+        c.execute("SAVEPOINT s")
+        try:
+            c.execute("SELECT 1 FROM stock WHERE id = 1 FOR UPDATE")
+        except LockNotAvailable:
+            c.execute("ROLLBACK TO s")
+        assert c.execute("SHOW lock_timeout").fetchone()[0] == "5s"
+        c.execute(f"SET lock_timeout = '{before}'")
+        sell(c, "FOR UPDATE")
+
+def ask_for_ever_and_then_thrice():
+    ask_for_ever()
+    ask(3, "go on")
+
 def hold_it_for_longer_than_the_other_waits():
     with session() as c:
         sell(c, "FOR UPDATE")
@@ -110,6 +142,10 @@ LONG = pytest.mark.long
         pytest.param("wait('lock_timeout=0', 'go on')", "safe", marks=LONG),
         pytest.param("wait('lock_timeout=2h', 'go on')", "safe", marks=LONG),
         pytest.param("wait_in_a_transaction()", "broken", marks=LONG),
+        pytest.param("wait_thrice()", "broken", marks=LONG),
+        pytest.param("wait_without_and_with()", "broken", marks=LONG),
+        pytest.param("give_up_by_savepoint()", "safe", marks=LONG),
+        pytest.param("ask_for_ever_and_then_thrice()", "broken", marks=LONG),
     ],
 )
 def test_what_comes_after_patience_is_met(server: Place, tmp_path: Path, program: str, verdict: str) -> None:
