@@ -90,10 +90,6 @@ def give_up_by_savepoint():
         c.execute(f"SET lock_timeout = '{before}'")
         sell(c, "FOR UPDATE")
 
-def ask_for_ever_and_then_thrice():
-    ask_for_ever()
-    ask(3, "go on")
-
 def hold_it_for_longer_than_the_other_waits():
     with session() as c:
         sell(c, "FOR UPDATE")
@@ -145,7 +141,6 @@ LONG = pytest.mark.long
         pytest.param("wait_thrice()", "broken", marks=LONG),
         pytest.param("wait_without_and_with()", "broken", marks=LONG),
         pytest.param("give_up_by_savepoint()", "safe", marks=LONG),
-        pytest.param("ask_for_ever_and_then_thrice()", "broken", marks=LONG),
     ],
 )
 def test_what_comes_after_patience_is_met(server: Place, tmp_path: Path, program: str, verdict: str) -> None:
