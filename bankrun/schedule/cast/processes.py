@@ -76,7 +76,11 @@ class Crew:
             self._start_command(member, spec, addresses[name])
             return
         if member.channel is None:
-            self._fork(spec)
+            try:
+                self._fork(spec)
+            except BaseException:  # Ctrl-C above all: nobody was begun whose end could be waited for
+                member.started = False
+                raise
         member.tell(
             run={
                 "function": spec.function,

@@ -146,6 +146,21 @@ def test_processes_forked_from_a_warmed_one_have_an_environment_each(database: S
         warmed.close()
 
 
+def test_an_interruption_while_a_process_is_forked_leaves_nobody_to_wait_for(
+    database: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with Engine(database, calls(("plain_transfer", 1, 2, 10), ("plain_transfer", 1, 3, 10), kept=False)) as engine:
+        with monkeypatch.context() as patched:
+            for warmed in engine._crew._warmed.values():
+                patched.setattr(warmed, "fork", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                engine.execute(follow(""))
+        assert not engine.execute(follow("")).stuck
+
+
 def test_a_process_that_cannot_be_prepared_is_one_sentence(database: Server) -> None:
     specs = calls(
         ("plain_transfer", 1, 2, 10), kept=False, prepare="programs:change_at_import", prepare_arguments=["1x"]
