@@ -48,7 +48,8 @@ class Detour:
             return name
         if self.times_out and len(steps) == len(self.way):
             return CLOCK if CLOCK in able else None
-        if self.name not in able and CLOCK in able and _count_run_outs(steps) < self.run_outs and self.times_out:
+        run_outs = sum(step.kind == "timeout" for step in steps)
+        if self.times_out and run_outs < self.run_outs and self.name not in able and CLOCK in able:
             return CLOCK
         return self.name if self.name in able else able[0]
 
@@ -89,10 +90,6 @@ class Detours:
     def __iter__(self) -> Iterator[Detour]:
         """Return them, the shortest first."""
         return iter(sorted(self._found.values(), key=lambda one: (one.times_out, len(one.way), one.way)))
-
-
-def _count_run_outs(steps: Sequence[Step]) -> int:
-    return sum(step.kind == "timeout" for step in steps)
 
 
 def _last_conflict(steps: Sequence[Step], name: str) -> str:

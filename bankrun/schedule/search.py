@@ -308,7 +308,7 @@ def _conclude(result: Exploration) -> None:
         names = " and ".join(sorted(result.truncated))
         result.complete, result.reason = False, f"{names} started over more often than is explored"
     elif result.complete and result.beyond:
-        result.reason = f"complete up to {CONFLICTS_MAX} conflicts of one in a row; from there each was followed alone"
+        result.reason = f"complete up to {CONFLICTS_MAX} conflicts of each; who had more was followed alone from there"
 
 
 def _search(

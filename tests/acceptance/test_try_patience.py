@@ -182,4 +182,4 @@ def test_a_session_keeps_the_time_that_it_was_given(server: Place, tmp_path: Pat
 def test_who_asks_for_ever_is_followed_for_a_while_and_that_is_said(server: Place, tmp_path: Path) -> None:
     found = try_(server, tmp_path, "ask_for_ever()")
     assert (found.verdict, found.complete) == ("safe", True)
-    assert found.reason == "complete up to 2 conflicts of one in a row; from there each was followed alone"
+    assert found.reason == "complete up to 2 conflicts of each; who had more was followed alone from there"
